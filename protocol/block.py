@@ -1,0 +1,279 @@
+"""Blocks: a header signed by the leader that cut it, and a body. A block *is* a Raft log entry; its bytes never change.
+
+Body kinds: transactions (leaves of the tree), or the *opening* of a term, whose body is the election certificate
+(ledger.md 1.1 P0). Genesis is made from the configuration alone, unsigned, and the same for everybody.
+
+`Block.raw = enc(header…, leader signature, opening, transactions)` is what is stored, sent and hashed into nothing: the
+block's identity is its header hash, which covers the body through `tx_root`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from protocol import codec, limits, merkle, signing, transaction
+from protocol.codec import Bytes32, Size, wire
+from protocol.configuration import Configuration
+from protocol.errors import Invalid, Malformed
+from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term, Txid
+from protocol.merkle import Frontier
+from protocol.transaction import SignedTransaction
+
+APP_VERSION = 1
+
+
+@wire("header")
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a leader signs (ledger.md 1.1). `tree_size` and `tree_root` are those *before* this block.
+
+    `tx_root` is the RFC 9162 root of the body's transactions; for a term's opening (`n_tx` 0) the leaf hash of the
+    election certificate. `epoch` counts recoveries. `next_config_hash` is ZERO but in configuration blocks.
+    """
+
+    net: Annotated[NetworkId, Size(32)]
+    epoch: int
+    height: Height
+    prev_hash: Annotated[Digest, Size(32)]
+    term: Term
+    leader: Annotated[NodeId, Size(32)]
+    time_ms: int
+    n_tx: int
+    tx_root: Annotated[Digest, Size(32)]
+    tree_size: int
+    tree_root: Annotated[Digest, Size(32)]
+    config_hash: Annotated[Digest, Size(32)]
+    next_config_hash: Bytes32
+    app_version: int
+
+
+def header_form(header: Header) -> bytes:
+    """Return the bytes that a leader signs."""
+    return signing.signed_form("header", header.net, *codec.fields_plain(header)[1:])
+
+
+def header_hash(header: Header) -> Digest:
+    """Return the identity of the block with this header."""
+    return signing.sha256(header_form(header))
+
+
+class Block:
+    """One immutable block, with its bytes kept beside the parsed view. Equality is that of the bytes."""
+
+    __slots__ = ("_entries", "hash", "header", "opening", "raw", "signature", "transactions")
+
+    def __init__(
+        self,
+        header: Header,
+        signature: bytes,
+        opening: bytes,
+        transactions: tuple[bytes, ...],
+        raw: bytes | None = None,
+    ) -> None:
+        self.header = header
+        self.signature = signature
+        self.opening = opening
+        self.transactions = transactions
+        self.raw = raw or codec.pack(codec.to_plain(header), signature, opening, transactions)
+        self.hash = header_hash(header)
+        self._entries: tuple[tuple[SignedTransaction, Txid], ...] | None = None
+
+    @staticmethod
+    def decode(raw: bytes) -> "Block":
+        """Parse a block; nothing is verified but its form.
+
+        Raises:
+            Malformed: not the canonical encoding of a block.
+        """
+        plain = codec.unpack(raw)
+        if len(plain) != 4:
+            raise Malformed("a block has four parts")
+        head, signature, opening, transactions = plain
+        if not isinstance(head, tuple) or not isinstance(transactions, tuple):
+            raise Malformed("a block has a header and a list of transactions")
+        if type(signature) is not bytes or type(opening) is not bytes or len(signature) not in (0, 64):
+            raise Malformed("a block's signature is 64 bytes and its opening a byte string")
+        if any(type(entry) is not bytes for entry in transactions):
+            raise Malformed("a transaction in a block is a byte string")
+        return Block(codec.from_plain(head, Header), signature, opening, transactions, raw)
+
+    @property
+    def height(self) -> Height:
+        """The block's height, which is its Raft log index."""
+        return self.header.height
+
+    @property
+    def term(self) -> Term:
+        """The term of the leader that cut it."""
+        return self.header.term
+
+    def leaves(self) -> tuple[Digest, ...]:
+        """Return the leaf hashes of its transactions."""
+        return tuple([merkle.leaf_hash(entry) for entry in self.transactions])
+
+    def entries(self) -> tuple[tuple[SignedTransaction, Txid], ...]:
+        """Return the parsed transactions with their ids; their signatures are `check_body`'s business.
+
+        Parsed once and kept until `forget`, because checking and applying a block are moments apart.
+        """
+        if self._entries is None:
+            self._entries = tuple([transaction.parse(entry, self.header.net) for entry in self.transactions])
+        return self._entries
+
+    def forget(self) -> None:
+        """Drop the parsed transactions: an applied block in a cache need not cost three times its bytes."""
+        self._entries = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Block) and self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"Block(height={self.height}, term={self.term}, n_tx={self.header.n_tx}, hash={self.hash.hex()[:12]})"
+
+
+def body_root(opening: bytes, transactions: tuple[bytes, ...]) -> Digest:
+    """Return the `tx_root` of a body."""
+    if opening:
+        return merkle.leaf_hash(opening)
+    return merkle.root_of(transactions)
+
+
+def genesis_block(configuration: Configuration) -> Block:
+    """Return block 0, the same bytes for everybody who has the genesis configuration."""
+    network = NetworkId(configuration.digest)
+    header = Header(
+        network,
+        0,
+        Height(0),
+        Digest(ZERO),
+        Term(0),
+        NodeId(ZERO),
+        0,
+        0,
+        body_root(b"", ()),
+        0,
+        merkle.EMPTY_ROOT,
+        configuration.digest,
+        ZERO,
+        APP_VERSION,
+    )
+    return Block(header, b"", b"", ())
+
+
+def cut(
+    transactions: tuple[bytes, ...],
+    *,
+    opening: bytes = b"",
+    predecessor: Header,
+    predecessor_hash: Digest,
+    frontier: Frontier,
+    term: Term,
+    key: signing.SigningKey,
+    now_ms: int,
+) -> Block:
+    """Return the next block, signed. `frontier` is the tree after `predecessor`; time is max(now, predecessor + 1)."""
+    header = Header(
+        predecessor.net,
+        predecessor.epoch,
+        Height(predecessor.height + 1),
+        predecessor_hash,
+        term,
+        NodeId(key.public),
+        max(now_ms, predecessor.time_ms + 1),
+        len(transactions),
+        body_root(opening, transactions),
+        frontier.size,
+        frontier.root(),
+        predecessor.config_hash,
+        ZERO,
+        APP_VERSION,
+    )
+    return Block(header, key.sign(header_form(header)), opening, transactions)
+
+
+def take(pool: list[bytes]) -> int:
+    """Return how many transactions at the head of `pool` go into one block (BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX)."""
+    total = 0
+    for count, entry in enumerate(pool[: limits.BLOCK_TRANSACTIONS_MAX]):
+        total += len(entry)
+        if total > limits.BLOCK_BYTES_MAX and count:
+            return count
+    return min(len(pool), limits.BLOCK_TRANSACTIONS_MAX)
+
+
+Entries = tuple[tuple[SignedTransaction, Txid], ...]
+
+
+def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]:
+    """Check everything about a block's body that its header commits to (P2, the part that costs time).
+
+    `checked` are the block's transactions, in order, where the caller has verified each of them already. Returns the
+    transaction ids, in order. Releases the interpreter lock while verifying: fit for a worker thread.
+
+    Raises:
+        RemoteFault: a count, size, root, schema or signature does not hold, or a transaction stands twice.
+    """
+    header = block.header
+    if header.n_tx != len(block.transactions) or header.n_tx > limits.BLOCK_TRANSACTIONS_MAX:
+        raise Invalid(
+            f"block {header.height} counts {header.n_tx} transactions and carries {len(block.transactions)}"
+        )
+    if block.opening and block.transactions:
+        raise Invalid(f"block {header.height} opens a term and carries transactions")
+    if sum(map(len, block.transactions)) > limits.BLOCK_BYTES_MAX + limits.TRANSACTION_BYTES_MAX:
+        raise Invalid(f"block {header.height} is oversized")
+    if body_root(block.opening, block.transactions) != header.tx_root:
+        raise Invalid(f"block {header.height} does not hash to its tx_root")
+    entries = checked or tuple([transaction.check(entry, header.net) for entry in block.transactions])
+    txids = tuple([txid for _, txid in entries])
+    if len(set(txids)) != len(txids):
+        raise Invalid(f"block {header.height} carries a transaction twice")
+    block._entries = entries  # noqa: SLF001  (this module's own class: parsed once)
+    return txids
+
+
+def check_link(
+    block: Block,
+    predecessor: Header,
+    predecessor_hash: Digest,
+    frontier: Frontier,
+    configuration: Configuration,
+) -> None:
+    """Check a block against its predecessor, the tree frontier and the configuration (P2, the cheap part).
+
+    Raises:
+        Invalid: which rule does not hold.
+    """
+    header = block.header
+
+    def demand(rule: Any, text: str) -> None:  # Any: a truth value of any kind
+        if not rule:
+            raise Invalid(f"block {header.height}: {text}")
+
+    demand(header.net == predecessor.net and header.epoch == predecessor.epoch, "of another network or epoch")
+    demand(
+        header.height == predecessor.height + 1 and header.prev_hash == predecessor_hash,
+        "does not follow its predecessor",
+    )
+    demand(header.term >= predecessor.term, "its term is below its predecessor's")
+    demand(header.time_ms > predecessor.time_ms, "its time is not above its predecessor's")
+    demand(
+        header.tree_size == frontier.size and header.tree_root == frontier.root(),
+        "tree size or root is wrong",
+    )
+    demand(
+        header.config_hash == configuration.digest and header.next_config_hash == ZERO,
+        "of another configuration",
+    )
+    demand(header.app_version == APP_VERSION, "of another version of the rules")
+    demand(header.leader in configuration.voters, "not cut by a voter")
+    demand(
+        bool(block.opening) == (header.term > predecessor.term),
+        "a term opens with its election certificate, and only then",
+    )
+    demand(
+        signing.verify(header.leader, header_form(header), block.signature),
+        "the leader's signature does not verify",
+    )

@@ -1,0 +1,168 @@
+"""Who is in the network, in which role, and what follows from it: quorums, storing members, suites.
+
+The genesis configuration's canonical encoding hashes to the network id, which is also the ledger id. b, q and r are
+always derived from the configuration in force, never typed in (ledger.md section 0).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+from protocol import codec, limits, signing
+from protocol.codec import Bytes32, Bytes64, Size, wire
+from protocol.errors import Refused
+from protocol.identifiers import Digest, NetworkId, NodeId, PublicKey, peer_id
+
+ROLES = ("voter", "witness", "observer")
+KINDS = ("hospital", "clinic", "lab", "insurer", "regulator", "patient")
+CARD_VERSION = 1
+
+Name = Annotated[str, Size(1, 64)]
+
+
+@wire("member")
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One facility: its name, role, keys and the addresses it can be dialled at (multiaddrs, may be empty)."""
+
+    name: Name
+    kind: Annotated[str, Size(1, 16)]
+    role: Annotated[str, Size(1, 16)]
+    node: Annotated[NodeId, Size(32)]
+    kex: Annotated[PublicKey, Size(32)]
+    team: Annotated[PublicKey, Size(32)]
+    governance: Annotated[PublicKey, Size(32)]
+    addresses: Annotated[tuple[Annotated[str, Size(1, 256)], ...], Size(0, 16)]
+
+
+@wire("card")
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A facility's signed introduction: what `genesis` and ballots take as input."""
+
+    version: int
+    member: Member
+    signature: Bytes64
+
+    @staticmethod
+    def make(member: Member, key: signing.SigningKey) -> "Card":
+        """Return a card signed by the member's node key."""
+        return Card(CARD_VERSION, member, key.sign(_card_form(member)))
+
+    def check(self) -> None:
+        """Check version, role, kind and signature.
+
+        Raises:
+            Refused: with what is wrong.
+        """
+        if self.version != CARD_VERSION:
+            raise Refused(
+                f"card of version {self.version}; this program reads version {CARD_VERSION}: make it again with carechain init"
+            )
+        if self.member.role not in ROLES or self.member.kind not in KINDS:
+            raise Refused(
+                f"the card of {self.member.name} has an unknown role or kind; make it again with carechain init"
+            )
+        if not signing.verify(self.member.node, _card_form(self.member), self.signature):
+            raise Refused(
+                f"the card of {self.member.name} was altered: its signature does not match; ask the facility for its card again"
+            )
+
+
+def _card_form(member: Member) -> bytes:
+    return signing.signed_form("card", NetworkId(bytes(32)), CARD_VERSION, codec.fields_plain(member))
+
+
+@wire("configuration")
+@dataclass(frozen=True)
+class Configuration:
+    """The members in force, sorted by node id, and the network's parameters.
+
+    `min_b` is the least number of liars to tolerate; `suites` the accepted envelope suites (cryptography.md section 2).
+    """
+
+    version: int
+    members: Annotated[tuple[Member, ...], Size(1, limits.MEMBERS_MAX)]
+    min_b: int
+    suites: Annotated[tuple[int, ...], Size(1, 8)]
+    nonce: Bytes32
+
+    @cached_property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical encoding; of the genesis configuration, the network id."""
+        return signing.sha256(codec.encode(self))
+
+    @cached_property
+    def by_node(self) -> dict[NodeId, Member]:
+        """Members by node id."""
+        return {member.node: member for member in self.members}
+
+    @cached_property
+    def voters(self) -> tuple[NodeId, ...]:
+        """Members that run Raft."""
+        return tuple(member.node for member in self.members if member.role == "voter")
+
+    @cached_property
+    def storing(self) -> tuple[NodeId, ...]:
+        """Members that store chunks and envelopes and give receipts: the voters (storage.md 4)."""
+        return self.voters
+
+    @property
+    def raft_quorum(self) -> int:
+        """R: a majority of voters."""
+        return len(self.voters) // 2 + 1
+
+    @property
+    def receipt_quorum(self) -> int:
+        """q_n: receipts that a RecordCommit needs from the share holders (cryptography.md section 2)."""
+        holders = len(self.storing)
+        return (holders + (holders - 1) // 3) // 2 + 1
+
+    def find(self, text: str) -> Member:
+        """Return the member named by its name, its peer id, or a unique prefix of either.
+
+        Raises:
+            Refused: none, or more than one.
+        """
+        exact = [member for member in self.members if text in (member.name, peer_id(member.node))]
+        found = exact or [
+            m for m in self.members if text and (m.name.startswith(text) or peer_id(m.node).startswith(text))
+        ]
+        if len(found) != 1:
+            what = "no facility of this network" if not found else f"{len(found)} facilities of this network"
+            raise Refused(
+                f"{what} match '{text}'; name one of: {', '.join(member.name for member in self.members)}"
+            )
+        return found[0]
+
+
+def found(cards: tuple[Card, ...], *, nonce: bytes, suites: tuple[int, ...] = (0,)) -> Configuration:
+    """Return the genesis configuration of the founding members' cards.
+
+    Raises:
+        Refused: a bad card, two cards of one name or key, or no voter.
+    """
+    if not cards:
+        raise Refused("no card given; name the card.json of every founding member")
+    for card in cards:
+        card.check()
+    _refuse_twins("name", cards, [card.member.name for card in cards])
+    _refuse_twins("node key", cards, [card.member.node.hex() for card in cards])
+    members = tuple(sorted((card.member for card in cards), key=lambda member: member.node))
+    configuration = Configuration(1, members, 0, suites, nonce)
+    if not configuration.voters:
+        raise Refused("no card has the role voter; at least one founding member must vote")
+    return configuration
+
+
+def _refuse_twins(what: str, cards: tuple[Card, ...], values: list[str]) -> None:
+    for card, value in zip(cards, values, strict=True):
+        if values.count(value) > 1:
+            raise Refused(
+                f"two cards have one {what} ({card.member.name}); every founding member needs its own, made by its own carechain init"
+            )
+
+
+def network_id(genesis: Configuration) -> NetworkId:
+    """Return the id of the network that `genesis` founds."""
+    return NetworkId(genesis.digest)

@@ -1,0 +1,79 @@
+"""The whole error tree. Each class answers two questions: whose fault, and what should the caller do.
+
+CarechainError
+├── RemoteFault        a peer broke the protocol: drop the message, score the peer, carry on
+│   ├── Malformed      bytes that are not the canonical encoding of what was expected
+│   └── Invalid        well formed, but breaks a rule (signature, link, quorum, size)
+├── LocalFault         our bug: let it crash
+├── Unavailable        not now: retry later
+│   ├── NotLeader      proposed to a follower
+│   ├── NotFinal       safely queued, becomes final by itself later
+│   └── StorageFull    the disk's reserve is reached: writes refused, reads go on
+├── Corruption         stored bytes fail their check: stop serving them, repair from peers
+├── Forbidden          no consent, or not the custodian
+└── Refused            the caller's input cannot be taken: one sentence says what, why, what next
+
+No message ever carries personal data.
+"""
+
+
+class CarechainError(Exception):
+    """Base of every error raised on purpose; its text is one sentence fit for a user."""
+
+
+class RemoteFault(CarechainError):
+    """A peer broke the protocol. Drop what it sent and carry on."""
+
+
+class Malformed(RemoteFault):
+    """Bytes that are not the canonical encoding of the expected type."""
+
+
+class Invalid(RemoteFault):
+    """Well formed, but breaks a rule of the protocol."""
+
+
+class LocalFault(CarechainError):
+    """An invariant of our own code does not hold. Never caught: the process ends."""
+
+
+class Unavailable(CarechainError):
+    """What was asked for cannot be had now. Retry later."""
+
+
+class NotLeader(Unavailable):
+    """Proposed to a follower. Retry at `leader`; if None, wait one election time-out."""
+
+    def __init__(self, leader: bytes | None) -> None:
+        super().__init__(f"not the leader; the leader is {leader.hex()[:16] if leader else 'unknown'}")
+        self.leader = leader
+
+
+class NotFinal(Unavailable):
+    """Safely queued, not final yet. `ids` are stable: asking again reports the same.
+
+    `details` is the JSON document the caller would have got, with states that say what is not final.
+    """
+
+    def __init__(
+        self, message: str, ids: tuple[str, ...] = (), details: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.ids = ids
+        self.details: dict[str, object] = details or {}
+
+
+class StorageFull(Unavailable):
+    """The disk's reserve is reached: writes are refused, reads and consensus go on."""
+
+
+class Corruption(CarechainError):
+    """Stored bytes fail their check. Never serve them; repair from peers."""
+
+
+class Forbidden(CarechainError):
+    """The ledger does not allow this. The text is the same whether the thing exists or not."""
+
+
+class Refused(CarechainError):
+    """The caller's input cannot be taken, and nothing of it was kept."""

@@ -1,0 +1,392 @@
+"""`apply(rows, configuration, block)`: what certified transactions mean. Everything about ledger state is decided here.
+
+State is a set of rows (key -> canonical bytes) that the caller can read; `apply` returns the rows to write, and the
+outcome of every transaction: accepted, or "refused: reason". A refused transaction stays in the tree. Same rows, same
+block ⇒ same writes on every node: nothing here reads a clock (time is the block's), draws randomness or does I/O.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from protocol import codec, limits
+from protocol.block import Block
+from protocol.codec import Size, wire
+from protocol.configuration import Configuration
+from protocol.identifiers import ZERO, Height, NodeId, PublicKey, Rid, Txid, Vid
+from protocol.transaction import (
+    CustodyTransfer,
+    EpochRotate,
+    Grant,
+    Read,
+    RecordCommit,
+    Revoke,
+    SignedTransaction,
+    Transaction,
+    VaultOpen,
+)
+
+Rows = Callable[[bytes], bytes | None]
+ACCEPTED = "accepted"
+GRANTS_PER_VAULT_MAX = 256
+"""Live grants of one vault; the custodian revokes before granting more."""
+
+Bytes32 = Annotated[bytes, Size(32)]
+TxidField = Annotated[Txid, Size(32)]
+KeyField = Annotated[PublicKey, Size(32)]
+NodeField = Annotated[NodeId, Size(32)]
+
+
+@wire("vault")
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """A vault's present keys. `epoch_since_ms` is the block time of the last EpochRotate (or of VaultOpen)."""
+
+    vid: Annotated[Vid, Size(32)]
+    auth_pk: KeyField
+    rec_pk: KeyField
+    cat_pk: KeyField
+    audit_pk: KeyField
+    custodian: NodeField
+    writers: tuple[NodeField, ...]
+    replicas: int
+    epoch: int
+    epoch_since_ms: int
+    grants: Annotated[tuple[TxidField, ...], Size(0, GRANTS_PER_VAULT_MAX)]
+
+
+@wire("record")
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A committed record; `time_ms` is its block's."""
+
+    rid: Annotated[Rid, Size(32)]
+    vid: Annotated[Vid, Size(32)]
+    epoch: int
+    author: NodeField
+    env_hash: Bytes32
+    height: Height
+    time_ms: int
+    txid: TxidField
+
+
+@wire("granted")
+@dataclass(frozen=True, slots=True)
+class GrantState:
+    """A grant and what became of it. `revoked_ms` 0 while it is live."""
+
+    grant: Grant
+    height: Height
+    revoked_ms: int
+    reads: int
+
+    def is_live(self, time_ms: int) -> bool:
+        """Return whether the grant holds at a ledger time."""
+        return not self.revoked_ms and self.grant.nbf <= time_ms < self.grant.exp
+
+
+@wire("outcome")
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a transaction: where it stands, and "accepted" or "refused: reason"."""
+
+    txid: TxidField
+    height: Height
+    index: int
+    time_ms: int
+    verdict: Annotated[str, Size(1, 200)]
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the transaction took effect."""
+        return self.verdict == ACCEPTED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One transaction of an applied block, with its receipt."""
+
+    transaction: Transaction
+    signers: tuple[PublicKey, ...]
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The effect of one block: rows to write (None deletes) and one outcome for each transaction, in order."""
+
+    writes: dict[bytes, bytes | None]
+    outcomes: tuple[Outcome, ...]
+
+
+class _Refusal(Exception):
+    """Why a transaction has no effect; its text goes into the receipt."""
+
+
+def vault_key(vid: Vid) -> bytes:
+    """Return the row of a vault."""
+    return b"v" + vid
+
+
+def record_key(rid: Rid) -> bytes:
+    """Return the row of a record."""
+    return b"r" + rid
+
+
+def vault_record_key(vid: Vid, rid: Rid) -> bytes:
+    """Return the row that lists a record under its vault."""
+    return b"w" + vid + rid
+
+
+def grant_key(gid: Txid) -> bytes:
+    """Return the row of a grant."""
+    return b"g" + gid
+
+
+def receipt_key(txid: Txid) -> bytes:
+    """Return the row of a transaction's receipt, which is also the replay index."""
+    return b"t" + txid
+
+
+def event_key(vid: Vid, tree_index: int) -> bytes:
+    """Return the row that lists an accepted transaction under the vault it touches, in ledger order."""
+    return b"e" + vid + tree_index.to_bytes(8, "big")
+
+
+def nonce_key(nonce: bytes) -> bytes:
+    """Return the row of a Read's nonce."""
+    return b"n" + nonce
+
+
+def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
+    """Return what `block`, whose proof has been checked, does to the state."""
+    state = _State(rows, configuration, block.header.time_ms, block.header.height)
+    outcomes: list[Outcome] = []
+    for index, (signed, txid) in enumerate(block.entries()):
+        signers = tuple([signature.key for signature in signed.signatures])
+        replayed = state.get(receipt_key(txid)) is not None
+        verdict = "refused: already in the ledger" if replayed else state.judge(signed, txid, signers)
+        receipt = Receipt(txid, block.header.height, index, block.header.time_ms, verdict)
+        if not replayed:
+            state.put(receipt_key(txid), receipt)
+            if verdict == ACCEPTED:
+                tree_index = block.header.tree_size + index
+                state.writes[event_key(signed.transaction.vid, tree_index)] = txid
+        outcomes.append(Outcome(signed.transaction, signers, receipt))
+    return Applied(state.writes, tuple(outcomes))
+
+
+class _State:
+    """The rows as seen inside one block: what was read, under what was written so far."""
+
+    def __init__(self, rows: Rows, configuration: Configuration, time_ms: int, height: Height) -> None:
+        self._rows = rows
+        self._configuration = configuration
+        self._time_ms = time_ms
+        self._height = height
+        self.writes: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.writes[key] if key in self.writes else self._rows(key)
+
+    def put(self, key: bytes, value: Vault | Record | GrantState | Receipt) -> None:
+        self.writes[key] = codec.encode(value)
+
+    def judge(self, signed: SignedTransaction, txid: Txid, signers: tuple[bytes, ...]) -> str:
+        """Apply one transaction, or return why not."""
+        transaction = signed.transaction
+        try:
+            self._demand(transaction.valid_until_ms >= self._time_ms, "expired")
+            self._demand(
+                transaction.valid_until_ms
+                <= self._time_ms + limits.VALID_UNTIL_MS_MAX + limits.CLOCK_AHEAD_MS_MAX,
+                "valid for longer than a day",
+            )
+            match transaction:
+                case VaultOpen():
+                    self._open_vault(transaction, signers)
+                case RecordCommit():
+                    self._commit_record(transaction, txid, signers)
+                case Grant():
+                    self._grant(transaction, txid, signers)
+                case Revoke():
+                    self._revoke(transaction, signers)
+                case EpochRotate():
+                    self._rotate(transaction, signers)
+                case CustodyTransfer():
+                    self._transfer(transaction, signers)
+                case Read():
+                    self._read(transaction, signers)
+        except _Refusal as refusal:
+            return f"refused: {refusal}"
+        return ACCEPTED
+
+    @staticmethod
+    def _demand(rule: bool, reason: str) -> None:
+        if not rule:
+            raise _Refusal(reason)
+
+    def _is_member(self, node: bytes) -> bool:
+        return node in self._configuration.by_node
+
+    def _vault(self, vid: Vid) -> Vault:
+        row = self.get(vault_key(vid))
+        if row is None:
+            raise _Refusal("unknown vault")
+        return codec.decode(row, Vault)
+
+    def _live_grant(self, gid: Txid) -> GrantState | None:
+        row = self.get(grant_key(gid))
+        state = codec.decode(row, GrantState) if row is not None else None
+        return state if state is not None and state.is_live(self._time_ms) else None
+
+    def _open_vault(self, opening: VaultOpen, signers: tuple[bytes, ...]) -> None:
+        self._demand(self.get(vault_key(opening.vid)) is None, "vault exists")
+        self._demand(
+            signers[0] == opening.auth_pk and self._is_member(signers[1]), "signed by the wrong keys"
+        )
+        self._demand(opening.custodian in (ZERO, signers[1]), "the custodian did not sign")
+        self.put(
+            vault_key(opening.vid),
+            Vault(
+                opening.vid,
+                opening.auth_pk,
+                opening.rec_pk,
+                opening.cat_pk,
+                opening.audit_pk,
+                opening.custodian,
+                opening.writers,
+                opening.replicas,
+                0,
+                self._time_ms,
+                (),
+            ),
+        )
+
+    def _commit_record(self, commit: RecordCommit, txid: Txid, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(commit.vid)
+        self._demand(
+            signers[0] == commit.author_pk and self._is_member(commit.author_pk), "signed by the wrong keys"
+        )
+        self._demand(self.get(record_key(commit.rid)) is None, "record exists")
+        self._demand(self._may_write(vault, commit.author_pk), "the author may not write to this vault")
+        in_grace = (
+            commit.epoch == vault.epoch - 1 and self._time_ms - vault.epoch_since_ms <= limits.EPOCH_GRACE_MS
+        )
+        self._demand(commit.epoch == vault.epoch or in_grace, "epoch stale")
+        holders = set(self._configuration.storing)
+        self._demand(
+            all(receipt.node in holders for receipt in commit.receipts)
+            and len(commit.receipts) >= self._configuration.receipt_quorum,
+            "receipts stale",
+        )
+        if commit.supersedes != ZERO:
+            row = self.get(record_key(commit.supersedes))
+            self._demand(
+                row is not None and codec.decode(row, Record).vid == commit.vid,
+                "supersedes an unknown record",
+            )
+        record = Record(
+            commit.rid,
+            commit.vid,
+            commit.epoch,
+            commit.author_pk,
+            commit.env_hash,
+            self._height,
+            self._time_ms,
+            txid,
+        )
+        self.put(record_key(commit.rid), record)
+        self.writes[vault_record_key(commit.vid, commit.rid)] = b""
+
+    def _may_write(self, vault: Vault, author: NodeId) -> bool:
+        if author in vault.writers:
+            return True
+        grants = (self._live_grant(gid) for gid in vault.grants)
+        return any(state and state.grant.facility == author and "W" in state.grant.rights for state in grants)
+
+    def _grant(self, grant: Grant, txid: Txid, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(grant.vid)
+        self._demand(signers[0] == vault.auth_pk, "signed by the wrong key")
+        self._demand(self._is_member(grant.facility), "unknown facility")
+        self._demand(grant.epoch == vault.epoch, "epoch stale")
+        self._demand(grant.exp > self._time_ms, "expired")
+        live = tuple(gid for gid in vault.grants if self._live_grant(gid))
+        self._demand(len(live) < GRANTS_PER_VAULT_MAX, "too many grants")
+        self.put(grant_key(txid), GrantState(grant, self._height, 0, 0))
+        self.put(vault_key(grant.vid), replace(vault, grants=(*live, txid)))
+
+    def _revoke(self, revoke: Revoke, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(revoke.vid)
+        self._demand(signers[0] in (vault.auth_pk, vault.rec_pk), "signed by the wrong key")
+        row = self.get(grant_key(revoke.gid))
+        state = codec.decode(row, GrantState) if row is not None else None
+        if state is None or state.grant.vid != revoke.vid:
+            raise _Refusal("unknown grant")
+        self._demand(not state.revoked_ms, "already revoked")
+        self.put(grant_key(revoke.gid), replace(state, revoked_ms=self._time_ms))
+        self.put(
+            vault_key(revoke.vid),
+            replace(vault, grants=tuple(gid for gid in vault.grants if gid != revoke.gid)),
+        )
+
+    def _rotate(self, rotate: EpochRotate, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(rotate.vid)
+        self._demand(signers[0] == vault.auth_pk, "signed by the wrong key")
+        self._demand(rotate.epoch == vault.epoch + 1, "epoch stale")
+        self.put(
+            vault_key(rotate.vid),
+            replace(vault, epoch=rotate.epoch, cat_pk=rotate.cat_pk, epoch_since_ms=self._time_ms),
+        )
+
+    def _transfer(self, transfer: CustodyTransfer, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(transfer.vid)
+        self._demand(signers == (vault.auth_pk, transfer.new_auth_pk), "signed by the wrong keys")
+        self._demand(
+            transfer.new_custodian == ZERO or self._is_member(transfer.new_custodian), "unknown facility"
+        )
+        self.put(
+            vault_key(transfer.vid),
+            replace(
+                vault,
+                custodian=transfer.new_custodian,
+                auth_pk=transfer.new_auth_pk,
+                rec_pk=transfer.new_rec_pk,
+                audit_pk=transfer.new_audit_pk,
+            ),
+        )
+
+    def _read(self, read: Read, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(read.vid)
+        actor, facility = signers
+        self._demand(actor == read.actor_pk and self._is_member(facility), "signed by the wrong keys")
+        self._demand(self.get(nonce_key(read.nonce)) is None, "nonce used")
+        records = [self._record_of(rid, read.vid) for rid in read.rids]
+        if read.gid == ZERO:
+            self._demand(actor == vault.auth_pk and vault.custodian in (ZERO, facility), "not the owner")
+        else:
+            self._read_by_grant(read, actor, facility, records)
+        self.writes[nonce_key(read.nonce)] = b""
+
+    def _read_by_grant(self, read: Read, actor: bytes, facility: bytes, records: list[Record]) -> None:
+        state = self._live_grant(read.gid)
+        if state is None or state.grant.vid != read.vid:
+            raise _Refusal("no live grant")
+        grant = state.grant
+        self._demand(
+            grant.facility == facility and grant.grantee_pk == actor, "the grant is for somebody else"
+        )
+        self._demand("R" in grant.rights and read.purpose in grant.purposes, "not for this purpose")
+        self._demand(
+            all(grant.rec_from <= record.time_ms <= grant.rec_to for record in records),
+            "outside the period granted",
+        )
+        self._demand(not grant.max_reads or state.reads + len(records) <= grant.max_reads, "all reads used")
+        self.put(grant_key(read.gid), replace(state, reads=state.reads + len(records)))
+
+    def _record_of(self, rid: Rid, vid: Vid) -> Record:
+        row = self.get(record_key(rid))
+        record = codec.decode(row, Record) if row is not None else None
+        if record is None or record.vid != vid:
+            raise _Refusal("unknown record")
+        return record

@@ -1,0 +1,104 @@
+"""Every bound, with its unit and its reason. A queue, batch, message or upload without one is a bug."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- wire -----------------------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX = 20 * MIB
+"""One canonical message: a full AppendEntries (16 MiB) or a 16 MiB write of chunks, plus framing."""
+GOSSIP_BODY_BYTES_MAX = 48 * KIB
+"""A block rides along with its announcement up to here; above, it is pulled (gossip is kept under 64 KiB)."""
+
+# --- blocks ---------------------------------------------------------------------------------------------------
+BLOCK_BYTES_MAX = 1 * MIB
+"""A leader cuts a block before its body passes this: large enough to hide fsync, small enough to pipeline."""
+BLOCK_TRANSACTIONS_MAX = 1000
+TRANSACTION_BYTES_MAX = 16 * KIB
+"""The largest honest transaction (a Read of 64 records) is 3 KiB."""
+VALID_UNTIL_MS_MAX = 24 * 3600 * 1000
+"""How far ahead of ledger time a transaction may stay valid; bounds the replay index (ledger.md decision 4)."""
+CLOCK_AHEAD_MS_MAX = 5_000
+"""A voter holds its acknowledgement while a block is further ahead of its own clock (ledger.md P-time)."""
+CLOCK_SKEW_WARN_MS = 2_000
+MEMBERS_MAX = 64
+WRITERS_MAX = 64
+RECEIPTS_MAX = 64
+READ_RIDS_MAX = 64
+PURPOSES_MAX = 8
+GRANT_MS_MAX = 5 * 366 * 86_400_000
+EPOCH_GRACE_MS = 24 * 3600 * 1000
+"""A record may still be committed under the previous category epoch for this long."""
+READ_OPEN_MS = 600_000
+
+# --- raft -----------------------------------------------------------------------------------------------------
+TICK_MS = 50
+HEARTBEAT_TICKS = 2
+"""100 ms."""
+ELECTION_TICKS_MIN = 20
+ELECTION_TICKS_MAX = 40
+"""1 to 2 s, drawn anew for every term."""
+TERM_AHEAD_MAX = 1_000
+"""A message further ahead is ignored unless it carries an election certificate (ledger.md decision 12)."""
+APPEND_BYTES_MAX = 1 * MIB
+APPEND_BLOCKS_MAX = 64
+IN_FLIGHT_APPENDS_MAX = 4
+REFUSAL_HINTS_MAX = 32
+"""Terms a follower names when it refuses an append; beyond, the leader goes back to the follower's committed block."""
+APPEND_RETRY_TICKS = 10
+"""500 ms without progress while appends are in flight: they are taken for lost and the follower is probed again."""
+FRAME_SIGNATURES_CACHED = 64
+"""Signed (prev, tip) pairs a leader keeps, so that one signature serves all followers."""
+CLOCK_AHEAD_HOLD_TICKS_MAX = 80
+"""Two election time-outs: a leader whose blocks stay ahead of our clock for longer is treated as dead (ledger.md, Time)."""
+UNCOMMITTED_BLOCKS_MAX = 64
+UNCOMMITTED_BYTES_MAX = 16 * MIB
+LOG_CACHE_BYTES_MAX = 8 * MIB
+"""Recent blocks kept in memory for followers; older ones are read back from the ledger store."""
+POOL_TRANSACTIONS_MAX = 20_000
+POOL_BYTES_MAX = 32 * MIB
+CONSENSUS_INPUTS_MAX = 4_096
+"""Inputs queued for the consensus task; when full, peers' messages are dropped (Raft re-sends) and clients wait."""
+
+# --- records and chunks ---------------------------------------------------------------------------------------
+CHUNK_PLAIN_BYTES = 1_048_560
+CHUNK_BYTES_MAX = 1 * MIB
+MANIFEST_PAGE_CIDS_MAX = 30_000
+"""Ids in a manifest or a page of one: 34 bytes each, so that a page fits a chunk."""
+RECORD_BYTES_MAX = 64 * 1024 * MIB
+SORTED_BYTES_MAX = 64 * MIB
+"""A larger file that is not NDJSON is not sorted into categories: one record, `mixed`."""
+ENVELOPE_BYTES_MAX = 8 * KIB
+ATTACHMENT_BYTES_MAX = 64 * KIB
+REPLICAS_DEFAULT = 3
+CHUNKS_IN_FLIGHT_PER_PEER = 8
+QUEUE_RECORDS_MAX = 10_000
+"""Records sealed and waiting to become final; when full, `record add` is refused."""
+DISK_RESERVE = 0.05
+"""Share of the disk that writes of records leave to the ledger."""
+
+# --- network --------------------------------------------------------------------------------------------------
+PUBLISH_BYTES_MAX = 64 * KIB
+"""One gossip message; GossipSub refuses silently above 1 MiB and is meant for hints."""
+PEER_QUEUE_BYTES_MAX = 64 * MIB
+"""Frames queued for one peer on one stream; above, sends are dropped and calls wait. Holds three messages at most size."""
+PEER_QUEUE_MESSAGES_MAX = 4_096
+WRITE_COALESCE_BYTES = 64 * KIB
+"""Queued frames are written together up to here: one yamux frame, one Noise message."""
+CALLS_IN_HAND_PER_PEER_MAX = 64
+CALL_BYTES_IN_HAND_PER_PEER_MAX = 64 * MIB
+"""Requests of one peer whose handlers have not finished; above either bound the answer is "busy"."""
+STREAMS_PER_CONNECTION_MAX = 128
+"""Inbound streams a peer may hold open; further ones are reset."""
+STREAM_WINDOW_BYTES_MAX = 4 * MIB
+"""Yamux receive window of one stream: 80 MiB/s at 50 ms; larger windows only hold memory for slow readers."""
+STREAM_BUFFER_BYTES_MAX = 5 * MIB
+"""A peer that has sent more than this into an unread stream ignores the window: its connection is closed."""
+HALF_OPEN_PER_ADDRESS_MAX = 32
+"""Inbound handshakes in progress from one IP address; the oldest gives way. An honest one takes 20 ms."""
+HALF_OPEN_MAX = 256
+PEER_ADDRESSES_MAX = 8
+"""Addresses kept per peer and source; the least recently confirmed gives way."""
+DIAL_BACKOFF_MS_MIN = 250
+DIAL_BACKOFF_MS_MAX = 5_000
+DIAL_YIELD_MS = 3_000
+"""The higher node id waits this long for the lower one to dial."""

@@ -1,0 +1,309 @@
+"""The tagged union of transactions, their signed forms and their stateless checks (cryptography.md section 5).
+
+Field order is the wire format: append only. Bodies hold hashes, random ids and public keys; never personal data.
+Every kind is signed by the keys listed in its docstring; a signature names its key, and whether that key is the
+*right* one for the vault is a question for `ledger_state`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from protocol import codec, limits, signing
+from protocol.codec import Bytes32, Bytes64, Size, wire
+from protocol.errors import Invalid, Malformed
+from protocol.identifiers import ZERO, Digest, NetworkId, NodeId, PublicKey, Rid, Txid, Vid
+
+VidField = Annotated[Vid, Size(32)]
+RidField = Annotated[Rid, Size(32)]
+TxidField = Annotated[Txid, Size(32)]
+NodeField = Annotated[NodeId, Size(32)]
+KeyField = Annotated[PublicKey, Size(32)]
+DigestField = Annotated[Digest, Size(32)]
+
+KIND_ACTOR, KIND_TEAM = 0, 1
+RIGHTS = ("R", "W", "G")
+PURPOSES = ("TREAT", "HPAYMT", "HOPERAT", "HRESCH", "PUBHLTH", "PATRQT")
+"""HL7 v3-ActReason codes."""
+
+
+@wire("VaultOpen")
+@dataclass(frozen=True, slots=True)
+class VaultOpen:
+    """Open a vault (one patient, one category). Signed by auth key and the custodian's node key.
+
+    `flags` bit 0 is break-glass and must be 0 in suite 0x00. `custodian` ZERO means the patient. `replicas` per chunk.
+    """
+
+    vid: VidField
+    auth_pk: KeyField
+    rec_pk: KeyField
+    cat_pk: KeyField
+    audit_pk: KeyField
+    flags: int
+    custodian: NodeField
+    writers: Annotated[tuple[NodeField, ...], Size(0, limits.WRITERS_MAX)]
+    replicas: int
+    valid_until_ms: int
+
+
+@wire("receipt")
+@dataclass(frozen=True, slots=True)
+class EnvelopeReceipt:
+    """A share holder's word that it stores the envelope and saw the storage receipts (cryptography.md section 6)."""
+
+    node: NodeField
+    signature: Bytes64
+
+
+@wire("RecordCommit")
+@dataclass(frozen=True, slots=True)
+class RecordCommit:
+    """Add a record to a vault. Signed by the author facility's node key. `supersedes` ZERO means none."""
+
+    vid: VidField
+    rid: RidField
+    epoch: int
+    author_pk: NodeField
+    env_hash: DigestField
+    receipts: Annotated[tuple[EnvelopeReceipt, ...], Size(1, limits.RECEIPTS_MAX)]
+    supersedes: RidField
+    valid_until_ms: int
+
+
+@wire("Grant")
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Let a grantee read (R), write (W) or grant (G). Signed by the auth key; its txid is the grant's id (gid).
+
+    `nbf`, `exp`, `rec_from`, `rec_to` are Unix milliseconds; `max_reads` 0 means no limit; `consent_hash` ZERO none.
+    """
+
+    vid: VidField
+    grantee_pk: KeyField
+    facility: NodeField
+    kind: int
+    rights: Annotated[str, Size(1, 3)]
+    purposes: Annotated[tuple[Annotated[str, Size(1, 16)], ...], Size(1, limits.PURPOSES_MAX)]
+    nbf: int
+    exp: int
+    rec_from: int
+    rec_to: int
+    max_reads: int
+    epoch: int
+    wrap_hash: DigestField
+    consent_hash: DigestField
+    valid_until_ms: int
+
+
+@wire("Revoke")
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """End a grant, at once and for ever. Signed by the auth or recovery key."""
+
+    vid: VidField
+    gid: TxidField
+    valid_until_ms: int
+
+
+@wire("EpochRotate")
+@dataclass(frozen=True, slots=True)
+class EpochRotate:
+    """Start the next category epoch. Signed by the auth key. `epoch` is the new one, the old one plus 1."""
+
+    vid: VidField
+    epoch: int
+    cat_pk: KeyField
+    link_hash: DigestField
+    wraps_hash: DigestField
+    valid_until_ms: int
+
+
+@wire("CustodyTransfer")
+@dataclass(frozen=True, slots=True)
+class CustodyTransfer:
+    """Hand a vault to a new holder of its keys. Signed by the present auth key and by the new one.
+
+    `new_custodian` ZERO means the patient. Recovery and audit keys move as well: a former custodian that kept a key
+    which outranks auth, or one that opens new "who read" notes, would still be a custodian.
+    """
+
+    vid: VidField
+    new_custodian: NodeField
+    new_auth_pk: KeyField
+    new_rec_pk: KeyField
+    new_audit_pk: KeyField
+    valid_until_ms: int
+
+
+@wire("Read")
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Announce the opening of records. Signed by actor key and facility node key. `gid` ZERO means the owner reads.
+
+    `epk` is the reader's one-time X25519 key for released shares, `nonce` random, `who_hash` of the note that tells
+    the patient who read, `cert_hash` ZERO for teams.
+    """
+
+    vid: VidField
+    rids: Annotated[tuple[RidField, ...], Size(1, limits.READ_RIDS_MAX)]
+    gid: TxidField
+    purpose: Annotated[str, Size(1, 16)]
+    actor_pk: KeyField
+    cert_hash: DigestField
+    epk: KeyField
+    nonce: Bytes32
+    who_hash: DigestField
+    valid_until_ms: int
+
+
+Transaction = VaultOpen | RecordCommit | Grant | Revoke | EpochRotate | CustodyTransfer | Read
+
+SIGNATURES = {VaultOpen: 2, RecordCommit: 1, Grant: 1, Revoke: 1, EpochRotate: 1, CustodyTransfer: 2, Read: 2}
+
+
+@wire("signature")
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature and the Ed25519 key that made it."""
+
+    key: KeyField
+    signature: Bytes64
+
+
+@wire("tx")
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """A transaction with its signatures, in the order its kind's docstring lists the keys."""
+
+    transaction: Transaction
+    signatures: Annotated[tuple[Signature, ...], Size(1, 2)]
+
+
+def signing_bytes(transaction: Transaction, ledger: NetworkId) -> bytes:
+    """Return enc("carechain/v1/tx/<Type>", ledger_id, field, …), nested values as their fields."""
+    return signing.signed_form(
+        "tx/" + codec.tag_of(type(transaction)), ledger, *codec.fields_plain(transaction)
+    )
+
+
+def txid_of(transaction: Transaction, ledger: NetworkId) -> Txid:
+    """Return the transaction's id: SHA-256 of its signed bytes. Signatures do not change it."""
+    return Txid(signing.sha256(signing_bytes(transaction, ledger)))
+
+
+def sign(transaction: Transaction, ledger: NetworkId, *keys: signing.SigningKey) -> SignedTransaction:
+    """Return the transaction signed by `keys`, in order."""
+    form = signing_bytes(transaction, ledger)
+    return SignedTransaction(transaction, tuple(Signature(key.public, key.sign(form)) for key in keys))
+
+
+def parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
+    """Decode a transaction that stands in a checked block.
+
+    Raises:
+        Malformed: not a transaction.
+    """
+    signed = codec.decode(raw, SignedTransaction)
+    return signed, txid_of(signed.transaction, ledger)
+
+
+def check(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
+    """Decode a signed transaction and make every check that needs no state.
+
+    Raises:
+        Malformed: not a transaction.
+        Invalid: a signature, size or rule of the schema does not hold.
+    """
+    if len(raw) > limits.TRANSACTION_BYTES_MAX:
+        raise Invalid(
+            f"a transaction of {len(raw)} bytes is over the limit of {limits.TRANSACTION_BYTES_MAX}"
+        )
+    signed = codec.decode(raw, SignedTransaction)
+    transaction = signed.transaction
+    kind = codec.tag_of(type(transaction))
+    check_schema(transaction)
+    if len(signed.signatures) != SIGNATURES[type(transaction)]:
+        raise Invalid(f"{kind} carries {len(signed.signatures)} signatures")
+    form = signing_bytes(transaction, ledger)
+    if not all(signing.verify(signature.key, form, signature.signature) for signature in signed.signatures):
+        raise Invalid(f"a signature of a {kind} does not verify")
+    if isinstance(transaction, RecordCommit) and not receipts_valid(transaction, ledger):
+        raise Invalid("a receipt in a RecordCommit does not verify")
+    return signed, Txid(signing.sha256(form))
+
+
+def check_schema(transaction: Transaction) -> None:
+    """Check the rules a transaction must keep whatever the ledger's state.
+
+    Raises:
+        Invalid: one of them is broken.
+    """
+    match transaction:
+        case VaultOpen():
+            if transaction.flags != 0:
+                raise Invalid("the break-glass flag needs the second key leg")
+            if not 1 <= transaction.replicas <= limits.MEMBERS_MAX:
+                raise Invalid("replicas out of range")
+        case Grant():
+            _check_grant(transaction)
+        case Read():
+            if transaction.purpose not in PURPOSES or len(set(transaction.rids)) != len(transaction.rids):
+                raise Invalid("a Read needs a known purpose and distinct records")
+        case RecordCommit():
+            nodes = [receipt.node for receipt in transaction.receipts]
+            if nodes != sorted(set(nodes)):
+                raise Invalid("receipts must be of distinct members, sorted")
+        case _:
+            pass  # the other kinds have no rule beyond their field types
+
+
+def _check_grant(grant: Grant) -> None:
+    if not grant.nbf < grant.exp <= grant.nbf + limits.GRANT_MS_MAX:
+        raise Invalid("a grant ends after it begins and within five years")
+    if grant.kind not in (KIND_ACTOR, KIND_TEAM):
+        raise Invalid("unknown kind of grantee")
+    if grant.rights != "".join(right for right in RIGHTS if right in grant.rights):
+        raise Invalid("rights are R, W, G in this order")
+    if any(purpose not in PURPOSES for purpose in grant.purposes) or list(grant.purposes) != sorted(
+        set(grant.purposes)
+    ):
+        raise Invalid("purposes are known codes, sorted, each once")
+
+
+def receipt_form(ledger: NetworkId, vid: Vid, rid: Rid, env_hash: Digest) -> bytes:
+    """Return the bytes that an envelope receipt signs (cryptography.md section 6)."""
+    return signing.signed_form("receipt", ledger, vid, rid, env_hash)
+
+
+def receipts_valid(commit: RecordCommit, ledger: NetworkId) -> bool:
+    """Return whether every receipt's signature verifies; whose they are is a question of state."""
+    form = receipt_form(ledger, commit.vid, commit.rid, commit.env_hash)
+    return all(signing.verify(receipt.node, form, receipt.signature) for receipt in commit.receipts)
+
+
+__all__ = [
+    "KIND_ACTOR",
+    "KIND_TEAM",
+    "PURPOSES",
+    "ZERO",
+    "CustodyTransfer",
+    "EnvelopeReceipt",
+    "EpochRotate",
+    "Grant",
+    "Malformed",
+    "Read",
+    "RecordCommit",
+    "Revoke",
+    "Signature",
+    "SignedTransaction",
+    "Transaction",
+    "VaultOpen",
+    "check",
+    "check_schema",
+    "parse",
+    "receipt_form",
+    "receipts_valid",
+    "sign",
+    "signing_bytes",
+    "txid_of",
+]
