@@ -63,6 +63,11 @@ def pack(*values: Any) -> bytes:
     return typing.cast("bytes", msgpack.packb(values, use_bin_type=True))
 
 
+def pack_loaded(*values: Any) -> bytes:
+    """As `pack`, for values that came from `load` and passed a typed reader: nothing is checked again."""
+    return typing.cast("bytes", msgpack.packb(values, use_bin_type=True))
+
+
 def _check_plain(value: Any) -> None:
     if value is None or isinstance(value, bytes | str | bool):
         return
@@ -82,6 +87,16 @@ def unpack(data: bytes) -> tuple[Any, ...]:
     Raises:
         Malformed: not MessagePack, not an array, or not the one canonical spelling.
     """
+    values = load(data)
+    try:
+        _check_plain(values)
+    except (ValueError, RecursionError):
+        raise Malformed("a value without canonical encoding") from None
+    return values
+
+
+def load(data: bytes) -> tuple[Any, ...]:
+    """As `unpack`, but floats and negative integers are left for the typed readers to refuse."""
     if len(data) > limits.MESSAGE_BYTES_MAX:
         raise Malformed(f"a message of {len(data)} bytes is over the limit of {limits.MESSAGE_BYTES_MAX}")
     try:
@@ -96,10 +111,6 @@ def unpack(data: bytes) -> tuple[Any, ...]:
         raise Malformed("not an array")
     if spelled != data:
         raise Malformed("not the canonical spelling of its value")
-    try:
-        _check_plain(values)
-    except (ValueError, RecursionError):
-        raise Malformed("a value without canonical encoding") from None
     return values
 
 
@@ -146,7 +157,18 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises:
         Malformed: any other bytes.
     """
-    return from_plain(unpack(data), kind)
+    return from_plain(load(data), kind)
+
+
+def decode_union(data: bytes, kinds: Any) -> Any:
+    """Return the value of one of several registered classes (`A | B | C`), told apart by their tags.
+
+    Any: a union of types is not a type that a signature can name; `match` on the result exhausts it.
+
+    Raises:
+        Malformed: any other bytes.
+    """
+    return _reader(kinds)(load(data))
 
 
 def from_plain(plain: tuple[Any, ...], kind: type[T]) -> T:
@@ -226,7 +248,15 @@ def _make_reader(kind: Any) -> _Reader:
         return sequence
     if origin in (Union, types.UnionType):
         return _union_reader(get_args(kind))
-    if kind in (bytes, str, bool, int):
+    if kind is int:
+
+        def unsigned(value: Any) -> Any:
+            if type(value) is not int or value < 0:
+                raise Malformed(f"expected an unsigned integer, found {type(value).__name__}")
+            return value
+
+        return unsigned
+    if kind in (bytes, str, bool):
 
         def primitive(value: Any) -> Any:
             if type(value) is not kind:

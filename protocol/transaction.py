@@ -203,8 +203,16 @@ def parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
     Raises:
         Malformed: not a transaction.
     """
-    signed = codec.decode(raw, SignedTransaction)
-    return signed, txid_of(signed.transaction, ledger)
+    signed, form = _parse(raw, ledger)
+    return signed, Txid(signing.sha256(form))
+
+
+def _parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, bytes]:
+    """Return the transaction and its signed bytes, packed from the plain values as they came: half of the time."""
+    plain = codec.load(raw)
+    signed = codec.from_plain(plain, SignedTransaction)
+    kind, *fields = plain[1]
+    return signed, codec.pack_loaded("carechain/v1/tx/" + kind, ledger, *fields)
 
 
 def check(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
@@ -218,13 +226,12 @@ def check(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
         raise Invalid(
             f"a transaction of {len(raw)} bytes is over the limit of {limits.TRANSACTION_BYTES_MAX}"
         )
-    signed = codec.decode(raw, SignedTransaction)
+    signed, form = _parse(raw, ledger)
     transaction = signed.transaction
     kind = codec.tag_of(type(transaction))
     check_schema(transaction)
     if len(signed.signatures) != SIGNATURES[type(transaction)]:
         raise Invalid(f"{kind} carries {len(signed.signatures)} signatures")
-    form = signing_bytes(transaction, ledger)
     if not all(signing.verify(signature.key, form, signature.signature) for signature in signed.signatures):
         raise Invalid(f"a signature of a {kind} does not verify")
     if isinstance(transaction, RecordCommit) and not receipts_valid(transaction, ledger):

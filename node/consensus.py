@@ -1,0 +1,228 @@
+"""The one task that owns Raft: persist, then send, then hand on (etcd/raft's contract; ledger.md decision 5).
+
+Inputs come through one bounded queue: ticks, peers' messages (their blocks' bodies already checked in worker threads),
+proposals. Every turn steps all that is queued, cuts a block when one may be cut, and persists everything that came of
+it in ONE synchronised batch: group commit. Messages leave only after that; committed blocks then go to the applier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+from protocol.raft.machine import Raft
+
+from node.applier import AppliedHeight, Committed
+from node.pool import Pool
+from node.ports import Clock, Disk, PeerTransport
+from node.verification import Verification
+from protocol import codec, limits
+from protocol.block import Block
+from protocol.errors import NotLeader, RemoteFault, Unavailable
+from protocol.identifiers import NodeId, Txid
+from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message
+from protocol.raft.state import Ready
+from storage.key_value import Batch
+from storage.ledger_store import LedgerStore
+
+CHANNEL = "consensus"
+_BLOCKS_IN_FLIGHT = 4
+"""Blocks cut and not yet committed before the next waits for a free slot: deep enough to hide fsync and one hop."""
+_CHECKS_IN_FLIGHT = 64
+"""Messages of peers being checked at once; when as many wait, the transport's inbox fills and drops (Raft re-sends)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _FromPeer:
+    sender: NodeId
+    message: Input
+
+
+@dataclass(frozen=True, slots=True)
+class _Distrust:
+    leader: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    transactions: tuple[tuple[Txid, bytes], ...]
+
+
+_Input = _Tick | _FromPeer | _Distrust | _Proposal
+
+
+class Consensus:
+    """Drives one voter's Raft core."""
+
+    def __init__(
+        self,
+        *,
+        raft: Raft,
+        store: LedgerStore,
+        disk: Disk,
+        transport: PeerTransport,
+        verification: Verification,
+        clock: Clock,
+        applied: AppliedHeight,
+    ) -> None:
+        self.raft = raft
+        self._store = store
+        self._disk = disk
+        self._transport = transport
+        self._verification = verification
+        self._clock = clock
+        self._applied = applied
+        self._pool = Pool()
+        self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
+        self._was_leader = False
+
+    def propose(self, transactions: Sequence[tuple[Txid, bytes]]) -> None:
+        """Queue checked transactions for the next block.
+
+        Raises:
+            NotLeader: this node does not lead.
+            Unavailable: the queue is full.
+        """
+        if self.raft.leader != self._transport.me:
+            raise NotLeader(self.raft.leader)
+        try:
+            self._send_input.send_nowait(_Proposal(tuple(transactions)))
+        except trio.WouldBlock:
+            raise Unavailable("the leader has more to do than it can; retry in a moment") from None
+
+    async def run(self, committed: trio.MemorySendChannel[Committed]) -> None:
+        """Run until cancelled; what is committed leaves through `committed`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._receive)
+            await self._drive(committed)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep_ms(limits.TICK_MS)
+            await self._send_input.send(_Tick(self._clock.now_ms()))
+
+    async def _receive(self) -> None:
+        """Check what peers send, several messages at a time, and queue it in the order it came."""
+        ordered, slots = trio.open_memory_channel[_Slot](_CHECKS_IN_FLIGHT)
+
+        async def deliver() -> None:
+            async for slot in slots:
+                await slot.done.wait()
+                if slot.input is not None:
+                    await self._send_input.send(slot.input)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deliver)
+            async for sender, body in self._transport.inbox(CHANNEL, limits.CONSENSUS_INPUTS_MAX):
+                slot = _Slot()
+                await ordered.send(slot)
+                nursery.start_soon(self._check, sender, body, slot)
+
+    async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
+        try:
+            message: Message = codec.decode_union(body, Message)
+            if not isinstance(message, AppendEntries):
+                slot.input = _FromPeer(sender, message)
+            elif (checked := await self._checked(message)) is not None:
+                slot.input = _FromPeer(sender, checked)
+        except RemoteFault as fault:
+            self._verification.reject(sender, fault)
+            slot.input = _Distrust(sender)
+        finally:
+            slot.done.set()
+
+    async def _checked(self, message: AppendEntries) -> CheckedAppend | None:
+        blocks = tuple(Block.decode(raw) for raw in message.blocks)
+        ahead = self._clock.now_ms() + limits.CLOCK_AHEAD_MS_MAX
+        # ledger.md P-time: hold what is ahead of our clock. Dropping holds it: the leader sends it again.
+        if any(block.header.time_ms > ahead for block in blocks):
+            return None
+        for block in blocks:
+            await self._verification.check_block(block)
+        return CheckedAppend(message, blocks)
+
+    async def _drive(self, committed: trio.MemorySendChannel[Committed]) -> None:
+        while True:
+            turn = [await self._inputs.receive()]
+            while len(turn) < limits.CONSENSUS_INPUTS_MAX:
+                try:
+                    turn.append(self._inputs.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            for item in turn:
+                self._take(item)
+            self._pool.applied(self._applied.value)
+            self._lead()
+            while (ready := self.raft.ready()) is not None:
+                await self._fulfil(ready, committed)
+                self._lead()
+
+    def _take(self, item: _Input) -> None:
+        match item:
+            case _Tick(now_ms):
+                self.raft.tick(now_ms)
+            case _FromPeer(sender, message):
+                try:
+                    self.raft.step(sender, message, self._clock.now_ms())
+                except RemoteFault as fault:
+                    self._verification.reject(sender, fault)
+            case _Distrust(leader):
+                self.raft.distrust(leader)
+            case _Proposal(transactions):
+                for txid, raw in transactions:
+                    # A full pool drops the rest: whoever submitted it retries (back-pressure, no error to a stranger).
+                    try:
+                        if self._store.receipt(txid) is None:
+                            self._pool.add(txid, raw)
+                    except Unavailable:
+                        break
+
+    def _lead(self) -> None:
+        """Cut a block when there is something to order and a slot is free; not on a timer."""
+        leads = self.raft.leader == self._transport.me
+        if self._was_leader and not leads:
+            self._pool.clear()
+        self._was_leader = leads
+        while (
+            leads and len(self._pool) and self.raft.may_propose and self.raft.uncommitted_count < _BLOCKS_IN_FLIGHT
+        ):
+            txids, entries = self._pool.take()
+            height = self.raft.propose(entries, self._clock.now_ms())
+            self._pool.ordered(height, txids)
+
+    async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+        if ready.hard_state is not None or ready.append or ready.truncate_from is not None:
+            batch = Batch()
+            if ready.truncate_from is not None:
+                self._store.truncate(batch, ready.truncate_from)
+            self._store.put_blocks(batch, ready.append)
+            if ready.hard_state is not None:
+                self._store.put_hard_state(batch, ready.hard_state)
+            # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
+            await self._disk.commit(batch, sync=True)
+        encoded: dict[int, bytes] = {}
+        for peer, message in ready.messages:
+            # The same message to several followers is encoded once.
+            body = encoded.get(id(message))
+            if body is None:
+                body = encoded[id(message)] = codec.encode(message)
+            self._transport.send(peer, CHANNEL, body)
+        if ready.committed:
+            assert ready.proof is not None, "what is committed is proven"
+            await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
+        self.raft.advance(ready)
+
+
+class _Slot:
+    """The place of one received message in the order, filled when it has been checked."""
+
+    __slots__ = ("done", "input")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.input: _Input | None = None

@@ -1,0 +1,74 @@
+"""The leader's pool: checked transactions that wait for a block, each once.
+
+A transaction leaves the pool when a block is cut; it is remembered as *in flight* until that block is applied, so that
+a client's retry through another member does not put it into a second block. Who submitted it retries until it is final:
+nothing here needs to survive a crash or a change of leader.
+"""
+
+from collections import OrderedDict
+
+from protocol import limits
+from protocol.errors import Unavailable
+from protocol.identifiers import Height, Txid
+
+
+class Pool:
+    """Transactions by id, first come first served, bounded in number and bytes."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Txid, bytes] = OrderedDict()
+        self._bytes = 0
+        self._in_flight: dict[Height, tuple[Txid, ...]] = {}
+        self._in_flight_ids: set[Txid] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, txid: Txid, raw: bytes) -> None:
+        """Add a checked transaction; one that is here already, waiting or in flight, changes nothing.
+
+        Raises:
+            Unavailable: the pool is full (back-pressure: the client retries).
+        """
+        if txid in self._waiting or txid in self._in_flight_ids:
+            return
+        if (
+            len(self._waiting) >= limits.POOL_TRANSACTIONS_MAX
+            or self._bytes + len(raw) > limits.POOL_BYTES_MAX
+        ):
+            raise Unavailable("the pool of transactions is full; retry in a moment")
+        self._waiting[txid] = raw
+        self._bytes += len(raw)
+
+    def take(self) -> tuple[tuple[Txid, ...], tuple[bytes, ...]]:
+        """Remove and return the transactions of the next block (BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX)."""
+        txids: list[Txid] = []
+        entries: list[bytes] = []
+        total = 0
+        while self._waiting and len(entries) < limits.BLOCK_TRANSACTIONS_MAX:
+            txid, raw = next(iter(self._waiting.items()))
+            if entries and total + len(raw) > limits.BLOCK_BYTES_MAX:
+                break
+            del self._waiting[txid]
+            self._bytes -= len(raw)
+            total += len(raw)
+            txids.append(txid)
+            entries.append(raw)
+        return tuple(txids), tuple(entries)
+
+    def ordered(self, height: Height, txids: tuple[Txid, ...]) -> None:
+        """Remember that a block at `height` carries these."""
+        self._in_flight[height] = txids
+        self._in_flight_ids.update(txids)
+
+    def applied(self, height: Height) -> None:
+        """Forget what blocks up to `height` carried: the ledger itself now refuses a second copy."""
+        for done in [known for known in self._in_flight if known <= height]:
+            self._in_flight_ids.difference_update(self._in_flight.pop(done))
+
+    def clear(self) -> None:
+        """Forget everything: leadership was lost, and the members that received the transactions submit them again."""
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._in_flight_ids.clear()
+        self._bytes = 0

@@ -1,0 +1,114 @@
+"""Every key layout, in one table. Prefixes of one database are free of prefixes of each other (a test checks).
+
+Numbers in keys are unsigned, big-endian, 8 bytes, so that they sort as numbers. `‖` is concatenation; values in
+brackets are canonical MessagePack arrays (`protocol.codec.pack`).
+"""
+
+from dataclasses import dataclass
+
+FORMAT = b"format"
+"""In every database: u16be version of its layout. Read and written by `leveldb` alone; scans do not show it."""
+
+SEQUENCE_END = b"\xff" * 9
+"""Above every sequence key, and above every prefix: the end of a scan over a whole database."""
+
+# --- ledger/: chunks ------------------------------------------------------------------------------------------
+CHUNK = b"c"
+CHUNK_CURSOR = b"C"
+CHUNK_REFERENCES = b"n"
+CHUNK_SCRUBBED = b"s"
+CHUNK_QUARANTINE = b"q"
+CHUNK_RECLAIM = b"x"
+
+# --- ledger/: envelopes ---------------------------------------------------------------------------------------
+ENVELOPE = b"e"
+ENVELOPE_OF_RECORD = b"r"
+ATTACHMENT = b"a"
+
+# --- ledger/: the ledger itself ---------------------------------------------------------------------------------
+BLOCK = b"B"
+PROOF = b"P"
+STATE = b"S"
+APPLIED = b"A"
+HARD_STATE = b"H"
+REBUILT = b"R"
+
+# --- ledger/: this facility's own rows about records ------------------------------------------------------------
+RECORD_QUEUE = b"Q"
+RECORD_NOTE = b"I"
+FINGERPRINT = b"F"
+CHUNK_LIST = b"l"
+UNDER_REPLICATED = b"U"
+LACKING = b"L"
+WATCH_MARK = b"W"
+
+# --- ledger/: this facility's own rows about vaults and grants ----------------------------------------------------
+EPOCH = b"E"
+WRAP_DUE = b"G"
+ROTATION_DUE = b"R"
+
+# --- keys/ ----------------------------------------------------------------------------------------------------
+MASTER_KEY = b"m"
+SECRET = b"k"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One family of rows: where it lives, how its keys and values are laid out, and the one module that writes it."""
+
+    database: str
+    prefix: bytes
+    key: str
+    value: str
+    owner: str
+
+
+TABLE = (
+    # payloads/: nothing else may live here, or tables overlap and every byte is rewritten per level (storage.md 1)
+    Rows("payloads", b"", "sequence u64be", "cid[32] ‖ ciphertext", "payload_store"),
+    # ledger/: chunks. Each family has one writer, so that no row is ever read, changed and written by two.
+    Rows("ledger", CHUNK, "cid", "[sequence, bytes]", "chunk_index"),
+    Rows("ledger", CHUNK_CURSOR, "", "[next sequence to index]", "chunk_index"),
+    Rows("ledger", CHUNK_REFERENCES, "cid", "[records that name the chunk]", "applier, by chunk_index.refer"),
+    Rows("ledger", CHUNK_SCRUBBED, "cid", "[Unix ms of the last good reading]", "scrub, by chunk_index"),
+    Rows("ledger", CHUNK_QUARANTINE, "sequence u64be", "cid: a payload that failed its check", "chunk_index"),
+    Rows(
+        "ledger", CHUNK_RECLAIM, "sequence u64be", "empty: deleted, space not yet given back", "chunk_index"
+    ),
+    # ledger/: envelopes
+    Rows("ledger", ENVELOPE, "SHA-256 of the envelope", "the envelope", "envelope_store"),
+    Rows("ledger", ENVELOPE_OF_RECORD, "rid", "SHA-256 of its envelope", "envelope_store"),
+    Rows("ledger", ATTACHMENT, "SHA-256 of the attachment", "the attachment", "envelope_store"),
+    # ledger/: this facility's own rows about records, never sent; "sealed" is nonce[24] ‖ ciphertext under a facility key
+    Rows("ledger", RECORD_QUEUE, "rid", "a sealed record that is not final yet, sealed", "record_queue"),
+    Rows(
+        "ledger", RECORD_NOTE, "rid", "what this facility knows of a record it added, sealed", "record_index"
+    ),
+    Rows(
+        "ledger", FINGERPRINT, "keyed fingerprint of a file", "the records it became, sealed", "record_index"
+    ),
+    Rows("ledger", CHUNK_LIST, "rid", "the record's chunks and their placement", "chunk_holder"),
+    Rows("ledger", UNDER_REPLICATED, "rid", "[member that has not confirmed its share, …]", "repair"),
+    Rows("ledger", LACKING, "rid", "empty: envelope or chunks that should be here are not", "repair"),
+    Rows("ledger", WATCH_MARK, "name of the watcher", "[height it has seen to]", "each watcher"),
+    # ledger/: this facility's own rows about vaults and grants, never sent
+    Rows("ledger", EPOCH, "vid ‖ epoch u64be", "[category key, link_hash, wraps_hash]", "epochs"),
+    Rows("ledger", WRAP_DUE, "gid", "empty: a grant's key is still to be opened", "grant_watcher"),
+    Rows("ledger", ROTATION_DUE, "vid", "[Unix ms after which the epoch must change]", "grant_watcher"),
+    # keys/
+    Rows(
+        "keys", MASTER_KEY, "", "[how, salt, operations, memory bytes, nonce, sealed master key]", "keystore"
+    ),
+    Rows("keys", SECRET, "name", "nonce[24] ‖ sealed secret", "keystore"),
+)
+
+
+def sequence_key(sequence: int) -> bytes:
+    """Return a number as 8 bytes that sort as the number."""
+    return sequence.to_bytes(8, "big")
+
+
+def prefix_range(prefix: bytes) -> tuple[bytes, bytes]:
+    """Return (start, stop) of a scan over all keys that begin with a prefix (not one of 0xff bytes only)."""
+    stem = prefix.rstrip(b"\xff")
+    return prefix, stem[:-1] + bytes([stem[-1] + 1])
