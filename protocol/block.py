@@ -274,6 +274,10 @@ def check_link(
         "a term opens with its election certificate, and only then",
     )
     demand(
+        header.term > predecessor.term or header.leader == predecessor.leader,
+        "cut in its predecessor's term by another leader",
+    )
+    demand(
         signing.verify(header.leader, header_form(header), block.signature),
         "the leader's signature does not verify",
     )

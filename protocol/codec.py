@@ -74,7 +74,7 @@ def _check_plain(value: Any) -> None:
     if isinstance(value, int):
         if 0 <= value <= _UINT_MAX:
             return
-    elif isinstance(value, tuple | list):
+    elif type(value) in (tuple, list):  # not isinstance: msgpack's ExtType is a tuple, and has no place here
         for item in value:
             _check_plain(item)
         return

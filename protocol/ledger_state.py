@@ -104,11 +104,17 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One transaction of an applied block, with its receipt."""
+    """One transaction of an applied block, with its receipt.
+
+    `is_binding` is false where the receipt says nothing about the transaction's id: a copy of one that is in the ledger
+    already, or one signed by keys that are not its own. Else whoever sees a transaction first could have it refused for
+    good by submitting its body under a signature of his own.
+    """
 
     transaction: Transaction
     signers: tuple[PublicKey, ...]
     receipt: Receipt
+    is_binding: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +125,12 @@ class Applied:
     outcomes: tuple[Outcome, ...]
 
 
-class _Refusal(Exception):
+class _Refusal(Exception):  # noqa: N818  (control flow inside this module, never seen outside)
     """Why a transaction has no effect; its text goes into the receipt."""
+
+
+class _NotSigned(_Refusal):
+    """Refused for its signatures: says nothing about the same body signed by the right keys."""
 
 
 def vault_key(vid: Vid) -> bytes:
@@ -164,15 +174,16 @@ def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
     outcomes: list[Outcome] = []
     for index, (signed, txid) in enumerate(block.entries()):
         signers = tuple([signature.key for signature in signed.signatures])
-        replayed = state.get(receipt_key(txid)) is not None
-        verdict = "refused: already in the ledger" if replayed else state.judge(signed, txid, signers)
+        if state.get(receipt_key(txid)) is not None:
+            verdict, is_binding = "refused: already in the ledger", False
+        else:
+            verdict, is_binding = state.judge(signed, txid, signers)
         receipt = Receipt(txid, block.header.height, index, block.header.time_ms, verdict)
-        if not replayed:
+        if is_binding:
             state.put(receipt_key(txid), receipt)
-            if verdict == ACCEPTED:
-                tree_index = block.header.tree_size + index
-                state.writes[event_key(signed.transaction.vid, tree_index)] = txid
-        outcomes.append(Outcome(signed.transaction, signers, receipt))
+        if verdict == ACCEPTED:
+            state.writes[event_key(signed.transaction.vid, block.header.tree_size + index)] = txid
+        outcomes.append(Outcome(signed.transaction, signers, receipt, is_binding))
     return Applied(state.writes, tuple(outcomes))
 
 
@@ -192,8 +203,8 @@ class _State:
     def put(self, key: bytes, value: Vault | Record | GrantState | Receipt) -> None:
         self.writes[key] = codec.encode(value)
 
-    def judge(self, signed: SignedTransaction, txid: Txid, signers: tuple[bytes, ...]) -> str:
-        """Apply one transaction, or return why not."""
+    def judge(self, signed: SignedTransaction, txid: Txid, signers: tuple[bytes, ...]) -> tuple[str, bool]:
+        """Apply one transaction, or find why not; return the verdict, and whether it binds the transaction's id."""
         transaction = signed.transaction
         try:
             self._demand(transaction.valid_until_ms >= self._time_ms, "expired")
@@ -218,13 +229,18 @@ class _State:
                 case Read():
                     self._read(transaction, signers)
         except _Refusal as refusal:
-            return f"refused: {refusal}"
-        return ACCEPTED
+            return f"refused: {refusal}", not isinstance(refusal, _NotSigned)
+        return ACCEPTED, True
 
     @staticmethod
     def _demand(rule: bool, reason: str) -> None:
         if not rule:
             raise _Refusal(reason)
+
+    @staticmethod
+    def _demand_signed(rule: bool, reason: str = "signed by the wrong keys") -> None:
+        if not rule:
+            raise _NotSigned(reason)
 
     def _is_member(self, node: bytes) -> bool:
         return node in self._configuration.by_node
@@ -242,10 +258,10 @@ class _State:
 
     def _open_vault(self, opening: VaultOpen, signers: tuple[bytes, ...]) -> None:
         self._demand(self.get(vault_key(opening.vid)) is None, "vault exists")
-        self._demand(
+        self._demand_signed(
             signers[0] == opening.auth_pk and self._is_member(signers[1]), "signed by the wrong keys"
         )
-        self._demand(opening.custodian in (ZERO, signers[1]), "the custodian did not sign")
+        self._demand_signed(opening.custodian in (ZERO, signers[1]), "the custodian did not sign")
         self.put(
             vault_key(opening.vid),
             Vault(
@@ -265,7 +281,7 @@ class _State:
 
     def _commit_record(self, commit: RecordCommit, txid: Txid, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(commit.vid)
-        self._demand(
+        self._demand_signed(
             signers[0] == commit.author_pk and self._is_member(commit.author_pk), "signed by the wrong keys"
         )
         self._demand(self.get(record_key(commit.rid)) is None, "record exists")
@@ -307,7 +323,7 @@ class _State:
 
     def _grant(self, grant: Grant, txid: Txid, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(grant.vid)
-        self._demand(signers[0] == vault.auth_pk, "signed by the wrong key")
+        self._demand_signed(signers[0] == vault.auth_pk)
         self._demand(self._is_member(grant.facility), "unknown facility")
         self._demand(grant.epoch == vault.epoch, "epoch stale")
         self._demand(grant.exp > self._time_ms, "expired")
@@ -318,7 +334,7 @@ class _State:
 
     def _revoke(self, revoke: Revoke, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(revoke.vid)
-        self._demand(signers[0] in (vault.auth_pk, vault.rec_pk), "signed by the wrong key")
+        self._demand_signed(signers[0] in (vault.auth_pk, vault.rec_pk))
         row = self.get(grant_key(revoke.gid))
         state = codec.decode(row, GrantState) if row is not None else None
         if state is None or state.grant.vid != revoke.vid:
@@ -332,7 +348,7 @@ class _State:
 
     def _rotate(self, rotate: EpochRotate, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(rotate.vid)
-        self._demand(signers[0] == vault.auth_pk, "signed by the wrong key")
+        self._demand_signed(signers[0] == vault.auth_pk)
         self._demand(rotate.epoch == vault.epoch + 1, "epoch stale")
         self.put(
             vault_key(rotate.vid),
@@ -341,7 +357,7 @@ class _State:
 
     def _transfer(self, transfer: CustodyTransfer, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(transfer.vid)
-        self._demand(signers == (vault.auth_pk, transfer.new_auth_pk), "signed by the wrong keys")
+        self._demand_signed(signers == (vault.auth_pk, transfer.new_auth_pk))
         self._demand(
             transfer.new_custodian == ZERO or self._is_member(transfer.new_custodian), "unknown facility"
         )
@@ -359,11 +375,13 @@ class _State:
     def _read(self, read: Read, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(read.vid)
         actor, facility = signers
-        self._demand(actor == read.actor_pk and self._is_member(facility), "signed by the wrong keys")
+        self._demand_signed(actor == read.actor_pk and self._is_member(facility))
         self._demand(self.get(nonce_key(read.nonce)) is None, "nonce used")
         records = [self._record_of(rid, read.vid) for rid in read.rids]
         if read.gid == ZERO:
-            self._demand(actor == vault.auth_pk and vault.custodian in (ZERO, facility), "not the owner")
+            self._demand_signed(
+                actor == vault.auth_pk and vault.custodian in (ZERO, facility), "not the owner"
+            )
         else:
             self._read_by_grant(read, actor, facility, records)
         self.writes[nonce_key(read.nonce)] = b""
@@ -373,7 +391,7 @@ class _State:
         if state is None or state.grant.vid != read.vid:
             raise _Refusal("no live grant")
         grant = state.grant
-        self._demand(
+        self._demand_signed(
             grant.facility == facility and grant.grantee_pk == actor, "the grant is for somebody else"
         )
         self._demand("R" in grant.rights and read.purpose in grant.purposes, "not for this purpose")

@@ -44,8 +44,8 @@ APPEND_BLOCKS_MAX = 64
 IN_FLIGHT_APPENDS_MAX = 4
 REFUSAL_HINTS_MAX = 32
 """Terms a follower names when it refuses an append; beyond, the leader goes back to the follower's committed block."""
-APPEND_RETRY_TICKS = 10
-"""500 ms without progress while appends are in flight: they are taken for lost and the follower is probed again."""
+OWN_ACKNOWLEDGEMENTS_CACHED = 16
+"""Own acknowledgements a follower recognises in a commit proof without verifying them."""
 FRAME_SIGNATURES_CACHED = 64
 """Signed (prev, tip) pairs a leader keeps, so that one signature serves all followers."""
 CLOCK_AHEAD_HOLD_TICKS_MAX = 80

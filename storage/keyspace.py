@@ -45,7 +45,7 @@ WATCH_MARK = b"W"
 # --- ledger/: this facility's own rows about vaults and grants ----------------------------------------------------
 EPOCH = b"E"
 WRAP_DUE = b"G"
-ROTATION_DUE = b"R"
+ROTATION_DUE = b"O"
 
 # --- keys/ ----------------------------------------------------------------------------------------------------
 MASTER_KEY = b"m"
@@ -79,6 +79,13 @@ TABLE = (
     Rows("ledger", ENVELOPE, "SHA-256 of the envelope", "the envelope", "envelope_store"),
     Rows("ledger", ENVELOPE_OF_RECORD, "rid", "SHA-256 of its envelope", "envelope_store"),
     Rows("ledger", ATTACHMENT, "SHA-256 of the attachment", "the attachment", "envelope_store"),
+    # ledger/: the ledger itself
+    Rows("ledger", BLOCK, "height u64be", "the block's bytes, for ever", "ledger_store"),
+    Rows("ledger", PROOF, "height u64be", "commit proof", "ledger_store"),
+    Rows("ledger", STATE, "ledger_state's own keys", "ledger_state's own values", "ledger_store"),
+    Rows("ledger", APPLIED, "", "how far the state has come", "ledger_store"),
+    Rows("ledger", HARD_STATE, "", "Raft hard state", "ledger_store"),
+    Rows("ledger", REBUILT, "", "empty: refilled from peers, not caught up yet", "ledger_store"),
     # ledger/: this facility's own rows about records, never sent; "sealed" is nonce[24] ‖ ciphertext under a facility key
     Rows("ledger", RECORD_QUEUE, "rid", "a sealed record that is not final yet, sealed", "record_queue"),
     Rows(

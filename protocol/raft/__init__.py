@@ -1,0 +1,55 @@
+"""The Raft core of the ledger, without I/O: ticks, messages and proposals in; `Ready` out.
+
+Glossary
+--------
+*block*: a log entry; its height is its Raft index. *term leader*: the one leader of a term whose election certificate was
+verified. *opening*: the block that opens a term; its body is that certificate; Raft's no-op. *acknowledgement*: a voter's
+signature that its durable log equals the leader's up to a height. *marker*: the newest acknowledgement as the hard state
+remembers it. *commit proof*: a quorum of acknowledgements of one term; replaces Raft's `leaderCommit`. *frame*: one
+AppendEntries. *probe*, *replicate*: how a leader sends to one follower (`progress`). *lease*: a leader was heard within the
+least election time-out; used against disruption only, never for reads.
+
+Goals
+-----
+Crash-fault consensus as in Ongaro and Ousterhout (the extended Raft paper) with PreVote and CheckQuorum (Ongaro's thesis
+§9.6, §6.2), and every promise in a signed form that can be shown to others (ledger.md 1.1, P0 to P3). Deterministic: the same
+inputs give the same bytes. Bounded: frames, windows, uncommitted blocks, caches (`protocol.limits`).
+
+Non-goals
+---------
+Lies: a dishonest leader is found out by certificates, which build on these forms. Membership change, snapshots, ReadIndex
+and leadership transfer are not here yet. Verifying transactions: the driver does so, in worker threads, before `step`.
+
+The machine
+-----------
+```
+          time-out                 quorum of PreVotes           quorum of grants: cut the opening
+ ┌──────────┐      ┌───────────────┐         ┌───────────┐              ┌────────┐
+ │ FOLLOWER │ ───► │ PRE_CANDIDATE │ ──────► │ CANDIDATE │ ───────────► │ LEADER │
+ └──────────┘      └───────────────┘         └───────────┘              └────────┘
+   ▲  ▲ ▲             │   │  ▲  time-out           │ │                      │
+   │  │ └─────────────┘   │  └─────────────────────┼─┘                      │
+   │  │  frame of a verified leader, higher term   │                        │
+   │  └────────────────────────────────────────────┘                        │
+   └────────────────────────────────────────────────────────────────────────┘
+                          higher term, or no quorum heard (CheckQuorum)
+```
+A voter alone in its network passes through all of them in its first tick.
+
+What the driver owes
+--------------------
+1. `tick` every limits.TICK_MS; `step` each message of an authenticated voter, an AppendEntries with blocks only as the
+   `CheckedAppend` that `messages.check_append` returns. When that raises, drop the message and call `distrust(sender)`.
+2. After any inputs, the more the better, `ready()` until it returns None. For each Ready:
+   a. write hard_state, truncation and blocks in ONE synchronous batch (`Ready.must_persist`);
+   b. then send the messages, in order. They may be lost, late or doubled; never send before (a) is durable: a vote or an
+      acknowledgement forgotten in a crash could be contradicted (Raft §5.2, ledger.md decision 6);
+   c. hand `committed` and `proof` on; they are durable already;
+   d. `advance(ready)`. The leader's own acknowledgement counts only from here.
+   Inputs may be given between `ready` and `advance`. A Ready that comes while another waits carries only frames.
+3. When a write fails, stop: nothing that a Ready promises may leave, and a failed write is never taken for a success.
+4. At start: `Log(reader, applied height, frontier there, durable blocks above)`, the last durable HardState, a new seed.
+5. An observer or witness makes no Raft at all.
+
+Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `voter`, `election`, `following`, `replication`, `machine`.
+"""

@@ -1,0 +1,222 @@
+"""The follower's side of replication: what is taken from a leader, and what is promised in return (Raft §5.3; P0, P2, P3).
+
+A frame is taken whole or in part (a prefix of its blocks), never changed. Nothing is truncated before the blocks that
+take its place have been checked, and never at or below the committed height or this term's marker.
+"""
+
+from collections import deque
+
+from protocol import certificate, limits
+from protocol.block import Block, check_link
+from protocol.certificate import Acknowledgement, CommitProof
+from protocol.errors import Invalid, RemoteFault
+from protocol.identifiers import Height, NodeId
+from protocol.raft.messages import AppendEntries, AppendReply, CheckedAppend, Hint, Refusal, append_valid
+from protocol.raft.voter import Voter
+
+
+class Following:
+    """Takes frames of the term's leader into the log and owes it one reply per Ready.
+
+    Replies are made when the driver asks for work, not per frame: however many frames came in between, one batch is
+    written and one acknowledgement, for the highest block, is signed.
+    """
+
+    def __init__(self, voter: Voter) -> None:
+        self._voter = voter
+        self._reply_to: NodeId | None = None
+        self._refusal: Refusal | None = None
+        self._own: deque[Acknowledgement] = deque(maxlen=limits.OWN_ACKNOWLEDGEMENTS_CACHED)
+        self._held_since_tick: int | None = None
+
+    def accept_leader(self, append: AppendEntries) -> bool:
+        """Return whether the frame's sender is the verified leader of the current term (P0), else owe it a refusal.
+
+        Raises:
+            RemoteFault: a second leader of the term, a bad signature, or a certificate that does not elect the sender.
+        """
+        voter = self._voter
+        if voter.term_leader not in (None, append.leader):
+            raise Invalid(f"a second leader of term {append.term}")
+        if append.epoch != voter.hard.epoch or not append_valid(append, voter.network):
+            raise Invalid("a frame's signature does not verify")
+        if voter.term_leader is None:
+            if append.election is None:
+                # The leader takes this node for one that knows it already: it forgot in a restart.
+                self._owe(append.leader, Refusal(append.prev_height, needs_election=True, hints=()))
+                return False
+            check_elects(voter, append)
+            voter.term_leader = append.leader
+        return not voter.leader_dead
+
+    def take(self, checked: CheckedAppend) -> None:
+        """Take a frame of the term's verified leader; a leader that breaks a rule is treated as dead for the term.
+
+        Raises:
+            RemoteFault: which rule the frame breaks. Of a frame with a bad block nothing was taken.
+        """
+        voter = self._voter
+        try:
+            matched = self._extend(checked.message, checked.blocks)
+            if matched is not None:
+                voter.mark(matched, voter.log.hash(matched))
+            if checked.message.proof is not None:
+                self._commit(checked.message.proof)
+        except RemoteFault:
+            voter.condemn_leader()
+            raise
+        self._owe(checked.message.leader, self._refusal)
+
+    def reply(self) -> AppendReply | None:
+        """Return the reply owed, if any. It must not leave before the log and the marker, as they are now, are durable."""
+        target, voter = self._reply_to, self._voter
+        if target is None:
+            return None
+        refusal, self._refusal, self._reply_to = self._refusal, None, None
+        return AppendReply(voter.term, voter.me, self._acknowledgement(), voter.log.committed, refusal)
+
+    @property
+    def reply_to(self) -> NodeId | None:
+        """Whom a reply is owed to."""
+        return self._reply_to
+
+    def forget(self) -> None:
+        """Owe nothing more: the term or the role has changed, and an acknowledgement of the old one is worthless."""
+        self._reply_to = self._refusal = self._held_since_tick = None
+
+    def _owe(self, leader: NodeId, refusal: Refusal | None) -> None:
+        self._reply_to, self._refusal = leader, refusal
+
+    def _acknowledgement(self) -> Acknowledgement | None:
+        voter = self._voter
+        height = voter.marked_height()
+        if height is None:
+            return None
+        if not self._own or (self._own[-1].term, self._own[-1].height) != (voter.term, height):
+            self._own.append(voter.acknowledge(height))
+        return self._own[-1]
+
+    def _extend(self, append: AppendEntries, blocks: tuple[Block, ...]) -> Height | None:
+        """Take what is new of the frame; return up to where the log now equals the leader's, None if prev is not here."""
+        log = self._voter.log
+        if append.tip_hash != (blocks[-1].hash if blocks else append.prev_hash):
+            raise Invalid("a frame's tip is not that of its blocks")
+        if append.prev_height > log.tip_height:
+            self._refusal = self._refuse(append)
+            return None
+        if log.hash(append.prev_height) != append.prev_hash:
+            self._check_unbound(append.prev_height)
+            self._refusal = self._refuse(append)
+            return None
+        known = self._known(append, blocks)
+        first_new = Height(append.prev_height + known + 1)
+        if known < len(blocks) and first_new <= log.tip_height:
+            self._check_unbound(first_new)
+        taken = self._append_checked(append, blocks[known:], first_new)
+        matched = Height(append.prev_height + known + taken)
+        if self._refusal is not None and self._refusal.prev_height <= matched:
+            self._refusal = (
+                None  # an earlier frame of this batch was refused, and this one has filled the gap
+            )
+        return matched
+
+    def _known(self, append: AppendEntries, blocks: tuple[Block, ...]) -> int:
+        """Return how many of the frame's blocks the log holds already. A short frame never shortens a matching log."""
+        log = self._voter.log
+        for index, block in enumerate(blocks):
+            height = append.prev_height + 1 + index
+            if block.height != height:
+                raise Invalid("the blocks of a frame do not follow each other")
+            if height > log.tip_height or log.hash(Height(height)) != block.hash:
+                return index
+        return len(blocks)
+
+    def _append_checked(self, append: AppendEntries, blocks: tuple[Block, ...], first: Height) -> int:
+        """Check blocks from height `first` on, then put them in the log's place from there; return how many were taken."""
+        voter = self._voter
+        log, taken = voter.log, []
+        if not blocks:
+            return 0
+        below = Height(first - 1)
+        predecessor, predecessor_hash, frontier = log.header(below), log.hash(below), log.frontier(below)
+        room = 2 * limits.UNCOMMITTED_BYTES_MAX - log.uncommitted_bytes
+        for block in blocks:
+            room -= len(block.raw)
+            if self._held(block) or room < 0:
+                break  # not refused: the leader sends it again, and meanwhile this voter does not acknowledge it
+            check_link(block, predecessor, predecessor_hash, frontier, voter.configuration)
+            if block.term > append.term or (
+                block.term == append.term and block.header.leader != append.leader
+            ):
+                raise Invalid(f"block {block.height} is of a term or leader that its sender cannot have")
+            if block.opening:
+                certificate.check_opening(block, voter.configuration)
+            frontier = frontier.append(block.leaves())
+            taken.append((block, frontier))
+            predecessor, predecessor_hash = block.header, block.hash
+        if taken and first <= log.tip_height:
+            log.truncate_from(first)
+        for block, after in taken:
+            log.append(block, after)
+        return len(taken)
+
+    def _held(self, block: Block) -> bool:
+        """Return whether a block is too far ahead of the own clock to be acknowledged yet (ledger.md 1.1, Time)."""
+        voter = self._voter
+        if block.header.time_ms <= voter.now_ms + limits.CLOCK_AHEAD_MS_MAX:
+            self._held_since_tick = None
+            return False
+        if self._held_since_tick is None:
+            self._held_since_tick = voter.tick
+        if voter.tick - self._held_since_tick > limits.CLOCK_AHEAD_HOLD_TICKS_MAX:
+            raise Invalid(f"block {block.height} has stayed ahead of the clock")
+        return True
+
+    def _check_unbound(self, height: Height) -> None:
+        """Check that the leader may differ from this log at `height`.
+
+        Raises:
+            Invalid: the block there is committed, or was acknowledged in this term (P2).
+        """
+        voter = self._voter
+        if height <= voter.log.committed:
+            raise Invalid(f"a frame conflicts with the committed block {height}")
+        marked = voter.marked_height()
+        if marked is not None and height <= marked:
+            raise Invalid(f"a frame conflicts with block {marked}, acknowledged in this term")
+
+    def _refuse(self, append: AppendEntries) -> Refusal:
+        log = self._voter.log
+        hints: list[Hint] = []
+        height = min(append.prev_height, log.tip_height)
+        while height > log.committed and len(hints) < limits.REFUSAL_HINTS_MAX - 1:
+            term = log.term(height)
+            hints.append(Hint(height, term, log.hash(height)))
+            while height > log.committed and log.term(height) == term:
+                height = Height(height - 1)
+        # The committed block is common to this log and every leader's (Raft §5.4, leader completeness).
+        hints.append(Hint(log.committed, log.term(log.committed), log.hash(log.committed)))
+        return Refusal(append.prev_height, needs_election=False, hints=tuple(hints))
+
+    def _commit(self, proof: CommitProof) -> None:
+        """Commit on a verified proof whose block is in the log; one for a block not here yet is left for later."""
+        voter = self._voter
+        height = proof.header.height
+        if not voter.log.committed < height <= voter.log.tip_height or proof.header != voter.log.header(
+            height
+        ):
+            return
+        certificate.check_commit_proof(proof, voter.network, voter.configuration, self._own)
+        voter.commit(proof)
+
+
+def check_elects(voter: Voter, append: AppendEntries) -> None:
+    """Check that the frame's election certificate elects its sender in its term (P0).
+
+    Raises:
+        Invalid: it does not, or there is none.
+    """
+    election = append.election
+    if election is None or (election.term, election.candidate) != (append.term, append.leader):
+        raise Invalid("a frame's election certificate is of another election")
+    certificate.check_election(election, voter.network, voter.configuration)

@@ -1,0 +1,226 @@
+"""The Raft log: recent blocks in memory, older ones read back from the store, and what of it is durable.
+
+```
+     genesis … │ evicted: read through LogReader │ cached, committed │ cached, uncommitted │
+               0                        first - 1  first     committed                   tip
+                                                         persisted lies anywhere at or above committed
+```
+Every block above `committed` carries the Merkle frontier after it, so that the next block can be cut or checked without
+reading the tree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocol import limits
+from protocol.block import Block, Header
+from protocol.certificate import CommitProof
+from protocol.errors import LocalFault
+from protocol.identifiers import Digest, Height, Term
+from protocol.merkle import Frontier
+
+
+class LogReader(Protocol):
+    """Durable blocks, read from the ledger store (or, in a simulation, from memory).
+
+    Asked only for heights below the cached tail, genesis (height 0) among them. May raise Corruption.
+    """
+
+    def header(self, height: Height) -> Header:
+        """Return the header of the block at `height`."""
+        ...
+
+    def hash(self, height: Height) -> Digest:
+        """Return the header hash of the block at `height`."""
+        ...
+
+    def block(self, height: Height) -> Block:
+        """Return the block at `height`."""
+        ...
+
+    def proof(self, height: Height) -> CommitProof | None:
+        """Return the stored commit proof with the greatest height at or below `height`, if there is one.
+
+        With it a follower that was away commits while it catches up, instead of holding everything until it has the tip.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    block: Block
+    frontier: Frontier  # after this block
+
+
+class Log:
+    """The log of one voter. Knows nothing of terms of leaders, quorums or messages."""
+
+    def __init__(
+        self,
+        reader: LogReader,
+        committed: Height,
+        frontier_at_committed: Frontier,
+        tail: Sequence[Block] = (),
+    ) -> None:
+        """`tail` holds the durable blocks above `committed`, in order, as they were checked before they were stored."""
+        self._reader = reader
+        self._entries: dict[int, _Entry] = {}
+        self._first = committed + 1
+        self._bytes = 0
+        self._frontier_at_committed = frontier_at_committed
+        self._committed = committed
+        self._persisted: int = committed
+        self._tip = reader.header(committed)
+        self._tip_hash = reader.hash(committed)
+        self._uncommitted_bytes = 0
+        self._written: int = committed  # the highest height handed out for writing, and not rewritten since
+        self._truncate_from: Height | None = None
+        for block in tail:
+            self.append(block)
+        self._written = self._persisted = self.tip_height
+
+    @property
+    def tip(self) -> Header:
+        """Header of the last block."""
+        return self._tip
+
+    @property
+    def tip_height(self) -> Height:
+        """Height of the last block."""
+        return self._tip.height
+
+    @property
+    def tip_hash(self) -> Digest:
+        """Header hash of the last block."""
+        return self._tip_hash
+
+    @property
+    def committed(self) -> Height:
+        """Height up to which blocks are committed: they are never truncated."""
+        return self._committed
+
+    @property
+    def persisted(self) -> Height:
+        """Height up to which this log, as it is now, is durable here."""
+        return Height(self._persisted)
+
+    @property
+    def uncommitted_count(self) -> int:
+        """Blocks above the committed one."""
+        return self.tip_height - self._committed
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Bytes of the blocks above the committed one."""
+        return self._uncommitted_bytes
+
+    def header(self, height: Height) -> Header:
+        """Return the header at `height`, which must not be above the tip."""
+        entry = self._entries.get(height)
+        return entry.block.header if entry else self._stored(height).header(height)
+
+    def hash(self, height: Height) -> Digest:
+        """Return the header hash at `height`, which must not be above the tip."""
+        if height == self._tip.height:
+            return self._tip_hash
+        entry = self._entries.get(height)
+        return entry.block.hash if entry else self._stored(height).hash(height)
+
+    def block(self, height: Height) -> Block:
+        """Return the block at `height`, which must not be above the tip."""
+        entry = self._entries.get(height)
+        return entry.block if entry else self._stored(height).block(height)
+
+    def term(self, height: Height) -> Term:
+        """Return the term of the block at `height`."""
+        return self.header(height).term
+
+    def proof(self, height: Height) -> CommitProof | None:
+        """Return the stored proof with the greatest height at or below `height`."""
+        return self._reader.proof(height)
+
+    def frontier(self, height: Height) -> Frontier:
+        """Return the Merkle frontier after the block at `height`, which must not be below the committed one."""
+        if height == self._committed:
+            return self._frontier_at_committed
+        if height < self._committed:
+            raise LocalFault(f"the frontier at {height} is gone; {self._committed} is committed")
+        return self._entries[height].frontier
+
+    def append(self, block: Block, frontier: Frontier | None = None) -> None:
+        """Add a checked block at the tip. `frontier` is the one after it, when the caller has computed it already."""
+        assert block.header.prev_hash == self._tip_hash, "a block is appended to its predecessor"
+        if frontier is None:
+            frontier = self.frontier(self.tip_height).append(block.leaves())
+        self._entries[block.height] = _Entry(block, frontier)
+        self._bytes += len(block.raw)
+        self._uncommitted_bytes += len(block.raw)
+        self._tip, self._tip_hash = block.header, block.hash
+        self._evict()
+
+    def truncate_from(self, height: Height) -> None:
+        """Remove the block at `height` and all above it.
+
+        Raises:
+            LocalFault: one of them is committed. The caller has refused such a message before (Raft §5.3).
+        """
+        if height <= self._committed:
+            raise LocalFault(f"truncation at {height} would remove committed blocks up to {self._committed}")
+        for gone in range(height, self.tip_height + 1):
+            size = len(self._entries.pop(gone).block.raw)
+            self._bytes -= size
+            self._uncommitted_bytes -= size
+        below = Height(height - 1)
+        entry = self._entries.get(below)
+        self._tip = entry.block.header if entry else self._reader.header(below)
+        self._tip_hash = entry.block.hash if entry else self._reader.hash(below)
+        if height <= self._written:
+            # A write of these heights is durable or under way: what the disk holds there is no longer this log.
+            self._truncate_from = height if self._truncate_from is None else min(self._truncate_from, height)
+            self._written = below
+            self._persisted = min(self._persisted, below)
+
+    def commit(self, height: Height) -> None:
+        """Move the committed height up to `height`. Never moves it down."""
+        assert self._committed <= height <= self.tip_height, (
+            "the committed height only rises, and within the log"
+        )
+        frontier = self.frontier(height)
+        self._uncommitted_bytes -= sum(
+            len(self._entries[above].block.raw) for above in range(self._committed + 1, height + 1)
+        )
+        self._frontier_at_committed = frontier
+        self._committed = height
+        self._evict()
+
+    def take_unpersisted(self) -> tuple[Height | None, tuple[Block, ...]]:
+        """Return (truncate from, blocks to append) for one durable batch; the next call starts after it."""
+        blocks = tuple(
+            [self._entries[height].block for height in range(self._written + 1, self.tip_height + 1)]
+        )
+        truncate_from, self._truncate_from = self._truncate_from, None
+        self._written = self.tip_height
+        return truncate_from, blocks
+
+    def mark_persisted(self, blocks: Sequence[Block]) -> None:
+        """Note that a batch from `take_unpersisted` is durable.
+
+        Blocks of it that were truncated since do not count, even if the same heights were written anew (etcd's
+        "async append ABA"): only heights handed out and not rewritten since lie at or below `_written`.
+        """
+        if blocks:
+            self._persisted = max(self._persisted, min(blocks[-1].height, self._written))
+
+    def _stored(self, height: Height) -> LogReader:
+        if height >= self._first:
+            raise LocalFault(f"block {height} is not in a log that ends at {self.tip_height}")
+        return self._reader
+
+    def _evict(self) -> None:
+        # Uncommitted blocks stay: they may be truncated, cut upon or handed on. Their bytes are bounded elsewhere.
+        while self._bytes > limits.LOG_CACHE_BYTES_MAX and self._first <= min(
+            self._committed, self._persisted
+        ):
+            self._bytes -= len(self._entries.pop(self._first).block.raw)
+            self._first += 1

@@ -1,0 +1,324 @@
+"""The Raft machine: inputs in, Ready out. It alone decides which phase is in charge (drawn in the package docstring)."""
+
+from typing import assert_never
+
+from protocol import limits
+from protocol.configuration import Configuration
+from protocol.errors import Invalid, LocalFault, NotLeader
+from protocol.identifiers import Height, NetworkId, NodeId, Term
+from protocol.raft.election import Election
+from protocol.raft.following import Following, check_elects
+from protocol.raft.log import Log
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckedAppend,
+    Input,
+    PreVote,
+    PreVoteReply,
+    RequestVote,
+    VoteReply,
+)
+from protocol.raft.replication import Leadership
+from protocol.raft.state import HardState, Ready, Role
+from protocol.raft.voter import Voter
+from protocol.signing import SigningKey
+
+
+class Raft:
+    """One voter of one network. Never raises for a peer's message but RemoteFault; see the package for the driver's duties."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        network: NetworkId,
+        configuration: Configuration,
+        hard_state: HardState,
+        log: Log,
+        timeout_seed: bytes,
+    ) -> None:
+        """`log` and `hard_state` are what the last durable batch left; `timeout_seed` differs between nodes and starts.
+
+        Raises:
+            Corruption: the log lacks a block that the hard state says was acknowledged.
+            LocalFault: this node is no voter of `configuration`.
+        """
+        if NodeId(key.public) not in configuration.voters:
+            raise LocalFault("only a voter runs Raft")
+        self._voter = Voter(
+            key=key, network=network, configuration=configuration, hard_state=hard_state, log=log
+        )
+        self._election = Election(self._voter, timeout_seed)
+        self._following = Following(self._voter)
+        self._leadership: Leadership | None = None
+        self._role = Role.FOLLOWER
+        self._persisted_state = hard_state
+        self._outstanding: Ready | None = None
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        """The role in the current term."""
+        return self._role
+
+    @property
+    def term(self) -> Term:
+        """The current term."""
+        return self._voter.term
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Whom this node follows (itself when leading), or None."""
+        return self._voter.leader
+
+    @property
+    def commit_height(self) -> Height:
+        """Height up to which blocks are committed, as a proof has shown."""
+        return self._voter.log.committed
+
+    @property
+    def tip_height(self) -> Height:
+        """Height of the last block in the log, durable or not."""
+        return self._voter.log.tip_height
+
+    @property
+    def uncommitted_count(self) -> int:
+        """Blocks above the committed height."""
+        return self._voter.log.uncommitted_count
+
+    @property
+    def may_propose(self) -> bool:
+        """Whether `propose` would cut a block now."""
+        return self._leadership is not None and self._leadership.has_room
+
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Let limits.TICK_MS pass. `now_ms` is Unix time, used for block times only."""
+        voter = self._voter
+        voter.tick += 1
+        voter.now_ms = now_ms
+        if self._leadership is not None:
+            if not self._leadership.tick():
+                # CheckQuorum: a leader cut off must not go on for ever (ledger.md 3.1 no. 13, 15).
+                self._become_follower()
+        elif self._election.tick() or voter.configuration.raft_quorum == 1:
+            self._start_election()
+
+    def step(self, sender: NodeId, message: Input, now_ms: int) -> None:
+        """Take one message that the transport has authenticated as `sender`'s.
+
+        Raises:
+            RemoteFault: it breaks a rule. Drop it and score the sender; this machine is unharmed.
+            LocalFault: an AppendEntries with blocks came without having been checked (`messages.check_append`).
+        """
+        voter = self._voter
+        voter.now_ms = now_ms
+        if isinstance(message, AppendEntries):
+            if message.blocks:
+                raise LocalFault("an AppendEntries with blocks is checked before it is stepped")
+            message = CheckedAppend(message, ())
+        if sender not in voter.others or sender != _author(message):
+            raise Invalid("a Raft message from somebody other than the voter it names")
+        match message:
+            case PreVote():
+                self._election.answer_pre_vote(message, leased=self._leased(sender))
+            case PreVoteReply():
+                self._on_pre_vote_reply(message)
+            case RequestVote():
+                self._on_request_vote(message)
+            case VoteReply():
+                self._on_vote_reply(message)
+            case CheckedAppend():
+                self._on_append(message)
+            case AppendReply():
+                self._on_append_reply(message)
+            case _:
+                assert_never(message)
+
+    def propose(self, transactions: tuple[bytes, ...], now_ms: int) -> Height:
+        """Cut one block of `transactions`, which the caller has checked and counted; return its height.
+
+        Raises:
+            NotLeader: forward them to the leader it names.
+            Unavailable: 64 blocks or 16 MiB wait for a quorum already.
+        """
+        self._voter.now_ms = now_ms
+        if self._leadership is None:
+            raise NotLeader(self._voter.leader)
+        return self._leadership.propose(transactions)
+
+    def distrust(self, sender: NodeId) -> None:
+        """Hear that the body of a block in a frame of `sender` was invalid: if it leads, it is dead for the term (P2)."""
+        if sender == self._voter.term_leader and sender != self._voter.me:
+            self._voter.condemn_leader()
+
+    # --- outputs --------------------------------------------------------------------------------------------------
+
+    def ready(self) -> Ready | None:
+        """Return the next work for the driver, or None.
+
+        While a Ready waits for `advance` (a slow disk), only a leader's frames come out: they promise nothing, and
+        without its heartbeats a stalled disk would cost it the leadership (ledger.md 3.1 no. 32).
+        """
+        voter = self._voter
+        if self._leadership is not None:
+            self._leadership.advance_commit()
+            self._leadership.send_frames()
+        if self._outstanding is not None:
+            return self._frames_only()
+        if self._leadership is None:
+            self._send_owed_reply()
+        committed, proof = voter.take_committed()
+        truncate_from, append = voter.log.take_unpersisted()
+        hard_state = None if voter.hard == self._persisted_state else voter.hard
+        messages, voter.outbox = tuple(voter.outbox), []
+        if not (hard_state or truncate_from is not None or append or messages or committed):
+            return None
+        self._outstanding = Ready(hard_state, truncate_from, append, messages, committed, proof)
+        return self._outstanding
+
+    def advance(self, ready: Ready) -> None:
+        """Hear that `ready` is durable, its messages sent and its committed blocks handed on."""
+        if ready is not self._outstanding:
+            assert not ready.must_persist, "Readies are advanced once, in order"
+            return
+        self._outstanding = None
+        if ready.hard_state is not None:
+            self._persisted_state = ready.hard_state
+        self._voter.log.mark_persisted(ready.append)
+
+    # --- elections ------------------------------------------------------------------------------------------------
+
+    def _leased(self, candidate: NodeId) -> bool:
+        """Return whether a leader other than `candidate` is alive, so that an election would only disturb (§6 of Raft).
+
+        A leader holds its own lease: CheckQuorum ends it. A leader that asks for votes has given up leading.
+        """
+        voter = self._voter
+        if voter.leader == voter.me:
+            return True
+        recent = voter.tick - voter.leader_heard_tick < limits.ELECTION_TICKS_MIN
+        return voter.leader not in (None, candidate) and recent
+
+    def _start_election(self) -> None:
+        self._become_follower()
+        self._role = Role.PRE_CANDIDATE
+        if self._election.start_pre_vote():
+            self._campaign()
+
+    def _campaign(self) -> None:
+        self._following.forget()
+        self._role = Role.CANDIDATE
+        if self._election.start_campaign():
+            self._become_leader()
+
+    def _become_leader(self) -> None:
+        voter = self._voter
+        self._role = Role.LEADER
+        voter.leader = voter.term_leader = voter.me
+        self._leadership = Leadership(voter, self._election.certificate())
+
+    def _become_follower(self, term: Term | None = None) -> None:
+        """Follow nobody, in `term` if that is higher than the current one."""
+        voter = self._voter
+        voter.leader = None
+        if term is not None and term > voter.term:
+            voter.enter_term(term)
+        self._following.forget()
+        if self._role is not Role.FOLLOWER:
+            self._role = Role.FOLLOWER
+            self._leadership = None
+            self._election.restart()
+
+    def _on_pre_vote_reply(self, reply: PreVoteReply) -> None:
+        if not reply.granted:
+            self._catch_up(reply.term)
+        elif self._role is Role.PRE_CANDIDATE and self._election.count_pre_vote(reply):
+            self._campaign()
+
+    def _on_request_vote(self, request: RequestVote) -> None:
+        if self._leased(request.candidate) or self._too_far(request.term):
+            return
+        self._election.check_request(request)
+        self._catch_up(request.term)
+        if self._election.answer_vote(request):
+            self._election.restart()
+
+    def _on_vote_reply(self, reply: VoteReply) -> None:
+        if self._catch_up(reply.term):
+            return
+        if self._role is Role.CANDIDATE and self._election.count_vote(reply):
+            self._become_leader()
+
+    # --- replication ----------------------------------------------------------------------------------------------
+
+    def _on_append(self, checked: CheckedAppend) -> None:
+        voter, append = self._voter, checked.message
+        if append.term < voter.term:
+            # It leads a term that is over: it learns so from the reply, and steps down.
+            voter.send(append.leader, AppendReply(voter.term, voter.me, None, voter.log.committed, None))
+            return
+        if self._too_far(append.term):
+            check_elects(voter, append)
+        if append.term > voter.term:
+            self._become_follower(append.term)
+        if not self._following.accept_leader(append):
+            return
+        if self._role is not Role.FOLLOWER:
+            self._become_follower()
+        voter.leader = append.leader
+        voter.leader_heard_tick = voter.tick
+        self._election.heard_leader()
+        self._following.take(checked)
+
+    def _on_append_reply(self, reply: AppendReply) -> None:
+        if self._catch_up(reply.term):
+            return
+        if self._leadership is not None and reply.term == self._voter.term:
+            self._leadership.take_reply(reply)
+
+    def _send_owed_reply(self) -> None:
+        target = self._following.reply_to
+        reply = self._following.reply()
+        if target is not None and reply is not None:
+            self._voter.send(target, reply)
+
+    def _frames_only(self) -> Ready | None:
+        voter = self._voter
+        frames = tuple(
+            [(target, message) for target, message in voter.outbox if isinstance(message, AppendEntries)]
+        )
+        if not frames:
+            return None
+        voter.outbox = [entry for entry in voter.outbox if not isinstance(entry[1], AppendEntries)]
+        return Ready(None, None, (), frames, (), None)
+
+    # --- terms ----------------------------------------------------------------------------------------------------
+
+    def _catch_up(self, term: Term) -> bool:
+        """Become a follower in a higher term that a peer has named; return whether that happened (Raft §5.1)."""
+        if term <= self._voter.term or self._too_far(term):
+            return False
+        self._become_follower(term)
+        return True
+
+    def _too_far(self, term: Term) -> bool:
+        """Return whether a term is so far ahead that only a certificate makes it believable (ledger.md decision 12)."""
+        return term > self._voter.term + limits.TERM_AHEAD_MAX
+
+
+def _author(
+    message: PreVote | PreVoteReply | RequestVote | VoteReply | CheckedAppend | AppendReply,
+) -> NodeId:
+    match message:
+        case PreVote() | RequestVote():
+            return message.candidate
+        case CheckedAppend():
+            return message.message.leader
+        case PreVoteReply() | VoteReply() | AppendReply():
+            return message.voter
+        case _:
+            assert_never(message)

@@ -1,0 +1,230 @@
+"""What Raft voters say to each other, and the two signed forms that belong to it.
+
+| message | source → target | signed | promises something durable |
+|---|---|---|---|
+| PreVote, PreVoteReply | pre-candidate ↔ voter | no: never evidence | no |
+| RequestVote | candidate → voter | yes (E5) | the candidate's own vote |
+| VoteReply | voter → candidate | its grant is | the vote |
+| AppendEntries | leader → follower | yes | no |
+| AppendReply | follower → leader | its acknowledgement is | blocks and marker |
+
+The transport has authenticated the sender; a signature is there so that a third party can be shown the message.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from protocol import limits, signing
+from protocol.block import Block, Header, check_body
+from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
+from protocol.codec import Bytes64, Size, wire
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
+
+NodeField = Annotated[NodeId, Size(32)]
+DigestField = Annotated[Digest, Size(32)]
+
+
+@wire("pre-vote")
+@dataclass(frozen=True, slots=True)
+class PreVote:
+    """Would you vote for me in `term` (mine plus 1)? Changes nobody's term (Raft thesis §9.6)."""
+
+    term: Term
+    candidate: NodeField
+    tip_term: Term
+    tip_height: Height
+
+
+@wire("pre-vote-reply")
+@dataclass(frozen=True, slots=True)
+class PreVoteReply:
+    """`term` is the asked one when granted; the voter's own when refused, so that a node left behind catches up."""
+
+    term: Term
+    voter: NodeField
+    granted: bool
+
+
+@wire("request-vote")
+@dataclass(frozen=True, slots=True)
+class RequestVote:
+    """Candidate to voter (Raft §5.2, §5.4.1), with the tip's header and what E5 needs (ledger.md 1.2).
+
+    `ack_term` is the term of the candidate's newest acknowledgement; `base` the highest certified block it knows.
+    """
+
+    epoch: int
+    incarnation: int
+    term: Term
+    candidate: NodeField
+    tip: Header
+    tip_hash: DigestField
+    ack_term: Term
+    base_height: Height
+    base_hash: DigestField
+    signature: Bytes64
+
+
+def request_vote_form(
+    network: NetworkId,
+    *,
+    epoch: int,
+    incarnation: int,
+    term: Term,
+    candidate: NodeId,
+    tip: Header,
+    tip_hash: Digest,
+    ack_term: Term,
+    base_height: Height,
+    base_hash: Digest,
+) -> bytes:
+    """Return the bytes a candidate signs: net, epoch, incarnation, term, candidate, tip (term, height, hash), ack_term, base."""
+    return signing.signed_form(
+        "request-vote",
+        network,
+        epoch,
+        incarnation,
+        term,
+        candidate,
+        tip.term,
+        tip.height,
+        tip_hash,
+        ack_term,
+        base_height,
+        base_hash,
+    )
+
+
+def request_vote_valid(request: RequestVote, network: NetworkId) -> bool:
+    """Return whether the candidate's signature verifies."""
+    form = request_vote_form(
+        network,
+        epoch=request.epoch,
+        incarnation=request.incarnation,
+        term=request.term,
+        candidate=request.candidate,
+        tip=request.tip,
+        tip_hash=request.tip_hash,
+        ack_term=request.ack_term,
+        base_height=request.base_height,
+        base_hash=request.base_hash,
+    )
+    return signing.verify(request.candidate, form, request.signature)
+
+
+@wire("vote-reply")
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """The voter's term, and its signed grant or None."""
+
+    term: Term
+    voter: NodeField
+    grant: ElectionGrant | None
+
+
+@wire("append-entries")
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    """Leader to follower: append `blocks` after `prev`; a heartbeat when there are none (Raft §5.3).
+
+    A block keeps the bytes, header, term and signature it was cut with; the leader's own term stands here. `tip_hash`
+    is the last block's hash, or `prev_hash` without blocks. `election` rides along until the follower has acknowledged
+    something in this term (P0), `proof` when the follower may not have it (P3). There is no commit index: a bare one
+    is never acted on.
+    """
+
+    epoch: int
+    term: Term
+    leader: NodeField
+    prev_height: Height
+    prev_hash: DigestField
+    blocks: Annotated[tuple[bytes, ...], Size(0, limits.APPEND_BLOCKS_MAX)]
+    tip_hash: DigestField
+    election: ElectionCertificate | None
+    proof: CommitProof | None
+    signature: Bytes64
+
+
+def append_form(
+    network: NetworkId, *, epoch: int, term: Term, leader: NodeId, prev_hash: Digest, tip_hash: Digest
+) -> bytes:
+    """Return the bytes a leader signs for each frame (ledger.md decision 3)."""
+    return signing.signed_form("append-entries", network, epoch, term, leader, prev_hash, tip_hash)
+
+
+def append_valid(append: AppendEntries, network: NetworkId) -> bool:
+    """Return whether the leader's signature verifies."""
+    form = append_form(
+        network,
+        epoch=append.epoch,
+        term=append.term,
+        leader=append.leader,
+        prev_hash=append.prev_hash,
+        tip_hash=append.tip_hash,
+    )
+    return signing.verify(append.leader, form, append.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAppend:
+    """An AppendEntries whose blocks are decoded and whose bodies hold: the form that `Raft.step` takes.
+
+    Made by `check_append`, outside of the consensus task, because verifying transactions is what takes the time.
+    """
+
+    message: AppendEntries
+    blocks: tuple[Block, ...]
+
+
+def check_append(message: AppendEntries) -> CheckedAppend:
+    """Decode and check the bodies of a frame's blocks. Fit for a worker thread.
+
+    Raises:
+        RemoteFault: a block is malformed or its body invalid; the driver then calls `Raft.distrust`.
+    """
+    blocks = tuple([Block.decode(raw) for raw in message.blocks])
+    for block in blocks:
+        check_body(block)
+    return CheckedAppend(message, blocks)
+
+
+@wire("hint")
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """The last block of one term in a follower's log."""
+
+    height: Height
+    term: Term
+    hash: DigestField
+
+
+@wire("refusal")
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The follower does not hold the frame's `prev`, or has not seen the election certificate of the term.
+
+    `hints`, highest first, name the last block of each term in its log at or below `prev_height`, down to its
+    committed block: enough for the leader to find the common prefix in one round trip (Raft §5.3, end).
+    """
+
+    prev_height: Height
+    needs_election: bool
+    hints: Annotated[tuple[Hint, ...], Size(0, limits.REFUSAL_HINTS_MAX)]
+
+
+@wire("append-reply")
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """Follower to leader: what is durable here (P2), how far it has committed, and what it could not take."""
+
+    term: Term
+    voter: NodeField
+    ack: Acknowledgement | None
+    commit_height: Height
+    refusal: Refusal | None
+
+
+Message = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | AppendReply
+"""What travels; `codec.decode(data, Message)` reads it."""
+Input = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | CheckedAppend | AppendReply
+"""What `Raft.step` takes: an AppendEntries that carries blocks comes as a CheckedAppend."""

@@ -1,0 +1,245 @@
+"""The leader's side of replication: frames out, acknowledgements in, commit proofs (Raft §5.3, §5.4.2; P1, P3).
+
+Frames are made when the driver asks for work, so that whatever came in before is in them; one signature and one
+message object serve all followers that need the same frame.
+"""
+
+from protocol import block as blocks_module
+from protocol import certificate, codec, limits
+from protocol.block import Block
+from protocol.certificate import CommitProof, ElectionCertificate
+from protocol.errors import Invalid, Unavailable
+from protocol.identifiers import Digest, Height, NodeId
+from protocol.raft.messages import AppendEntries, AppendReply, Hint, append_form
+from protocol.raft.progress import Progress
+from protocol.raft.quorum import assemble_proof, quorum_height
+from protocol.raft.voter import Voter
+
+_FrameKey = tuple[Height, Height, bool, Height]
+
+
+class Leadership:
+    """One node's leadership of one term, from its opening block to its end."""
+
+    def __init__(self, voter: Voter, election: ElectionCertificate) -> None:
+        self._voter = voter
+        self._election = election
+        self._signatures: dict[tuple[Digest, Digest], bytes] = {}
+        after = Height(voter.log.tip_height + 1)
+        self._progress = {node: Progress(after, voter.tick) for node in voter.others}
+        if voter.proof is None:
+            voter.proof = voter.log.proof(voter.log.committed)
+        # The opening commits the older terms' tail: counting alone may not (Raft §5.4.2, §8; canonical/raft #336).
+        self._cut((), opening=codec.encode(election))
+
+    def tick(self) -> bool:
+        """Count a tick; return whether a quorum was heard within the least election time-out (CheckQuorum)."""
+        voter = self._voter
+        for progress in self._progress.values():
+            if voter.tick % limits.HEARTBEAT_TICKS == 0:
+                progress.heartbeat_due = True
+                progress.proof_height = progress.commit_height
+        heard = sum(
+            voter.tick - progress.heard_tick < limits.ELECTION_TICKS_MIN
+            for progress in self._progress.values()
+        )
+        return heard + 1 >= voter.configuration.raft_quorum
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another block may be cut before one is committed."""
+        log = self._voter.log
+        return (
+            log.uncommitted_count < limits.UNCOMMITTED_BLOCKS_MAX
+            and log.uncommitted_bytes < limits.UNCOMMITTED_BYTES_MAX
+        )
+
+    def propose(self, transactions: tuple[bytes, ...]) -> Height:
+        """Cut one block of `transactions` (P1); return its height.
+
+        Raises:
+            Unavailable: too much is uncommitted.
+        """
+        if not self.has_room:
+            raise Unavailable("too many blocks wait for a quorum; retry when one has been committed")
+        return self._cut(transactions)
+
+    def take_reply(self, reply: AppendReply) -> None:
+        """Take a follower's reply of this term.
+
+        Raises:
+            Invalid: its acknowledgement is not for this log, or its signature does not verify.
+        """
+        progress = self._progress[reply.voter]
+        progress.heard_tick = self._voter.tick
+        progress.commit_height = max(
+            progress.commit_height, min(reply.commit_height, self._voter.log.tip_height)
+        )
+        if reply.ack is not None:
+            self._take_acknowledgement(progress, reply)
+        refusal = reply.refusal
+        if refusal is None:
+            return
+        if refusal.needs_election:
+            # It restarted and forgot. Should it say so again, the next heartbeat is soon enough.
+            if not progress.election_due:
+                progress.election_due = True
+                progress.probe_from(Height(progress.match_height + 1), blocks=True)
+            return
+        # A refusal that an acknowledgement has overtaken is stale: taking it would only lose ground (CCF #5991).
+        expected = refusal.prev_height == progress.next_height - 1 or progress.replicating
+        if refusal.prev_height > progress.match_height and expected:
+            common = self._common_height(refusal.hints, progress.match_height)
+            progress.probe_from(Height(common + 1), blocks=True)
+
+    def advance_commit(self) -> None:
+        """Commit the highest block of this term that a quorum has acknowledged, with its proof (P3)."""
+        voter, log = self._voter, self._voter.log
+        heights = [progress.match_height for progress in self._progress.values()]
+        # The leader's own log counts up to where it is durable, like everybody's (ledger.md 3.1 no. 25).
+        height = quorum_height([log.persisted, *heights], voter.configuration.raft_quorum)
+        if height <= log.committed or log.term(height) != voter.term:
+            return
+        own = voter.acknowledge(height) if log.persisted >= height else None
+        others = {node: progress.ack for node, progress in self._progress.items() if progress.ack is not None}
+        voter.commit(assemble_proof(log, height, others, voter.configuration.raft_quorum, own))
+
+    def send_frames(self) -> None:
+        """Queue for every follower what it needs and its window allows; a heartbeat when that is nothing."""
+        frames: dict[_FrameKey, AppendEntries] = {}
+        for node, progress in self._progress.items():
+            sent = False
+            while progress.window_open() and (
+                progress.next_height <= self._voter.log.tip_height if progress.replicating else not sent
+            ):
+                self._send(node, progress, frames, blocks=progress.replicating or progress.probe_blocks)
+                sent = True
+            if not sent and (progress.heartbeat_due or self._has_news(progress)):
+                self._send(node, progress, frames, blocks=False)
+            progress.heartbeat_due = False
+
+    def _send(
+        self, node: NodeId, progress: Progress, frames: dict[_FrameKey, AppendEntries], *, blocks: bool
+    ) -> None:
+        prev = Height(progress.next_height - 1)
+        batch = self._batch(progress.next_height) if blocks else ()
+        tip = Height(prev + len(batch))
+        proof = self._proof_for(progress, tip)
+        election = progress.election_due
+        key = (prev, tip, election, proof.header.height if proof else Height(0))
+        frame = frames.get(key)
+        if frame is None:
+            frame = frames[key] = self._frame(prev, batch, self._election if election else None, proof)
+        if proof:
+            progress.proof_height = proof.header.height
+        if progress.replicating:
+            if batch:
+                progress.sent(tip)
+        else:
+            progress.paused, progress.probe_blocks = True, False
+        self._voter.send(node, frame)
+
+    def _frame(
+        self,
+        prev: Height,
+        batch: tuple[Block, ...],
+        election: ElectionCertificate | None,
+        proof: CommitProof | None,
+    ) -> AppendEntries:
+        voter = self._voter
+        prev_hash = voter.log.hash(prev)
+        tip_hash = batch[-1].hash if batch else prev_hash
+        signature = self._signatures.get((prev_hash, tip_hash))
+        epoch, term = voter.hard.epoch, voter.term
+        if signature is None:
+            if len(self._signatures) >= limits.FRAME_SIGNATURES_CACHED:
+                self._signatures.clear()
+            form = append_form(
+                voter.network, epoch=epoch, term=term, leader=voter.me, prev_hash=prev_hash, tip_hash=tip_hash
+            )
+            signature = self._signatures[prev_hash, tip_hash] = voter.key.sign(form)
+        raws = tuple([block.raw for block in batch])
+        return AppendEntries(
+            epoch, term, voter.me, prev, prev_hash, raws, tip_hash, election, proof, signature
+        )
+
+    def _batch(self, first: Height) -> tuple[Block, ...]:
+        log = self._voter.log
+        batch: list[Block] = []
+        total = 0
+        while len(batch) < limits.APPEND_BLOCKS_MAX and first + len(batch) <= log.tip_height:
+            block = log.block(Height(first + len(batch)))
+            total += len(block.raw)
+            if batch and total > limits.APPEND_BYTES_MAX:
+                break
+            batch.append(block)
+        return tuple(batch)
+
+    def _has_news(self, progress: Progress) -> bool:
+        """Return whether a proof should leave at once: a follower commits one hop after the leader, not one heartbeat."""
+        newest = self._voter.proof
+        if newest is None or not progress.replicating:
+            return False
+        return progress.proof_height < newest.header.height < progress.next_height
+
+    def _proof_for(self, progress: Progress, tip: Height) -> CommitProof | None:
+        """Return the newest proof for a block at or below `tip` that this follower may not have."""
+        log, newest = self._voter.log, self._voter.proof
+        if progress.proof_height >= min(tip, log.committed):
+            return None
+        if newest is None or newest.header.height > tip:
+            newest = log.proof(tip)  # it is catching up: let it commit as it goes
+        return newest if newest is not None and newest.header.height > progress.proof_height else None
+
+    def _take_acknowledgement(self, progress: Progress, reply: AppendReply) -> None:
+        voter, ack = self._voter, reply.ack
+        assert ack is not None
+        if ack == progress.ack:
+            progress.acknowledged(ack)
+            return
+        if (ack.voter, ack.term, ack.epoch) != (reply.voter, voter.term, voter.hard.epoch):
+            raise Invalid("an acknowledgement of another voter or term")
+        if ack.height < progress.match_height:
+            return  # delayed on the way: a newer one is here
+        if ack.height > voter.log.tip_height or voter.log.hash(ack.height) != ack.header_hash:
+            raise Invalid(f"an acknowledgement of block {ack.height} that is not in the leader's log")
+        if not certificate.acknowledgement_valid(ack, voter.network):
+            raise Invalid("an acknowledgement's signature does not verify")
+        progress.acknowledged(ack)
+
+    def _common_height(self, hints: tuple[Hint, ...], match_height: Height) -> Height:
+        """Return where this log and the follower's last agree, by what it says of its terms (Raft §5.3, end).
+
+        Two logs that hold blocks of one term hold the same ones up to the shorter run's end (log matching). A wrong
+        guess costs a round trip, nothing else; the search is bounded as a follower's uncommitted tail is.
+        """
+        log = self._voter.log
+        for hint in hints:
+            height = Height(min(hint.height, log.tip_height))
+            if height == hint.height and log.hash(height) == hint.hash:
+                return max(height, match_height)
+            for _ in range(2 * limits.UNCOMMITTED_BLOCKS_MAX):
+                if height <= match_height or log.term(height) <= hint.term:
+                    break
+                height = Height(height - 1)
+            if height > match_height and log.term(height) == hint.term:
+                # Our own last block of that term, unless it is the very one we differ in.
+                return height if height < hint.height else Height(height - 1)
+        return match_height
+
+    def _cut(self, transactions: tuple[bytes, ...], *, opening: bytes = b"") -> Height:
+        voter, log = self._voter, self._voter.log
+        cut = blocks_module.cut(
+            transactions,
+            opening=opening,
+            predecessor=log.tip,
+            predecessor_hash=log.tip_hash,
+            frontier=log.frontier(log.tip_height),
+            term=voter.term,
+            key=voter.key,
+            now_ms=voter.now_ms,
+        )
+        log.append(cut)
+        # The marker goes to disk with the block: it is the leader's own acknowledgement (P2).
+        voter.mark(cut.height, cut.hash)
+        return cut.height

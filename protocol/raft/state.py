@@ -1,0 +1,73 @@
+"""What a voter must remember, and what it hands to its driver: hard state, role, Ready."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from protocol.block import Block
+from protocol.certificate import CommitProof
+from protocol.codec import Bytes32, Size, wire
+from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
+from protocol.raft.messages import Message
+
+
+class Role(Enum):
+    """Where a voter stands in the current term (drawn in the package docstring)."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@wire("hard-state")
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """All that must survive a crash besides the log: ONE record, one write (ledger.md decision 6).
+
+    Two records could be torn apart by a crash: a term without its vote lets a voter vote twice (hashicorp/raft #661).
+    `vote` ZERO means none in `term`. The marker (`ack_term`, `ack_height`, `ack_hash`) is the newest acknowledgement;
+    `ack_hash` ZERO means none yet. The last commit vote and the highest certificate stay zero until certificates exist.
+    """
+
+    epoch: int
+    incarnation: int
+    term: Term
+    vote: Bytes32
+    ack_term: Term
+    ack_height: Height
+    ack_hash: Bytes32
+    last_vote_height: Height
+    last_vote_hash: Bytes32
+    certificate_height: Height
+    certificate_hash: Annotated[Digest, Size(32)]
+
+    @staticmethod
+    def initial(*, epoch: int = 0, incarnation: int = 0) -> "HardState":
+        """Return the state of a voter that has never taken part."""
+        none, genesis = ZERO, Height(0)
+        return HardState(
+            epoch, incarnation, Term(0), none, Term(0), genesis, none, genesis, none, genesis, Digest(none)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """One step's work for the driver, in this order: persist, send, hand on, `Raft.advance`.
+
+    `hard_state`, `truncate_from` and `append` go into one synchronous batch: blocks at and above `truncate_from` are
+    deleted first, then `append` is written. `messages` may leave only after that batch is durable. `committed` blocks
+    are durable already and follow each other without a gap; `proof` is for the last of them (None when there is none).
+    """
+
+    hard_state: HardState | None
+    truncate_from: Height | None
+    append: tuple[Block, ...]
+    messages: tuple[tuple[NodeId, Message], ...]
+    committed: tuple[Block, ...]
+    proof: CommitProof | None
+
+    @property
+    def must_persist(self) -> bool:
+        """Whether there is something to write before the messages may leave."""
+        return self.hard_state is not None or self.truncate_from is not None or bool(self.append)

@@ -1,0 +1,146 @@
+"""What one voter knows, whatever its role: identity, hard state, log, term's leader, proofs, clock.
+
+The phases (`election`, `following`, `replication`) read and change it; `machine` alone decides which phase is in charge.
+"""
+
+import dataclasses
+from collections import deque
+
+from protocol import certificate
+from protocol.block import Block
+from protocol.certificate import Acknowledgement, CommitProof
+from protocol.configuration import Configuration
+from protocol.errors import Corruption
+from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
+from protocol.raft.log import Log
+from protocol.raft.messages import Message
+from protocol.raft.state import HardState
+from protocol.signing import SigningKey
+
+
+class Voter:
+    """The mutable state that all phases share; owned by one `Raft`."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        network: NetworkId,
+        configuration: Configuration,
+        hard_state: HardState,
+        log: Log,
+    ) -> None:
+        self.key = key
+        self.me = NodeId(key.public)
+        self.network = network
+        self.configuration = configuration
+        self.others = tuple(node for node in configuration.voters if node != self.me)
+        self.hard = hard_state
+        self.log = log
+        self.outbox: list[tuple[NodeId, Message]] = []
+        self.tick = 0
+        self.now_ms = 0
+        self.leader: NodeId | None = None
+        """Whom this voter follows now (itself when leading)."""
+        self.term_leader: NodeId | None = None
+        """The one leader of this term whose election was verified (P0). Outlives losing touch with it."""
+        self.leader_dead = False
+        """The term's leader broke a rule: nothing more is taken from it in this term."""
+        self.leader_heard_tick = 0
+        self.proof: CommitProof | None = None
+        """The newest commit proof seen."""
+        self.undelivered: deque[CommitProof] = deque()
+        self.delivered = log.committed
+        self._check_marker()
+        self._recall_term_leader()
+
+    @property
+    def term(self) -> Term:
+        """The current term."""
+        return self.hard.term
+
+    def send(self, target: NodeId, message: Message) -> None:
+        """Queue a message; it leaves after the Ready it is part of has been persisted."""
+        self.outbox.append((target, message))
+
+    def enter_term(self, term: Term, *, vote: bytes = ZERO) -> None:
+        """Move to a higher term. The vote of the old one is forgotten, the marker is not."""
+        assert term > self.hard.term, "a term only rises"
+        self.hard = dataclasses.replace(self.hard, term=term, vote=vote)
+        self.leader = self.term_leader = None
+        self.leader_dead = False
+
+    def vote_for(self, candidate: NodeId) -> None:
+        """Record the vote of this term (Raft §5.2: at most one)."""
+        assert self.hard.vote in (ZERO, candidate), "a vote is cast once"
+        if self.hard.vote != candidate:
+            self.hard = dataclasses.replace(self.hard, vote=candidate)
+
+    def mark(self, height: Height, tip: Digest) -> None:
+        """Raise this term's marker: the log up to `height` equals the leader's (P2). Within one term it never falls."""
+        hard = self.hard
+        if hard.ack_term == hard.term and hard.ack_height >= height and hard.ack_hash != ZERO:
+            return
+        self.hard = dataclasses.replace(hard, ack_term=hard.term, ack_height=height, ack_hash=tip)
+
+    def marked_height(self) -> Height | None:
+        """Return up to where this voter is bound in the current term, or None when it has acknowledged nothing in it."""
+        hard = self.hard
+        return hard.ack_height if hard.ack_term == hard.term and hard.ack_hash != ZERO else None
+
+    def condemn_leader(self) -> None:
+        """Treat the leader as dead for the term: the next election time-out runs as if it had fallen silent."""
+        self.leader_dead = True
+        self.leader = None
+
+    def acknowledge(self, height: Height) -> Acknowledgement:
+        """Sign that this log equals the term leader's up to `height`. It may leave only when that and the marker are durable."""
+        hard = self.hard
+        tip = self.log.hash(height)
+        return certificate.acknowledge(
+            self.key,
+            self.network,
+            epoch=hard.epoch,
+            incarnation=hard.incarnation,
+            term=hard.term,
+            height=height,
+            tip=tip,
+        )
+
+    def commit(self, proof: CommitProof) -> None:
+        """Take a verified proof for a block of this log; it and its ancestors are committed (P3)."""
+        height = proof.header.height
+        if height > self.log.committed:
+            self.log.commit(height)
+            self.undelivered.append(proof)
+        if self.proof is None or height > self.proof.header.height:
+            self.proof = proof
+
+    def take_committed(self) -> tuple[tuple[Block, ...], CommitProof | None]:
+        """Return committed blocks not handed out yet, as far as a proof reaches that lies within the durable log."""
+        proof = None
+        while self.undelivered and self.undelivered[0].header.height <= self.log.persisted:
+            proof = self.undelivered.popleft()
+        if proof is None:
+            return (), None
+        blocks = tuple(
+            [self.log.block(Height(h)) for h in range(self.delivered + 1, proof.header.height + 1)]
+        )
+        self.delivered = proof.header.height
+        return blocks, proof
+
+    def _check_marker(self) -> None:
+        # A marker is written in one batch with the blocks it speaks of, so a log without them was damaged, or restored
+        # from an old image. Voting on could break a promise that others rely on (ledger.md 3.1 no. 28).
+        hard = self.hard
+        if hard.ack_hash == ZERO:
+            return
+        if hard.ack_height > self.log.tip_height or self.log.hash(hard.ack_height) != hard.ack_hash:
+            raise Corruption(
+                f"block {hard.ack_height} was acknowledged in term {hard.ack_term} and is not in the log"
+            )
+
+    def _recall_term_leader(self) -> None:
+        # A block of the current term in the log was checked against its leader's election before it was stored.
+        if self.log.tip.term == self.term and self.log.tip_height > 0:
+            self.term_leader = self.log.tip.leader

@@ -1,0 +1,56 @@
+"""The databases of a node's home: their names, their engine options, and the command that mends each."""
+
+from pathlib import Path
+
+from protocol import limits
+from storage.leveldb import LevelDb
+
+PAYLOADS = "payloads"
+LEDGER = "ledger"
+KEYS = "keys"
+
+REBUILD: dict[str, str | None] = {
+    PAYLOADS: "carechain run --rebuild payloads",
+    LEDGER: "carechain run --rebuild ledger",
+    KEYS: None,
+}
+"""Database -> the command that refills a damaged one from peers; keys come back from a copy only."""
+
+
+def open_payloads(home: Path, *, create: bool) -> LevelDb:
+    """Open the payload database of a home, with the options that storage.md 1 measured.
+
+    Raises:
+        Corruption, Refused, StorageFull, OSError: as `LevelDb`.
+    """
+    return LevelDb(
+        home / PAYLOADS,
+        create=create,
+        rebuild=REBUILD[PAYLOADS],
+        write_buffer=64 * limits.MIB,
+        max_file_size=64 * limits.MIB,
+    )
+
+
+def open_ledger(home: Path, *, create: bool) -> LevelDb:
+    """Open the ledger database of a home: blocks of up to 1 MiB and many small rows.
+
+    Raises:
+        Corruption, Refused, StorageFull, OSError: as `LevelDb`.
+    """
+    return LevelDb(
+        home / LEDGER,
+        create=create,
+        rebuild=REBUILD[LEDGER],
+        write_buffer=8 * limits.MIB,
+        max_file_size=8 * limits.MIB,
+    )
+
+
+def open_keys(home: Path, *, create: bool) -> LevelDb:
+    """Open the database under a home's `Keystore`: small, and rarely written.
+
+    Raises:
+        Corruption, Refused, StorageFull, OSError: as `LevelDb`.
+    """
+    return LevelDb(home / KEYS, create=create, rebuild=REBUILD[KEYS], write_buffer=limits.MIB // 4)

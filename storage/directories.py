@@ -1,0 +1,29 @@
+"""Directory entries made durable, and damaged databases moved aside (`carechain run --rebuild`)."""
+
+import os
+from pathlib import Path
+
+
+def sync_directory(path: Path) -> None:
+    """Make the creation and renaming of entries in a directory durable: syncing a file does not sync its name."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename a closed, damaged database to `<name>.damaged-<n>`, durably; return its new path, None when there is none.
+
+    Nothing is deleted: an operator may still want to look at it, or to rescue from it. The caller holds the lock of
+    the home, so that no daemon has the database open.
+    """
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    sync_directory(path.parent)
+    return aside

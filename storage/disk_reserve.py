@@ -1,0 +1,28 @@
+"""The share of the disk that writes of records leave free, so that ledger and consensus always find room (storage.md 4)."""
+
+import shutil
+from pathlib import Path
+
+from protocol import limits
+from protocol.errors import StorageFull
+
+
+def free_share(path: Path) -> float:
+    """Return the share of the disk below `path` that an ordinary user may still fill, 0 to 1."""
+    usage = shutil.disk_usage(path)
+    return usage.free / usage.total
+
+
+def check_reserve(path: Path, *, adding: int = 0, reserve: float = limits.DISK_RESERVE) -> None:
+    """Check, before a record is written, that the disk's reserve stays untouched; `adding` is bytes to be written.
+
+    Raises:
+        StorageFull: it would not; nothing was written.
+    """
+    usage = shutil.disk_usage(path)
+    # A payload is on disk twice until its log is dropped (storage.md 1).
+    left = (usage.free - 2 * adding) / usage.total
+    if left < reserve:
+        raise StorageFull(
+            f"the disk has {usage.free / usage.total:.1%} free and keeps {reserve:.1%} for the ledger: free space, then add again"
+        )

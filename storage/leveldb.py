@@ -1,0 +1,379 @@
+"""LevelDB as a `KeyValue`: every checksum is verified, every error is one of ours.
+
+What this adds to plyvel, each because something was lost or came back wrong without it:
+
+- `paranoid_checks` and `verify_checksums` always (storage.md 1: otherwise flipped bits are returned as data).
+- A changed length in the last block of a log is found before LevelDB takes it for a torn tail (`write_ahead_log`).
+- A directory that has tables but no CURRENT is damaged, not new: LevelDB would quietly start an empty database in it.
+- Unsynchronised writes survive a power cut as a *prefix*: LevelDB changes log files without synchronising the old one,
+  so a later write could survive an earlier one. The old log is synchronised before a change can happen.
+- After a failed write the log on disk ends in half a record that later writes would follow: so none are taken.
+- `close` waits for calls in other threads (plyvel would free the database under them) and leaves an empty log.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import plyvel
+
+from protocol import limits
+from protocol.errors import Corruption, LocalFault, Refused, StorageFull
+from storage.directories import sync_directory
+from storage.key_value import Batch
+from storage.keyspace import FORMAT
+from storage.write_ahead_log import damaged_logs
+
+Migration = Callable[["LevelDb"], None]
+"""Brings a database from the format it stands under to the next one; idempotent, for a crash may repeat it."""
+
+FORMAT_VERSION = 1
+MIGRATIONS: Mapping[int, Migration] = {}
+"""Format found -> how to reach the next. Empty while there is only one."""
+
+_OUR_LIMITS = (b"Too many open files", b"Cannot allocate memory", b"Permission denied")
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
+class LevelDb:
+    """One database directory, owned by this object. Safe to call from several threads.
+
+    `name` is the directory's name; `rebuild` the command that moves a damaged database aside and refills it, quoted in
+    the error when the database does not open; None when nothing but a copy brings it back. `write_buffer` and `max_file_size` are bytes; the write buffer is held
+    in memory up to twice. With `create`, a directory that is missing or empty becomes a new database.
+
+    Raises:
+        Corruption: the database does not open; the sentence names it and `rebuild`.
+        Refused: another process holds it, or it was written by a newer version.
+        StorageFull: no space to open it.
+        OSError: the device or the system failed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool,
+        rebuild: str | None,
+        write_buffer: int = 4 * limits.MIB,
+        max_file_size: int = 4 * limits.MIB,
+        compression: Literal["snappy"] | None = None,
+        format_version: int = FORMAT_VERSION,
+        migrations: Mapping[int, Migration] = MIGRATIONS,
+        free_bytes: Callable[[Path], int] = _free_bytes,
+    ) -> None:
+        self.path = path
+        self.name = path.name
+        self._cure = f"run `{rebuild}`" if rebuild else "restore its directory from a copy"
+        self._write_buffer = write_buffer
+        self._free_bytes = free_bytes
+        self._gate = threading.Condition()
+        self._calls = 0
+        self._closed = False
+        self._write_lock = threading.Lock()
+        self._unsynced = False
+        self._dirty = True  # replaying a log at open fills the buffer
+        self._failure: tuple[type[Exception], str] | None = None
+        self._db = self._opened(create=create, max_file_size=max_file_size, compression=compression)
+        try:
+            self._check_format(format_version, migrations)
+        except Corruption as error:
+            self._db.close()
+            raise self._refuses("its format cannot be read") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value, or None when the key is absent.
+
+        Raises:
+            Corruption: the stored bytes fail their checksum.
+        """
+        self._enter()
+        try:
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise self._read_error(error) from None
+        finally:
+            self._leave()
+        return value
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) with start <= key < stop, in order, from a snapshot taken at the first step.
+
+        Raises:
+            Corruption: at the step that would pass unreadable bytes; nothing is skipped.
+        """
+        if start >= stop:
+            return
+        rows = self._step(
+            lambda: self._db.iterator(
+                start=start,
+                stop=stop,
+                include_stop=False,
+                reverse=reverse,
+                verify_checksums=True,
+                fill_cache=False,
+            )
+        )
+        try:
+            while (row := self._step(lambda: next(rows, None))) is not None:
+                if row[0] != FORMAT:
+                    yield row
+        finally:
+            with suppress(LocalFault):  # the database was closed meanwhile, and its iterators with it
+                self._step(rows.close)
+
+    def _step(self, step: Callable[[], Any]) -> Any:  # Any: plyvel has no types
+        self._enter()
+        try:
+            return step()
+        except plyvel.Error as error:
+            raise self._read_error(error) from None
+        finally:
+            self._leave()
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        """Apply a batch atomically; with `sync`, return only once it is on stable storage.
+
+        Raises:
+            StorageFull: nothing was written. (When the device filled up in mid-write: until the next start.)
+            Corruption: the engine met damaged tables and takes no more writes.
+            OSError: the device failed; what was written is unknown, and no more writes are taken.
+        """
+        if FORMAT in batch.writes:
+            raise LocalFault("the format key belongs to the database itself")
+        self._enter()
+        try:
+            self._write(batch.writes, batch.bytes, sync=sync)
+        finally:
+            self._leave()
+
+    def _write(self, writes: Mapping[bytes, bytes | None], size: int, *, sync: bool) -> None:
+        with self._write_lock:
+            if self._failure is not None:
+                kind, text = self._failure
+                raise kind(text)
+            holds_values = any(value is not None for value in writes.values())
+            # Refuse while nothing is half written; deleting stays possible, it is how space comes back.
+            if holds_values and self._free_bytes(self.path) < 2 * size + self._write_buffer:
+                raise StorageFull(f"the disk of database {self.name} is full: nothing was written")
+            try:
+                self._sync_before_log_changes()
+                with self._db.write_batch(sync=sync) as pending:
+                    for key, value in writes.items():
+                        if value is None:
+                            pending.delete(key)
+                        else:
+                            pending.put(key, value)
+            except (plyvel.Error, OSError) as error:
+                raise self._write_error(error) from None
+            self._dirty = True
+            self._unsynced = not sync
+
+    def _sync_before_log_changes(self) -> None:
+        """Make the current log durable when LevelDB may start another one at the next write.
+
+        It does so when the buffer is larger than `write_buffer`; the property counts that buffer and more.
+        """
+        if not self._unsynced:
+            return
+        if int(self._db.get_property(b"leveldb.approximate-memory-usage")) > self._write_buffer:
+            self._sync_logs()
+
+    def _sync_logs(self) -> None:
+        for log in self.path.glob("*.log"):
+            with suppress(FileNotFoundError):  # its buffer has just become a table, which is synchronised
+                descriptor = os.open(log, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._unsynced = False
+
+    # --- upkeep -----------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Turn the write buffer into a table: frees its memory, and lets a scrub read every byte."""
+        self._enter()
+        try:
+            self._flush()
+        finally:
+            self._leave()
+
+    def _flush(self) -> None:
+        with self._write_lock:
+            if not self._dirty or self._failure is not None:
+                return
+            try:
+                if self._unsynced:
+                    self._sync_logs()
+                # Any explicit range flushes first; this one holds no key, so nothing else is rewritten.
+                # Should it fail, the next write says so, and the log still holds everything.
+                self._db.compact_range(start=b"", stop=b"")
+            except (plyvel.Error, OSError) as error:
+                raise self._write_error(error) from None
+            self._dirty = False
+
+    def compact(self, start: bytes, stop: bytes) -> None:
+        """Give back the space of deleted keys in a range: afterwards no table holds their values; the caller keeps writers away.
+
+        LevelDB does not rewrite a table that has nothing above it, so a value and its deletion written out together
+        would stay for ever. Touching both ends of the range puts a table above all of it, and all is merged.
+        """
+        self._enter()
+        try:
+            self._flush()
+            ends = {key: self.get(key) for key in (start, stop)}
+            self._write(ends, sum(len(value or b"") for value in ends.values()), sync=True)
+            self._flush()
+            with self._write_lock:
+                self._db.compact_range(start=start, stop=stop)
+                self._raise_background_error()
+        except plyvel.Error as error:
+            raise self._write_error(error) from None
+        finally:
+            self._leave()
+
+    def _raise_background_error(self) -> None:
+        # Compaction reports nothing; an empty write returns the error it left behind.
+        with self._db.write_batch(sync=False):
+            pass
+
+    def close(self) -> None:
+        """Flush and release the database, after calls in other threads have returned; further calls raise LocalFault."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._gate.wait_for(lambda: self._calls == 0)
+        try:
+            self._flush()
+        finally:
+            self._db.close()
+
+    def __repr__(self) -> str:
+        return f"LevelDb({self.name!r})"
+
+    def _enter(self) -> None:
+        with self._gate:
+            if self._closed:
+                raise LocalFault(f"database {self.name} is closed")
+            self._calls += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._calls -= 1
+            if self._closed:
+                self._gate.notify_all()
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    def _opened(self, *, create: bool, max_file_size: int, compression: str | None) -> Any:
+        self._check_files(create=create)
+        try:
+            if create:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_directory(self.path.parent)  # the engine syncs its files' names, not its directory's
+            return plyvel.DB(
+                str(self.path),
+                create_if_missing=create,
+                paranoid_checks=True,
+                write_buffer_size=self._write_buffer,
+                max_file_size=max_file_size,
+                compression=compression,
+            )
+        except plyvel.Error as error:
+            raise self._open_error(error) from None
+
+    def _check_files(self, *, create: bool) -> None:
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if "CURRENT" in names:
+            damaged = damaged_logs(self.path)
+            if damaged:
+                raise self._refuses(f"{damaged[0]} was changed")
+        elif any(name.endswith((".ldb", ".log", ".sst")) for name in names):
+            raise self._refuses("CURRENT is missing")
+        elif not create:
+            raise self._refuses("it is missing")
+
+    def _check_format(self, known: int, migrations: Mapping[int, Migration]) -> None:
+        stored = self.get(FORMAT)
+        if stored is None:
+            first = next(self.scan(b"", b"\xff" * 64), None)
+            if first is not None:
+                raise Corruption("the format key is missing")
+            self._write_format(known)
+            return
+        found = int.from_bytes(stored, "big")
+        if found > known:
+            raise Refused(
+                f"database {self.name} has format {found} and this version knows {known}: install the newer version again"
+            )
+        for version in range(found, known):
+            migrations[version](self)
+            self._write_format(version + 1)
+
+    def _write_format(self, version: int) -> None:
+        self._write({FORMAT: version.to_bytes(2, "big")}, 0, sync=True)
+        # In a table of its own: in one buffer with payloads it would stretch that table over all later ones.
+        self._flush()
+
+    # --- errors -----------------------------------------------------------------------------------------------
+
+    def _refuses(self, reason: str) -> Corruption:
+        return Corruption(f"database {self.name} does not open ({reason}): {self._cure}")
+
+    def _open_error(self, error: Any) -> Exception:
+        raw = _raw(error)
+        if b"lock" in raw.lower() and isinstance(error, plyvel.IOError):
+            return Refused(f"database {self.name} is in use by another process: stop that one first")
+        if b"No space left" in raw:
+            return StorageFull(f"the disk is full: database {self.name} cannot be opened")
+        if any(text in raw for text in _OUR_LIMITS):
+            return OSError(f"database {self.name}: {self._reason(raw)}")
+        return self._refuses(self._reason(raw))
+
+    def _read_error(self, error: Any) -> Exception:
+        raw = _raw(error)
+        if any(text in raw for text in _OUR_LIMITS):
+            return OSError(f"database {self.name}: {self._reason(raw)}")
+        # A bad sector (EIO) or a wild offset in a footer (EINVAL) also means that the stored bytes are lost.
+        return Corruption(f"database {self.name} holds damaged bytes ({self._reason(raw)}): {self._cure}")
+
+    def _write_error(self, error: Any) -> Exception:
+        raw = _raw(error)
+        reason = self._reason(raw)
+        if isinstance(error, plyvel.CorruptionError):
+            text = f"holds damaged bytes and takes no more writes ({reason}): {self._cure}"
+            self._failure = Corruption, f"database {self.name} {text}"
+        elif b"No space left" in raw or b"Disk quota exceeded" in raw:
+            text = "takes no more writes because the disk is full: free space, then start again"
+            self._failure = StorageFull, f"database {self.name} {text}"
+        else:
+            self._failure = OSError, f"database {self.name} takes no more writes after an error ({reason})"
+        kind, text = self._failure
+        return kind(text)
+
+    def _reason(self, raw: bytes) -> str:
+        return (
+            raw.decode(errors="replace").replace(f"{self.path}/", "").replace(str(self.path), self.name)[:200]
+        )
+
+
+def _raw(error: Any) -> bytes:
+    """Return the engine's text: plyvel raises with bytes, the system with (number, text)."""
+    first = error.args[0] if error.args else b""
+    return first if isinstance(first, bytes) else str(error).encode()

@@ -1,0 +1,135 @@
+"""A `KeyValue` in memory, with the durability of a disk that loses power: what simulations and tests run on."""
+
+import weakref
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+
+from protocol.errors import LocalFault
+from storage.key_value import Batch
+
+
+class MemoryStore:
+    """An ordered store whose unsynchronised batches can be lost, latest first (`crash`). One thread.
+
+    A synchronised batch makes every earlier one durable too, as one log file does.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+        self._undo: list[dict[bytes, bytes | None]] = []  # one per unsynchronised batch: what it replaced
+        self._scans: weakref.WeakSet[_Scan] = weakref.WeakSet()
+        self._closed = False
+
+    @property
+    def unsynced(self) -> int:
+        """The number of batches that a crash may lose."""
+        return len(self._undo)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value, or None when the key is absent."""
+        self._check_open()
+        return self._values.get(key)
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        """Apply a batch atomically; with `sync`, it and all before it survive `crash`."""
+        self._check_open()
+        self._freeze_scans()
+        replaced = {key: self._values.get(key) for key in batch.writes}
+        for key, value in batch.writes.items():
+            self._set(key, value)
+        if sync:
+            self._undo.clear()
+        elif replaced:
+            self._undo.append(replaced)
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) with start <= key < stop, in order, from a snapshot taken at the first step."""
+        self._check_open()
+        scan = _Scan(self._values, self._keys, start, stop, reverse=reverse)
+        self._scans.add(scan)
+        yield from scan
+
+    def flush(self) -> None:
+        """Make everything durable, as turning a write buffer into a table does."""
+        self._check_open()
+        self._undo.clear()
+
+    def compact(self, start: bytes, stop: bytes) -> None:  # noqa: ARG002 - deleted keys leave nothing behind here
+        """Do what `flush` does."""
+        self.flush()
+
+    def close(self) -> None:
+        """Release the store; further calls raise LocalFault. `reopened` gives it back."""
+        self._closed = True
+
+    def crash(self, keep: int) -> None:
+        """Lose power: of the unsynchronised batches only the first `keep` survive."""
+        assert 0 <= keep <= len(self._undo)
+        self._freeze_scans()
+        for replaced in reversed(self._undo[keep:]):
+            for key, value in replaced.items():
+                self._set(key, value)
+        self._undo.clear()
+
+    def reopened(self) -> "MemoryStore":
+        """Return a new store over what this one left on its disk, and close this one."""
+        self._closed = True
+        other = MemoryStore()
+        other._values, other._keys = self._values, self._keys
+        return other
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            if self._values.pop(key, None) is not None:
+                del self._keys[bisect_left(self._keys, key)]
+        else:
+            if key not in self._values:
+                insort(self._keys, key)
+            self._values[key] = value
+
+    def _freeze_scans(self) -> None:
+        for scan in list(self._scans):
+            scan.freeze()
+        self._scans.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalFault("the store is closed")
+
+
+class _Scan:
+    """A scan in progress. It walks the live keys until the first write, and a copy of the rest from then on."""
+
+    def __init__(
+        self, values: dict[bytes, bytes], keys: list[bytes], start: bytes, stop: bytes, *, reverse: bool
+    ) -> None:
+        self._values = values
+        self._keys = keys
+        self._low = bisect_left(keys, start)
+        self._high = max(self._low, bisect_left(keys, stop))
+        self._reverse = reverse
+        self._frozen: list[tuple[bytes, bytes]] | None = None  # the rest, last first
+
+    def freeze(self) -> None:
+        """Copy the rest of the range, because the keys are about to change."""
+        keys = self._keys[self._low : self._high]
+        self._frozen = [(key, self._values[key]) for key in (keys if self._reverse else reversed(keys))]
+
+    def __iter__(self) -> "_Scan":
+        return self
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        if self._frozen is not None:
+            if not self._frozen:
+                raise StopIteration
+            return self._frozen.pop()
+        if self._low >= self._high:
+            raise StopIteration
+        if self._reverse:
+            self._high -= 1
+            key = self._keys[self._high]
+        else:
+            key = self._keys[self._low]
+            self._low += 1
+        return key, self._values[key]

@@ -1,0 +1,77 @@
+"""Tells a torn log tail from a damaged one, which LevelDB cannot.
+
+A LevelDB log (`*.log`, `MANIFEST-*`) is a sequence of 32 KiB blocks of records
+`crc32c[4] ‖ length[2] ‖ type[1] ‖ data[length]`, little-endian (LevelDB doc/log_format.md). The checksum covers type
+and data, not the length. In the last, incomplete block a record that claims to reach beyond the end of the file is
+taken for the torn write of a crash: it and everything after it is dropped without a word, even with
+`paranoid_checks`. One changed byte of a length field there loses acknowledged writes silently.
+
+A torn record never matches its checksum at a shorter length (chance 2^-32 for each try); an intact record whose
+length was changed does, at its true length. So when the last block ends in such a record, every length that differs
+in one byte is tried. The manifest needs the same care: a lost last edit hides whole tables.
+"""
+
+from pathlib import Path
+
+BLOCK_BYTES = 32 * 1024
+HEADER_BYTES = 7
+_CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, 12.1)
+_MASK_DELTA = 0xA282EAD8  # LevelDB stores checksums rotated and shifted (util/crc32c.h)
+
+
+def damaged_logs(directory: Path) -> tuple[str, ...]:
+    """Return the names of the logs in a closed database whose tail was changed, not torn; sorted."""
+    logs = sorted([*directory.glob("*.log"), *directory.glob("MANIFEST-*")])
+    return tuple(path.name for path in logs if has_changed_length(_last_block(path)))
+
+
+def has_changed_length(block: bytes) -> bool:
+    """Whether the last, incomplete block of a log ends in an intact record whose length field was changed."""
+    position = 0
+    while position + HEADER_BYTES <= len(block):
+        length = int.from_bytes(block[position + 4 : position + 6], "little")
+        end = position + HEADER_BYTES + length
+        if end > len(block):
+            return _is_intact_at_another_length(block[position:], length)
+        position = end
+    return False
+
+
+def _is_intact_at_another_length(record: bytes, claimed: int) -> bool:
+    stored = int.from_bytes(record[:4], "little")
+    room = len(record) - HEADER_BYTES
+    low, high = claimed & 0xFF, claimed & 0xFF00
+    candidates = {high | byte for byte in range(256)} | {(byte << 8) | low for byte in range(256)}
+    crc = 0xFFFFFFFF
+    crc = _TABLE[(crc ^ record[6]) & 0xFF] ^ (crc >> 8)  # the type byte is the first one covered
+    for length in range(room + 1):
+        if length in candidates and _masked(crc ^ 0xFFFFFFFF) == stored:
+            return True
+        if length < room:
+            crc = _TABLE[(crc ^ record[HEADER_BYTES + length]) & 0xFF] ^ (crc >> 8)
+    return False
+
+
+def _last_block(path: Path) -> bytes:
+    size = path.stat().st_size
+    # A file that ends on a block's boundary has no incomplete block: LevelDB then reports a bad length itself.
+    with path.open("rb") as log:
+        log.seek(size - size % BLOCK_BYTES)
+        return log.read(BLOCK_BYTES)
+
+
+def _masked(crc: int) -> int:
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def _table() -> tuple[int, ...]:
+    rows = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (_CRC32C_POLYNOMIAL if crc & 1 else 0)
+        rows.append(crc)
+    return tuple(rows)
+
+
+_TABLE = _table()

@@ -1,0 +1,380 @@
+"""A deterministic cluster of Raft machines in memory: a lossy network, disks that forget what was not persisted, checks.
+
+Every message crosses the wire codec. The invariants of ledger.md section 3 are checked as the run goes, so that a test
+only has to arrange its story.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+from protocol import codec, signing
+from protocol.block import Block, Header, genesis_block
+from protocol.certificate import Acknowledgement, CommitProof, ElectionGrant, acknowledge, check_commit_proof
+from protocol.configuration import Configuration, Member, network_id
+from protocol.errors import RemoteFault
+from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Txid, Vid
+from protocol.limits import TICK_MS
+from protocol.merkle import Frontier
+from protocol.raft.log import Log
+from protocol.raft.machine import Raft
+from protocol.raft.messages import AppendEntries, AppendReply, Message, VoteReply, check_append
+from protocol.raft.state import HardState, Ready, Role
+from protocol.transaction import Revoke, sign
+
+START_MS = 1_700_000_000_000
+
+
+def key_of(number: int) -> signing.SigningKey:
+    return signing.SigningKey(hashlib.sha256(b"raft voter %d" % number).digest())
+
+
+def configuration_of(count: int) -> Configuration:
+    """Return a configuration of `count` voters."""
+    members = [
+        Member(
+            f"facility {n}",
+            "hospital",
+            "voter",
+            NodeId(key_of(n).public),
+            *[PublicKey(bytes([n] * 32))] * 3,
+            (),
+        )
+        for n in range(1, count + 1)
+    ]
+    return Configuration(1, tuple(sorted(members, key=lambda member: member.node)), 0, (0,), b"\x07" * 32)
+
+
+class Disk:
+    """What one node has durably: the reader of its log as well."""
+
+    def __init__(self, genesis: Block) -> None:
+        self.hard_state = HardState.initial()
+        self.blocks: dict[int, Block] = {0: genesis}
+        self.applied = Height(0)
+        self.frontier = Frontier()
+        self.proofs: dict[int, CommitProof] = {}
+
+    def header(self, height: Height) -> Header:
+        return self.blocks[height].header
+
+    def hash(self, height: Height) -> Digest:
+        return self.blocks[height].hash
+
+    def block(self, height: Height) -> Block:
+        return self.blocks[height]
+
+    def proof(self, height: Height) -> CommitProof | None:
+        below = [at for at in self.proofs if at <= height]
+        return self.proofs[max(below)] if below else None
+
+    def persist(self, ready: Ready) -> None:
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+        if ready.truncate_from is not None:
+            assert ready.truncate_from > self.applied, "a committed block would be truncated"
+            for height in [at for at in self.blocks if at >= ready.truncate_from]:
+                del self.blocks[height]
+        for block in ready.append:
+            assert (
+                block.height == max(self.blocks) + 1
+                and block.header.prev_hash == self.blocks[block.height - 1].hash
+            )
+            self.blocks[block.height] = block
+
+    def apply(self, ready: Ready) -> None:
+        for block in ready.committed:
+            assert block.height == self.applied + 1, "committed blocks are handed out in order, once"
+            assert self.blocks[block.height] == block, (
+                "a committed block is handed out only when it is durable"
+            )
+            self.frontier = self.frontier.append(block.leaves())
+            self.applied = block.height
+        if ready.committed:
+            assert ready.proof is not None
+            assert ready.proof.header == ready.committed[-1].header
+            self.proofs[ready.proof.header.height] = ready.proof
+
+
+class Cluster:
+    """Voters numbered from 1. Nothing happens unless a method is called."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.random = random.Random(seed)
+        self.seed = seed
+        self.configuration = configuration_of(count)
+        self.network = network_id(self.configuration)
+        self.keys = {n: key_of(n) for n in range(1, count + 1)}
+        self.number = {NodeId(key.public): n for n, key in self.keys.items()}
+        genesis = genesis_block(self.configuration)
+        self.disks = {n: Disk(genesis) for n in self.keys}
+        self.rafts: dict[int, Raft] = {}
+        self.starts = 0
+        self.now_ms = START_MS
+        self.skew_ms = dict.fromkeys(self.keys, 0)
+        self.wires: list[tuple[int, int, bytes]] = []
+        self.cut: set[tuple[int, int]] = set()
+        self.frozen: set[int] = set()  # nodes whose disk has stalled
+        self.waiting: dict[int, Ready] = {}
+        self.faults: list[RemoteFault] = []
+        self.trace: list[tuple[int, int, Message]] = []
+        self.filter: Callable[[int, int, Message], bool] = lambda source, target, message: True
+        # what the invariants remember
+        self.leader_of_term: dict[int, int] = {}
+        self.chain: dict[int, Digest] = {0: genesis.hash}
+        self.granted: dict[tuple[int, int], NodeId] = {}
+        self.acknowledged: dict[tuple[int, int], Acknowledgement] = {}
+        self.transactions = 0
+        for n in self.keys:
+            self.start(n)
+
+    # --- nodes
+
+    def start(self, n: int) -> Raft:
+        disk = self.disks[n]
+        tail = [disk.blocks[at] for at in range(disk.applied + 1, max(disk.blocks) + 1)]
+        self.starts += 1
+        seed = hashlib.sha256(b"%d %d %d" % (self.seed, n, self.starts)).digest()
+        self.rafts[n] = Raft(
+            key=self.keys[n],
+            network=self.network,
+            configuration=self.configuration,
+            hard_state=disk.hard_state,
+            log=Log(disk, disk.applied, disk.frontier, tail),
+            timeout_seed=seed,
+        )
+        return self.rafts[n]
+
+    def crash(self, n: int) -> None:
+        """Stop a node. What it had not persisted is gone; what it had sent is still under way."""
+        self.rafts.pop(n, None)
+        self.waiting.pop(n, None)
+        self.frozen.discard(n)
+
+    def node(self, n: int) -> NodeId:
+        return NodeId(self.keys[n].public)
+
+    # --- network
+
+    def partition(self, *groups: tuple[int, ...]) -> None:
+        of = {n: at for at, group in enumerate(groups) for n in group}
+        self.cut = {(a, b) for a in self.keys for b in self.keys if a != b and of.get(a) != of.get(b)}
+
+    def heal(self) -> None:
+        self.cut.clear()
+
+    def deliver(self, at: int = 0) -> None:
+        """Deliver the message at a place in the queue."""
+        source, target, raw = self.wires.pop(at)
+        if (source, target) in self.cut or target not in self.rafts:
+            return
+        self.step(source, target, codec.decode(raw, Message))  # type: ignore[arg-type]
+
+    def step(self, source: int, target: int, message: Message) -> None:
+        raft, sender = self.rafts[target], self.node(source)
+        try:
+            checked = check_append(message) if isinstance(message, AppendEntries) else message
+            raft.step(sender, checked, self.now_ms + self.skew_ms[target])
+        except RemoteFault as fault:
+            self.faults.append(fault)
+        self.check(target)
+
+    # --- driver
+
+    def drain(self, n: int) -> None:
+        """Do what the driver does until there is nothing to do; a stalled disk leaves its Ready waiting."""
+        if n not in self.rafts:
+            return
+        for _ in range(1000):
+            ready = self.rafts[n].ready()
+            self.check(n)
+            if ready is None:
+                return
+            if n in self.frozen and n not in self.waiting:
+                self.waiting[n] = ready
+                continue
+            self.finish(n, ready)
+        raise AssertionError("a node is never ready for ever")
+
+    def finish(self, n: int, ready: Ready) -> None:
+        for block in ready.committed:
+            assert self.disks[n].blocks.get(block.height) == block, "handed out before it was durable"
+        self.disks[n].persist(ready)
+        for target, message in ready.messages:
+            self.send(n, self.number[target], message)
+        self.disks[n].apply(ready)
+        self.note_committed(n, ready)
+        self.rafts[n].advance(ready)
+        self.check(n)
+
+    def thaw(self, n: int) -> None:
+        """End the stall of a disk."""
+        self.frozen.discard(n)
+        if n in self.waiting:
+            self.finish(n, self.waiting.pop(n))
+
+    def send(self, source: int, target: int, message: Message) -> None:
+        self.check_promise(source, message)
+        if self.filter(source, target, message):
+            self.trace.append((source, target, message))
+            self.wires.append((source, target, codec.encode(message)))
+
+    # --- time
+
+    def tick(self, *numbers: int) -> None:
+        for n in numbers or tuple(self.keys):
+            if n in self.rafts:
+                self.rafts[n].tick(self.now_ms + self.skew_ms[n])
+                self.check(n)
+
+    def settle(self, limit: int = 20_000) -> None:
+        """Deliver everything, in order, until nothing moves."""
+        for n in self.keys:
+            self.drain(n)
+        for _ in range(limit):
+            if not self.wires:
+                return
+            target = self.wires[0][1]
+            self.deliver()
+            self.drain(target)
+        raise AssertionError("the cluster never comes to rest")
+
+    def run(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.now_ms += TICK_MS
+            self.tick()
+            self.settle()
+
+    def run_until(self, condition: Callable[[], bool], ticks: int = 200) -> int:
+        """Run until the condition holds; return after how many ticks."""
+        for count in range(ticks):
+            if condition():
+                return count
+            self.run(1)
+        raise AssertionError(f"not within {ticks} ticks")
+
+    # --- clients
+
+    def transaction(self) -> bytes:
+        self.transactions += 1
+        owner = key_of(1000)
+        revoke = Revoke(Vid(ZERO), Txid(hashlib.sha256(b"%d" % self.transactions).digest()), START_MS)
+        return codec.encode(sign(revoke, self.network, owner))
+
+    def propose(self, n: int, count: int = 1) -> Height:
+        return self.rafts[n].propose(
+            tuple(self.transaction() for _ in range(count)), self.now_ms + self.skew_ms[n]
+        )
+
+    def elect(self, n: int) -> None:
+        """Make a node leader: the others have not heard of one for a while, and its time passes first."""
+        for other, raft in self.rafts.items():
+            if raft.role is Role.LEADER and other != n:
+                raft._become_follower()
+            if raft.role is not Role.LEADER:
+                raft._voter.leader = None
+        for _ in range(200):
+            if self.rafts[n].role is Role.LEADER:
+                return
+            self.now_ms += TICK_MS
+            self.tick(n)
+            self.settle()
+        raise AssertionError(f"{n} was not elected")
+
+    @property
+    def leaders(self) -> list[int]:
+        return [n for n, raft in self.rafts.items() if raft.role is Role.LEADER]
+
+    def leader(self) -> int:
+        """Return the leader of the highest term."""
+        return max(self.leaders, key=lambda n: self.rafts[n].term)
+
+    def converged(self) -> bool:
+        tips = {
+            (raft.commit_height, raft.tip_height, self.disks[n].applied) for n, raft in self.rafts.items()
+        }
+        return len(tips) == 1 and len(set(next(iter(tips)))) == 1 and len(self.rafts) == len(self.keys)
+
+    # --- invariants (ledger.md section 3)
+
+    def check(self, n: int) -> None:
+        raft = self.rafts[n]
+        if raft.role is Role.LEADER:
+            first = self.leader_of_term.setdefault(raft.term, n)
+            assert first == n, f"two leaders of term {raft.term}"
+            height = max(self.chain)
+            log = raft._voter.log
+            newest = max(self.leader_of_term)
+            if raft.term == newest and height > log.committed:
+                assert log.tip_height >= height, "a leader lacks a committed block"
+                assert log.hash(Height(height)) == self.chain[height], "a leader lacks a committed block"
+        committed = raft.commit_height
+        assert committed >= self.disks[n].applied
+        known = self.chain.get(committed)
+        log = raft._voter.log
+        if known is None:
+            for height in range(max(self.chain) + 1, committed + 1):
+                self.chain[height] = log.hash(Height(height))
+            holders = sum(
+                disk.blocks.get(committed) is not None and disk.hash(committed) == log.hash(committed)
+                for disk in self.disks.values()
+            )
+            assert holders >= self.configuration.raft_quorum, "committed without being durable on a quorum"
+        else:
+            assert known == log.hash(committed), f"two blocks are committed at {committed}"
+
+    def note_committed(self, n: int, ready: Ready) -> None:
+        for block in ready.committed:
+            assert self.chain[block.height] == block.hash, "a node hands out another block than was committed"
+        if ready.proof is not None:
+            assert (
+                check_commit_proof(ready.proof, self.network, self.configuration) == ready.committed[-1].hash
+            )
+
+    def check_promise(self, source: int, message: Message) -> None:
+        disk = self.disks[source]
+        if isinstance(message, VoteReply) and message.grant is not None:
+            self.check_grant(disk, source, message.grant)
+        if isinstance(message, AppendReply) and message.ack is not None:
+            self.check_acknowledgement(disk, source, message.ack)
+
+    def check_grant(self, disk: Disk, source: int, grant: ElectionGrant) -> None:
+        assert disk.hard_state.term >= grant.term, "a vote left before it was durable"
+        assert disk.hard_state.term > grant.term or disk.hard_state.vote == grant.candidate
+        assert self.granted.setdefault((source, grant.term), grant.candidate) == grant.candidate, (
+            "two votes in one term"
+        )
+
+    def check_acknowledgement(self, disk: Disk, source: int, ack: Acknowledgement) -> None:
+        """A promise is durable when it leaves, and no two of one term contradict each other (E2)."""
+        assert disk.hash(ack.height) == ack.header_hash, (
+            "an acknowledgement left before its block was durable"
+        )
+        hard = disk.hard_state
+        assert hard.term >= ack.term
+        assert hard.ack_term > ack.term or (hard.ack_term == ack.term and hard.ack_height >= ack.height)
+        before = self.acknowledged.get((source, ack.term))
+        if before is not None and before.height <= ack.height:
+            assert disk.hash(before.height) == before.header_hash, (
+                "two acknowledgements of one term are not on one chain"
+            )
+        if before is None or before.height < ack.height:
+            self.acknowledged[source, ack.term] = ack
+
+    # --- forged and hand-made messages
+
+    def acknowledgement(self, n: int, leader: int, height: int) -> AppendReply:
+        """Return the reply of voter `n` that acknowledges a block of a leader's log, without there being such a voter."""
+        raft = self.rafts[leader]
+        tip = raft._voter.log.hash(Height(height))
+        ack = acknowledge(
+            self.keys[n], self.network, epoch=0, incarnation=0, term=raft.term, height=Height(height), tip=tip
+        )
+        return AppendReply(raft.term, self.node(n), ack, Height(0), None)
+
+    def sent(self, kind: type, source: int | None = None, target: int | None = None) -> list[Any]:
+        """Return the messages of a kind that have been sent so far."""
+        return [
+            m for a, b, m in self.trace if isinstance(m, kind) and source in (None, a) and target in (None, b)
+        ]
