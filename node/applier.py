@@ -101,5 +101,5 @@ class Applier:
         # only means applying them again.
         await self._disk.commit(batch, sync=not committed.is_stored)
         self.mark = mark
-        self._receipts.resolve(outcome.receipt for outcome in outcomes)
+        self._receipts.resolve(outcome.receipt for outcome in outcomes if outcome.is_binding)
         self.height.advance(last.height)

@@ -1,0 +1,242 @@
+"""The services of a node, wired on its core: records, patients, consent, audit. Names every class, holds no behaviour.
+
+`daemon` hands in what is real (stores, keys, ports). The order of construction is the order of the data flow.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from node.attachments import Attachments
+from node.authority import Authorities
+from node.chunk_holder import ChunkHolder
+from node.consent import Consent
+from node.core import Core
+from node.epochs import Epochs
+from node.grant_bundles import GrantBundles
+from node.grant_watcher import GrantWatcher
+from node.held_grants import HeldGrants
+from node.identity import Identity
+from node.ingest import Ingest
+from node.opening import Opening
+from node.patients import Patients
+from node.query import Query
+from node.record_index import RecordIndex
+from node.record_queue import RecordQueue
+from node.record_report import RecordReport
+from node.repair import Repair
+from node.replication import Replication
+from node.retrieval import Retrieval
+from node.revocation import Revocation
+from node.rotation import Rotation
+from node.sealed_rows import SealedRows
+from node.vaults import Vaults
+from protocol.identifiers import NodeId
+from protocol.signing import SigningKey
+from storage.chunk_store import ChunkStore
+from storage.envelope_store import EnvelopeStore
+from storage.key_value import KeyValue
+from storage.keystore import Keystore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the node remembers: the ledger database's rows, the chunks, the keys."""
+
+    rows: KeyValue
+    chunks: ChunkStore
+    keystore: Keystore
+
+
+class Records:
+    """The record path: from bytes to a committed record on several facilities, and back."""
+
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, vaults: Vaults, check_room: Callable[[], None]
+    ) -> None:
+        ports, key = core.ports, SigningKey(identity.node)
+        self.envelopes = EnvelopeStore(stores.rows)
+        self.sealed_rows = SealedRows(stores.rows, identity.fingerprint, ports.entropy)
+        self.index = RecordIndex(self.sealed_rows)
+        self.holder = ChunkHolder(
+            key=key,
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            disk=ports.disk,
+            workers=ports.workers,
+            clock=ports.clock,
+            check_room=check_room,
+        )
+        self.replication = Replication(
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            holder=self.holder,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+        )
+        self.retrieval = Retrieval(
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            holder=self.holder,
+            transport=ports.transport,
+            workers=ports.workers,
+        )
+        self.repair = Repair(
+            ledger=core.store,
+            applied=core.applier.height,
+            rows=stores.rows,
+            disk=ports.disk,
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            holder=self.holder,
+            replication=self.replication,
+            retrieval=self.retrieval,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+        )
+        self.queue = RecordQueue(
+            key=key,
+            ledger=core.store,
+            rows=self.sealed_rows,
+            index=self.index,
+            disk=ports.disk,
+            replication=self.replication,
+            submitter=core.submitter,
+            open_vault=vaults.ensure_open,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+
+
+class Sharing:
+    """Patients, their vaults, and who may read them."""
+
+    def __init__(self, core: Core, stores: Stores, identity: Identity) -> None:
+        ports = core.ports
+        self.attachments = Attachments(
+            EnvelopeStore(stores.rows), ports.disk, ports.transport, core.store.configuration.storing
+        )
+        self.held = HeldGrants(stores.keystore)
+        self.patients = Patients(stores.keystore, self.held, ports.entropy)
+        self.epochs = Epochs(ports.disk, self.attachments)
+        self.vaults = Vaults(
+            identity=identity,
+            patients=self.patients,
+            held=self.held,
+            epochs=self.epochs,
+            store=core.store,
+            submitter=core.submitter,
+            clock=ports.clock,
+            entropy=ports.entropy,
+        )
+        self.authorities = Authorities(
+            me=NodeId(ports.transport.me), patients=self.patients, store=core.store, workers=ports.workers
+        )
+        self.rotation = Rotation(
+            store=core.store,
+            submitter=core.submitter,
+            attachments=self.attachments,
+            clock=ports.clock,
+            entropy=ports.entropy,
+        )
+        bundles = GrantBundles(stores.keystore)
+        self.revocation = Revocation(
+            authorities=self.authorities,
+            bundles=bundles,
+            rotation=self.rotation,
+            keystore=stores.keystore,
+            store=core.store,
+            submitter=core.submitter,
+            clock=ports.clock,
+            log=ports.log,
+        )
+        self.consent = Consent(
+            me=ports.transport.me,
+            authorities=self.authorities,
+            patients=self.patients,
+            vaults=self.vaults,
+            bundles=bundles,
+            attachments=self.attachments,
+            store=core.store,
+            submitter=core.submitter,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            revocation=self.revocation,
+            log=ports.log,
+        )
+        self.watcher = GrantWatcher(
+            identity=identity,
+            rows=stores.rows,
+            disk=ports.disk,
+            store=core.store,
+            applied=core.applier.height,
+            attachments=self.attachments,
+            epochs=self.epochs,
+            held=self.held,
+            patients=self.patients,
+            authorities=self.authorities,
+            rotation=self.rotation,
+            clock=ports.clock,
+            log=ports.log,
+        )
+
+
+class Assembly:
+    """Everything above the ledger. Run `run` beside the core's."""
+
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+    ) -> None:
+        ports = core.ports
+        self.sharing = sharing = Sharing(core, stores, identity)
+        self.records = records = Records(core, stores, identity, sharing.vaults, check_room)
+        report = RecordReport(core.store, records.index, records.queue)
+        self.ingest = Ingest(
+            patients=sharing.patients,
+            vaults=sharing.vaults,
+            chunks=stores.chunks,
+            queue=records.queue,
+            index=records.index,
+            rows=records.sealed_rows,
+            report=report,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            check_room=check_room,
+        )
+        self.query = Query(
+            key=SigningKey(identity.node),
+            ledger=core.store,
+            rows=stores.rows,
+            patients=sharing.patients,
+            vaults=sharing.vaults,
+            attachments=sharing.attachments,
+            retrieval=records.retrieval,
+            opening=Opening(core.network, core.store.configuration, records.retrieval, ports.workers),
+            submitter=core.submitter,
+            index=records.index,
+            report=report,
+            entropy=ports.entropy,
+        )
+        self._transport = ports.transport
+
+    def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Return the tasks that run in the background."""
+        sharing, records = self.sharing, self.records
+        return (records.queue.run, records.repair.run, sharing.watcher.run, sharing.consent.run)
+
+    async def run(self) -> None:
+        """Serve and watch until cancelled."""
+        self.records.holder.serve(self._transport)
+        async with trio.open_nursery() as nursery:
+            for task in self.tasks():
+                nursery.start_soon(task)

@@ -1,0 +1,172 @@
+"""The side of a member that stores for others: takes chunks and envelopes, gives its word for them, hands them out.
+
+A word is given only for what is on stable storage. An envelope receipt is given only after seeing w storage receipts
+for every chunk, and only when the label rebuilt from *our own* ledger state is the envelope's (cryptography.md 6).
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from node.ports import Clock, Disk, PeerTransport, Workers
+from protocol import chunk_exchange as exchange
+from protocol import codec, limits, signing
+from protocol.envelope import Label, check_envelope, envelope_hash
+from protocol.errors import Corruption, Invalid, Malformed, Unavailable
+from protocol.identifiers import Cid, NetworkId, NodeId, PublicKey, Rid
+from protocol.ledger_state import Vault
+from protocol.transaction import EnvelopeReceipt, receipt_form
+from storage.chunk_store import ChunkStore
+from storage.envelope_store import EnvelopeStore
+from storage.key_value import Batch
+from storage.keyspace import CHUNK_LIST
+from storage.ledger_store import LedgerStore
+
+
+class ChunkHolder:
+    """Answers the two channels of `protocol.chunk_exchange`. `check_room` raises StorageFull at the disk's reserve."""
+
+    def __init__(
+        self,
+        *,
+        key: signing.SigningKey,
+        network: NetworkId,
+        ledger: LedgerStore,
+        chunks: ChunkStore,
+        envelopes: EnvelopeStore,
+        disk: Disk,
+        workers: Workers,
+        clock: Clock,
+        check_room: Callable[[], None],
+    ) -> None:
+        self._key = key
+        self._me = NodeId(key.public)
+        self._network = network
+        self._ledger = ledger
+        self._chunks = chunks
+        self._envelopes = envelopes
+        self._disk = disk
+        self._workers = workers
+        self._clock = clock
+        self._check_room = check_room
+
+    def serve(self, transport: PeerTransport) -> None:
+        """Start answering."""
+        transport.serve(exchange.CHUNKS_CHANNEL, self._answer_chunks)
+        transport.serve(exchange.ENVELOPES_CHANNEL, self._answer_envelopes)
+
+    def confirm(self, cids: tuple[Cid, ...]) -> exchange.StorageReceipt | exchange.Lacking:
+        """Return a storage receipt for chunks that are all here, else those that are not. Fit for a worker thread."""
+        lacking = tuple(cid for cid in cids if not self._chunks.has(cid))
+        return exchange.Lacking(lacking) if lacking else exchange.storage_receipt(cids, self._key, self._network)
+
+    def placed(self, rid: Rid) -> exchange.PlacedChunks | None:
+        """Return the chunks of a record whose envelope is here."""
+        row = self._disk.read(CHUNK_LIST + rid)
+        return codec.decode(row, exchange.PlacedChunks) if row is not None else None
+
+    async def receive(self, sender: NodeId, offer: exchange.OfferEnvelope) -> EnvelopeReceipt:
+        """Store an envelope and return our receipt for it.
+
+        Raises:
+            Invalid, Malformed: it may not become a record, or its chunks are not confirmed.
+            Unavailable: our ledger does not know the vault or the epoch yet; offer it again.
+        """
+        vault = self._vault_of(sender, offer)
+        label = Label(self._network, offer.vid, offer.epoch, offer.rid, PublicKey(offer.author))
+        envelope = check_envelope(offer.envelope, label, suites=self._ledger.configuration.suites)
+        if envelope.manifest_cid != offer.cids[-1]:
+            raise Invalid("an envelope names a manifest that is not among its chunks")
+        digest = envelope_hash(offer.envelope)
+        record = self._ledger.record(offer.rid)
+        if record is not None and record.env_hash != digest:
+            raise Invalid("a record of this id is on the ledger already")
+        placed = exchange.PlacedChunks(offer.cids, offer.author, vault.replicas)
+        storing = self._ledger.configuration.storing
+        await self._workers.run(exchange.check_confirmed, placed, offer.receipts, storing, self._network)
+        await self.keep_envelope(offer.rid, offer.envelope, placed)
+        # Only now, after the synchronised write: the receipt says that we store it.
+        form = receipt_form(self._network, offer.vid, offer.rid, digest)
+        return EnvelopeReceipt(self._me, self._key.sign(form))
+
+    async def keep_envelope(self, rid: Rid, envelope: bytes, placed: exchange.PlacedChunks) -> None:
+        """Store a checked envelope with its chunk list, durably on return."""
+        batch = Batch()
+        self._envelopes.put_envelope(batch, rid, envelope)
+        batch.put(CHUNK_LIST + rid, codec.encode(placed))
+        await self._disk.commit(batch, sync=True)
+
+    def _vault_of(self, sender: NodeId, offer: exchange.OfferEnvelope) -> Vault:
+        if self._me not in self._ledger.configuration.storing:
+            raise Invalid("this member does not store records")
+        if offer.author != sender:
+            raise Invalid("an envelope is offered by its author only")
+        vault = self._ledger.vault(offer.vid)
+        if vault is None or offer.epoch > vault.epoch:
+            raise Unavailable("the vault of a record is not known here yet")
+        stale_ms = self._clock.now_ms() - vault.epoch_since_ms
+        if offer.epoch != vault.epoch and not (offer.epoch == vault.epoch - 1 and stale_ms <= limits.EPOCH_GRACE_MS):
+            raise Invalid("an envelope is sealed under a category key of the past")
+        if not self._may_write(vault, sender):
+            raise Invalid("the author may not write to this vault")
+        return vault
+
+    def _may_write(self, vault: Vault, author: NodeId) -> bool:
+        if author in vault.writers:
+            return True
+        now_ms = self._clock.now_ms()
+        grants = (self._ledger.grant(gid) for gid in vault.grants)
+        return any(
+            state is not None and state.is_live(now_ms) and state.grant.facility == author and "W" in state.grant.rights
+            for state in grants
+        )
+
+    async def _answer_chunks(self, _sender: NodeId, body: bytes) -> bytes:
+        request: exchange.ChunkRequest = codec.decode(
+            body, exchange.ChunkRequest  # type: ignore[arg-type]  # a union is no type for mypy
+        )
+        if isinstance(request, exchange.PutChunks):
+            self._check_room()
+            await self._workers.run(self._store, request.chunks)
+            return codec.encode(exchange.Stored())
+        if isinstance(request, exchange.ConfirmChunks):
+            return codec.encode(await self._workers.run(self.confirm, request.cids))
+        assert isinstance(request, exchange.GetChunks)
+        return codec.encode(exchange.Chunks(await self._workers.run(self._load, request.cids)))
+
+    def _store(self, chunks: tuple[bytes, ...]) -> None:
+        # The ids are computed here, so there is nothing left to distrust.
+        named = [(Cid(hashlib.sha256(chunk).digest()), chunk) for chunk in chunks]
+        self._chunks.put_many(named, trusted=True)
+
+    def _load(self, cids: tuple[Cid, ...]) -> tuple[bytes, ...]:
+        loaded: list[bytes] = []
+        for cid in cids:
+            try:
+                loaded.append(self._chunks.get(cid) or b"")
+            except Corruption:
+                # Never served; the row leaves the index, so that our own repair fetches it anew.
+                self._chunks.quarantine(cid)
+                loaded.append(b"")
+        return tuple(loaded)
+
+    async def _answer_envelopes(self, sender: NodeId, body: bytes) -> bytes:
+        request: exchange.EnvelopeRequest = codec.decode(
+            body, exchange.EnvelopeRequest  # type: ignore[arg-type]  # a union is no type for mypy
+        )
+        if isinstance(request, exchange.OfferEnvelope):
+            try:
+                return codec.encode(await self.receive(sender, request))
+            except Unavailable:
+                return codec.encode(exchange.NotYet())
+        assert isinstance(request, exchange.GetEnvelope)
+        return codec.encode(self._copy(request.rid))
+
+    def _copy(self, rid: Rid) -> exchange.EnvelopeCopy | exchange.NoEnvelope:
+        placed = self.placed(rid)
+        try:
+            envelope = self._envelopes.envelope_of(rid)
+        except (Corruption, Malformed):
+            return exchange.NoEnvelope()  # the asker tries another member; our own repair fetches it anew
+        if envelope is None or placed is None:
+            return exchange.NoEnvelope()
+        return exchange.EnvelopeCopy(envelope, placed.cids)

@@ -1,0 +1,85 @@
+"""`carechain audit`: the log of accesses, and the verification of the ledger."""
+
+import datetime as dt
+from typing import Annotated
+
+import typer
+
+from node.cli.client import Client
+from node.cli.output import Document, facts, progress, say, shown_ids, table
+from node.cli.session import HomeOption, JsonOption, Session, noun
+from node.cli.wallet import WalletOption, WalletPassphraseOption, wallet_fields
+from protocol.errors import Unavailable
+
+app = noun("audit", "Every certified access, and the proof of the whole ledger.")
+
+_COLUMNS = ("time", "action", "facility", "purpose", "category", "record", "actor", "transaction", "height")
+
+
+@app.command()
+def log(
+    patient: Annotated[str, typer.Option("--patient", metavar="P")],
+    wallet: WalletOption = None,
+    wallet_passphrase_file: WalletPassphraseOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who did what with a patient's records."""
+    session = Session.start(home, as_json)
+    sealed = wallet_fields(wallet, wallet_passphrase_file)
+    session.output.document(Client(session.home).post("/v1/audit/log", patient=patient, **sealed), _show_log)
+
+
+@app.command()
+def verify(
+    full: Annotated[
+        bool, typer.Option("--full", help="Also read every stored chunk and every table.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute chain, tree and certificates; exit 1 when anything is wrong."""
+    session = Session.start(home, as_json)
+    result: Document | None = None
+    with progress("Verifying", None) as show:
+        for document in Client(session.home).lines("/v1/audit/verify", full=full):
+            if "result" in document:
+                result = document["result"]
+            elif isinstance(document.get("progress"), dict):
+                show(int(document["progress"].get("done", 0)))
+    if result is None:
+        raise Unavailable(
+            "the verification broke off before its end; repeat it, and see the daemon's log if it stays so"
+        )
+    session.output.document(result, _show_verification)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+def _show_log(document: Document) -> None:
+    entries = document["entries"]
+    short = shown_ids(
+        entry[name] for entry in entries for name in ("record", "transaction", "grant") if entry.get(name)
+    )
+    rows = []
+    for entry in entries:
+        cells = {**entry, "time": _time(entry.get("time"))}
+        for name in ("record", "transaction"):
+            cells[name] = short(cells[name]) if cells.get(name) else None
+        rows.append([cells.get(name) for name in _COLUMNS])
+    table(_COLUMNS, rows, empty="Nothing yet.")
+
+
+def _time(value: object) -> object:
+    """Return ledger time (Unix milliseconds) in UTC; a text as it is."""
+    if isinstance(value, int):
+        return dt.datetime.fromtimestamp(value / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return value
+
+
+def _show_verification(document: Document) -> None:
+    facts(
+        [("verified", document["ok"]), ("height", document["height"]), ("tree root", document["tree_root"])]
+    )
+    for problem in document["problems"]:
+        say(f"! {problem.get('text', problem) if isinstance(problem, dict) else problem}")

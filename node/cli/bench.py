@@ -1,0 +1,82 @@
+"""`carechain bench`: figures of this machine, beside what its parts can do."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from node.cli.output import Document, table
+from node.cli.session import HomeOption, JsonOption, Session, noun
+from protocol.errors import Refused
+
+app = noun("bench", "Figures of this machine, beside what its parts can do.")
+
+MinutesOption = Annotated[
+    float | None, typer.Option("--minutes", metavar="N", min=0.05, max=1440.0, help="How long to measure.")
+]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Also show each figure as a share of the machine's own.")
+]
+_UNIT_BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+@app.command()
+def consensus(
+    minutes: MinutesOption = None,
+    compare: CompareOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Order signed transactions with three voters: rate and latency."""
+    from node.bench import consensus as measured  # noqa: PLC0415  (loads the daemon's code, not wanted on the way to --help)
+
+    session = Session.start(home, as_json)
+    _report(session, measured.measure(minutes=minutes, compare=compare, show=session.output.notice))
+
+
+@app.command()
+def storage(
+    minutes: MinutesOption = None,
+    fill: Annotated[
+        str | None, typer.Option("--fill", metavar="SIZE", help="How much to store, for example 512M.")
+    ] = None,
+    compare: CompareOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Seal and store records durably on one node, and read them back."""
+    from node.bench import storage as measured  # noqa: PLC0415  (see above)
+
+    session = Session.start(home, as_json)
+    fill_bytes = None if fill is None else size_bytes(fill)
+    _report(
+        session,
+        measured.measure(minutes=minutes, fill_bytes=fill_bytes, compare=compare, show=session.output.notice),
+    )
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of a size such as 512M, 2GiB or 1048576.
+
+    Raises:
+        Refused: not one.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,14})([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
+    if match is None:
+        raise Refused(f"'{text}' is not a size; give a whole number and K, M or G, for example 512M")
+    return int(match[1]) * _UNIT_BYTES[match[2]]
+
+
+def _report(session: Session, document: Document) -> None:
+    session.output.document(document, _show)
+
+
+def _show(document: Document) -> None:
+    rows = [
+        (row["name"], row["value"], row["unit"], row["target"], row["met"]) for row in document["figures"]
+    ]
+    table(("figure", "value", "unit", "target", "met"), rows, empty="No figures.")
+    for part in ("ingredients", "ratios"):
+        if document.get(part):
+            columns = list(document[part][0])
+            table(columns, [[row.get(name) for name in columns] for row in document[part]], empty="")

@@ -1,0 +1,93 @@
+"""`carechain init`: make a facility's keys, settings and card."""
+
+import secrets
+import shutil
+import typing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.cli.output import Document, facts, say
+from node.cli.session import HomeOption, JsonOption, PassphraseFileOption, Session, find_passphrase
+
+if typing.TYPE_CHECKING:
+    # Loaded at run time only when a home is really made: they bring keys and databases with them.
+    from node.config import Config
+    from node.home import Home
+
+
+def init(
+    *,
+    name: Annotated[str, typer.Option("--name", help="The facility's name in the network.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="hospital, clinic, lab, insurer, regulator or patient.")
+    ] = "hospital",
+    role: Annotated[str, typer.Option("--role", help="voter, witness or observer.")] = "voter",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option("--listen", metavar="MULTIADDR", help="Where to listen [default: /ip4/0.0.0.0/tcp/0]."),
+    ] = None,
+    announce: Annotated[
+        list[str] | None, typer.Option("--announce", metavar="MULTIADDR", help="What to tell others instead.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", metavar="MULTIADDR", help="A facility to dial besides those found."),
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option("--http", metavar="HOST:PORT", help="Answer /healthz and /metrics here.")
+    ] = None,
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Keep the key that opens the keys in a file of the home.")
+    ] = False,
+    passphrase_file: PassphraseFileOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a facility's keys, config.toml and card.json in a new home."""
+    from node.config import LISTEN_DEFAULT, Config  # noqa: PLC0415  (see the head of this module)
+
+    session = Session.start(home, as_json)
+    config = Config(
+        name=name,
+        # The literal types hold after check(), which refuses every other text.
+        kind=typing.cast("typing.Any", kind),
+        role=typing.cast("typing.Any", role),
+        listen=tuple(listen or LISTEN_DEFAULT),
+        announce=tuple(announce or ()),
+        peers=tuple(peer or ()),
+        http=http,
+    )
+    config.check()
+    session.home.make()
+    document = _make(session.home, config, passphrase_file, sealed=not no_passphrase)
+    session.output.document(document, _show)
+
+
+def _make(home: "Home", config: "Config", passphrase_file: Path | None, *, sealed: bool) -> Document:
+    from node.card_file import card_text  # noqa: PLC0415
+    from node.config import render  # noqa: PLC0415
+    from node.home import write_atomically  # noqa: PLC0415
+    from node.identity import create_keystore  # noqa: PLC0415
+    from protocol.identifiers import peer_id  # noqa: PLC0415
+
+    try:
+        passphrase = find_passphrase(passphrase_file, new=True) if sealed else None
+        identity = create_keystore(home, passphrase, secrets.token_bytes)
+        card = identity.card(config)
+        write_atomically(home.card, card_text(card).encode(), mode=0o644)
+        # The settings come last: a home without them was not finished, and no other command takes it.
+        write_atomically(home.config, render(config).encode())
+    except BaseException:
+        # The home was empty before: nothing but what we have just made is lost.
+        for path in (home.config, home.card, home.key_file):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(home.keys, ignore_errors=True)
+        raise
+    return {"facility": config.name, "peer_id": peer_id(card.member.node), "card": str(home.card)}
+
+
+def _show(document: Document) -> None:
+    facts([("facility", document["facility"]), ("peer id", document["peer_id"]), ("card", document["card"])])
+    say("Next: give card.json to whoever runs carechain genesis.")

@@ -1,0 +1,148 @@
+"""The daemon: opens the databases of a home, joins the network, serves until told to stop. Wiring, no behaviour.
+
+Order of start: lock (held by the caller), databases, local HTTP port, listeners, ledger, services, socket. Order of stop:
+the reverse; the disk's writer last, so that whatever was accepted is written.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from node import telemetry
+from node.address_book import AddressBook
+from node.assembly import Assembly, Stores
+from node.config import Config
+from node.core import Core, Ports
+from node.disk import GroupCommitDisk
+from node.event_log import EventLog
+from node.home import Home
+from node.identity import Identity
+from node.libp2p_transport import Libp2pTransport
+from node.system import SystemClock, SystemEntropy, ThreadWorkers
+from node.web.server import bind_http, serve_api
+from protocol.configuration import Configuration, network_id
+from protocol.errors import CarechainError
+from protocol.signing import SigningKey
+from storage import databases, disk_reserve
+from storage.chunk_store import ChunkStore
+from storage.directories import move_aside
+from storage.keystore import Keystore
+from storage.ledger_store import LedgerStore
+from storage.leveldb import LevelDb
+
+WORKER_THREADS = 2
+_STOP_SECONDS = 4.0
+"""SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Databases:
+    payloads: LevelDb
+    ledger: LevelDb
+
+
+@contextlib.contextmanager
+def _opened(home: Home, rebuild: str | None, log: EventLog) -> Iterator[_Databases]:
+    """Open both databases; move the one to rebuild aside first.
+
+    Raises:
+        Corruption: one does not open, or is missing from a home that had it; the sentence names the command that mends it.
+    """
+    is_new = not (home.path / databases.PAYLOADS).exists()
+    if rebuild is not None:
+        kept = move_aside(home.path / rebuild)
+        log.warning("database moved aside and refilled from peers", database=rebuild, size=int(kept is not None))
+    ledger = databases.open_ledger(home.path, create=is_new or rebuild == databases.LEDGER)
+    try:
+        if rebuild == databases.LEDGER:
+            LedgerStore.mark_rebuilt(ledger)
+        payloads = databases.open_payloads(home.path, create=is_new or rebuild == databases.PAYLOADS)
+        try:
+            yield _Databases(payloads, ledger)
+        finally:
+            payloads.close()
+    finally:
+        ledger.close()
+
+
+async def serve(
+    home: Home,
+    settings: Config,
+    identity: Identity,
+    genesis: Configuration,
+    *,
+    keystore: Keystore,
+    rebuild: str | None,
+    log_level: str,
+    log_format: telemetry.LogFormat,
+) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        CarechainError: it cannot start, or cannot go on; one sentence.
+    """
+    telemetry.configure(level=log_level, log_format=log_format)
+    log: EventLog = structlog.get_logger()
+    http = bind_http(settings.http) if settings.http is not None else None
+    with contextlib.ExitStack() as stack:
+        if http is not None:
+            stack.enter_context(http)
+        opened = stack.enter_context(_opened(home, rebuild, log))
+        disk = GroupCommitDisk(opened.ledger, log)
+        transport = _transport(home, settings, identity, genesis, log)
+        ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
+        core = Core(ports, LedgerStore(opened.ledger, genesis), SigningKey(identity.node))
+        stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore)
+        assembly = Assembly(core, stores, identity, settings, transport, partial(disk_reserve.check_reserve, home.path))
+        async with trio.open_nursery() as outer:
+            outer.start_soon(disk.run)
+            try:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(_stop_on_signal, inner.cancel_scope, log)
+                    await inner.start(transport.run)
+                    inner.start_soon(core.run)
+                    inner.start_soon(assembly.run)
+                    listening = await inner.start(
+                        partial(serve_api, assembly.services, home, http, metrics=telemetry.Metrics())
+                    )
+                    assembly.status.http = listening.http
+                    log.info("serving", facility=settings.name, network=network_id(genesis).hex()[:16])
+            finally:
+                outer.cancel_scope.cancel()
+    log.info("stopped")
+
+
+def _transport(
+    home: Home, settings: Config, identity: Identity, genesis: Configuration, log: EventLog
+) -> Libp2pTransport:
+    return Libp2pTransport(
+        seed=identity.node,
+        network=network_id(genesis),
+        members={member.node: member.addresses for member in genesis.members},
+        listen=settings.listen,
+        extra_peers=settings.peers,
+        address_book=AddressBook(home.path / "addresses.json", log),
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+        log=log,
+    )
+
+
+async def _stop_on_signal(scope: trio.CancelScope, log: EventLog) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            log.info("stopping")
+            scope.cancel()
+            # A stuck stage must not keep the daemon alive: a crash is what the stores are made for.
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+            signal.setitimer(signal.ITIMER_REAL, _STOP_SECONDS)
+            return
+
+
+__all__ = ["CarechainError", "serve"]

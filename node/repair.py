@@ -1,0 +1,216 @@
+"""Puts right in the background what is missing: envelopes and chunks that should be here, replicas that are not there.
+
+Two lists, both on disk so that a crash forgets nothing:
+
+    lacking           records on the ledger whose envelope or share of chunks is not here      pulled, from anybody
+    under-replicated  our own records, with the members that have not confirmed their share    pushed, to those members
+
+A watcher of the applied height puts every new record of others on the first list; the queue puts its own on the second.
+"""
+
+import trio
+
+from node.applier import AppliedHeight
+from node.chunk_holder import ChunkHolder
+from node.ports import Clock, Disk, PeerTransport, Workers
+from node.replication import Replication
+from node.retrieval import GROUP, Retrieval
+from protocol import chunk_exchange as exchange
+from protocol import codec
+from protocol.errors import Corruption, RemoteFault, StorageFull, Unavailable
+from protocol.identifiers import Cid, Height, NodeId, Rid
+from protocol.transaction import RecordCommit
+from storage.chunk_store import ChunkStore
+from storage.envelope_store import EnvelopeStore
+from storage.key_value import Batch, KeyValue
+from storage.keyspace import LACKING, UNDER_REPLICATED, WATCH_MARK, prefix_range
+from storage.ledger_store import LedgerStore
+
+_MARK = WATCH_MARK + b"repair"
+_PERIOD_MS = 5_000
+"""How long after a look at the lists the next one is taken; what is new has then had the time to arrive by itself."""
+_QUIET_LOOKS = 4
+"""After 20 s without a new chunk the payloads' write buffer is given back: an idle daemon is small (storage.md 1)."""
+_ROWS_PER_LOOK_MAX = 256
+_BLOCKS_PER_BATCH = 256
+
+
+def put_under_replicated(batch: Batch, rid: Rid, missing: tuple[NodeId, ...]) -> None:
+    """Stage which members still have to confirm their share of one of our records; none of them ends it."""
+    if missing:
+        batch.put(UNDER_REPLICATED + rid, codec.pack(*missing))
+    else:
+        batch.delete(UNDER_REPLICATED + rid)
+
+
+class Repair:
+    """The two background tasks (`run`), and the figures for `storage status`."""
+
+    def __init__(
+        self,
+        *,
+        ledger: LedgerStore,
+        applied: AppliedHeight,
+        rows: KeyValue,
+        disk: Disk,
+        chunks: ChunkStore,
+        envelopes: EnvelopeStore,
+        holder: ChunkHolder,
+        replication: Replication,
+        retrieval: Retrieval,
+        transport: PeerTransport,
+        workers: Workers,
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
+        self._applied = applied
+        self._rows = rows
+        self._disk = disk
+        self._chunks = chunks
+        self._envelopes = envelopes
+        self._holder = holder
+        self._replication = replication
+        self._retrieval = retrieval
+        self._transport = transport
+        self._workers = workers
+        self._clock = clock
+
+    def status(self) -> dict[str, int]:
+        """Return the figures of `storage status`: chunks here, their bytes, and what is not as it should be."""
+        statistics = self._chunks.statistics()
+        under_replicated = 0
+        for key, _ in self._rows.scan(*prefix_range(UNDER_REPLICATED)):
+            placed = self._holder.placed(Rid(key[1:]))
+            under_replicated += len(placed.cids) if placed is not None else 1
+        return {
+            "chunks": statistics.chunks,
+            "bytes": statistics.bytes,
+            "under_replicated": under_replicated,
+            "corrupt": len(self._damaged()),
+        }
+
+    async def run(self) -> None:
+        """Watch and repair until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            nursery.start_soon(self._work)
+
+    async def _watch(self) -> None:
+        """Note every record of others that becomes final, in order, with a mark of our own."""
+        me = self._transport.me
+        if me not in self._ledger.configuration.storing:
+            return
+        row = self._disk.read(_MARK)
+        mark = Height(codec.unpack(row)[0]) if row is not None else Height(0)
+        while True:
+            height = Height(min(await self._applied.wait_above(mark), mark + _BLOCKS_PER_BATCH))
+            batch = Batch()
+            for block in self._ledger.blocks(Height(mark + 1), height):
+                for signed, txid in block.entries():
+                    commit = signed.transaction
+                    if not isinstance(commit, RecordCommit) or commit.author_pk == me:
+                        continue
+                    receipt = self._ledger.receipt(txid)
+                    if receipt is not None and receipt.is_accepted and receipt.height == block.height:
+                        batch.put(LACKING + commit.rid, b"")
+                block.forget()
+            batch.put(_MARK, codec.pack(height))
+            # Not synchronised: mark and rows are in one batch, and a lost one is only made again.
+            await self._disk.commit(batch, sync=False)
+            mark = height
+
+    async def _work(self) -> None:
+        seen, quiet_looks = 0, 0
+        while True:
+            await self._clock.sleep_ms(_PERIOD_MS)
+            await self.look()
+            stored = self._chunks.statistics().bytes
+            quiet_looks = quiet_looks + 1 if stored == seen else 0
+            seen = stored
+            if quiet_looks == _QUIET_LOOKS:
+                await self._workers.run(self._chunks.flush)
+
+    async def look(self) -> None:
+        """Take one look at both lists and at what is in quarantine, and put right what can be put right now."""
+        try:
+            for rid in self._listed(LACKING):
+                await self._complete(rid)
+            for rid in self._listed(UNDER_REPLICATED):
+                await self._fill(rid)
+            await self._refetch()
+        except StorageFull:
+            return  # the disk's reserve is reached: reads go on, and the next look may find room
+
+    def _listed(self, prefix: bytes) -> list[Rid]:
+        found: list[Rid] = []
+        for key, _ in self._rows.scan(*prefix_range(prefix)):
+            found.append(Rid(key[1:]))
+            if len(found) == _ROWS_PER_LOOK_MAX:
+                break
+        return found
+
+    async def _complete(self, rid: Rid) -> None:
+        """Bring a record's envelope and our share of its chunks here; leave the row when somebody is away."""
+        record = self._ledger.record(rid)
+        if record is not None:
+            try:
+                await self._retrieval.envelope(record)
+                placed = self._holder.placed(rid)
+                assert placed is not None, "kept together with the envelope"
+                await self._pull(placed)
+            except Unavailable:
+                return
+        batch = Batch()
+        batch.delete(LACKING + rid)
+        await self._disk.commit(batch, sync=False)
+
+    async def _pull(self, placed: exchange.PlacedChunks) -> None:
+        storing = self._ledger.configuration.storing
+        share = await self._workers.run(placed.share_of, self._transport.me, storing)
+        missing = tuple(cid for cid in share if not self._chunks.has(cid))
+        for start in range(0, len(missing), GROUP):
+            group = missing[start : start + GROUP]
+            fetched = await self._retrieval.fetch(group, placed.author)
+            await self._workers.run(self._store, list(fetched.items()))
+
+    async def _fill(self, rid: Rid) -> None:
+        """Push one of our records to the members that have not confirmed it."""
+        placed = self._holder.placed(rid)
+        row = self._rows.get(UNDER_REPLICATED + rid)
+        if placed is None or row is None:
+            return
+        storing = self._ledger.configuration.storing
+        shares = await self._workers.run(placed.holders, storing)
+        connected = {status.node for status in self._transport.peers() if status.connected}
+        missing = [NodeId(node) for node in codec.unpack(row)]
+        left: list[NodeId] = []
+        for node in missing:
+            if node not in shares:
+                continue
+            try:
+                if node not in connected:
+                    raise Unavailable("not connected")
+                await self._replication.push(node, shares[node])
+            except (Unavailable, RemoteFault, Corruption):
+                left.append(node)  # away, misbehaving, or our own copy waits for repair: at the next look
+        if left != missing:
+            batch = Batch()
+            put_under_replicated(batch, rid, tuple(left))
+            await self._disk.commit(batch, sync=False)
+
+    async def _refetch(self) -> None:
+        """Bring back the chunks that are in quarantine."""
+        for cid in self._damaged():
+            try:
+                fetched = await self._retrieval.fetch((cid,), self._transport.me)
+            except Unavailable:
+                continue
+            await self._workers.run(self._store, list(fetched.items()))
+
+    def _damaged(self) -> tuple[Cid, ...]:
+        """Return the chunks in quarantine that nothing has replaced yet."""
+        return tuple(dict.fromkeys(cid for _, cid in self._chunks.index.quarantined() if not self._chunks.has(cid)))
+
+    def _store(self, chunks: list[tuple[Cid, bytes]]) -> None:
+        self._chunks.put_many(chunks, trusted=True)
+

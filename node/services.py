@@ -1,0 +1,54 @@
+"""What the daemon offers on its local socket: one object per noun, wired by `daemon`, called by `web/`.
+
+Answers are JSON documents exactly as the command line prints them with `--json`. Refusals are raised as
+`protocol.errors.CarechainError`; `web.server` turns them into answers. Arguments named by a person (a patient, a
+record, a facility, a grant) are passed as typed: an id, a name, or a unique prefix; the services resolve them.
+
+Calls that the routes make, by field:
+
+    status    report() · members() · await storage()
+    patients  await register(source, identifiers=, name=, birth_date=) · await list()
+              await prepare_handover(patient, passphrase=) -> {"handover", "wallet" (bytes)}
+              await complete_handover(handover, grant=)
+    ingest    await add(stream, patient=, category=, media_type=, file_suffix=, force=)
+    query     await read(record, purpose=, user=) -> (info, stream) · await list(patient) · await status(record)
+              export(patient, purpose=, user=) -> async iterator of (info, stream)
+    consent   await grant(patient=, to=, categories=, purposes=, expires_ms=, write=, wallet=)
+              await list(patient, wallet=) · await revoke(grant, wallet=)
+    audit     await log(patient, wallet=) · verify(full=) -> async iterator of {"progress": …}, the last {"result": …}
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Only names are needed here: the real modules reach consensus and storage, which the routes must not load.
+    from node.audit import Audit
+    from node.consent import Consent
+    from node.ingest import Ingest
+    from node.patients import Patients
+    from node.query import Query
+    from node.status import StatusReporter
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedWallet:
+    """A patient's wallet file and the passphrase that opens it, as handed over for one call; never stored."""
+
+    data: bytes
+    passphrase: bytes
+
+    def __repr__(self) -> str:
+        return f"SealedWallet({len(self.data)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The daemon's services, by noun."""
+
+    status: "StatusReporter"
+    patients: "Patients"
+    ingest: "Ingest"
+    query: "Query"
+    consent: "Consent"
+    audit: "Audit"

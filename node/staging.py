@@ -1,0 +1,185 @@
+"""A file on its way in: compressed, sealed and stored while it still arrives, and forgotten again if it is refused.
+
+    bytes ──► StagedRecord (a worker: hash, compress, seal) ──► Staging (another worker: durable writes of 8 chunks)
+
+While one batch is being stored the next one is sealed. Nothing plain ever touches the disk, and no more than a few MiB
+of it are in memory.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import trio
+import zstandard
+
+from node.ports import Workers
+from protocol import limits
+from protocol.errors import CarechainError
+from protocol.identifiers import Cid, Rid
+from protocol.manifest import Meta
+from protocol.sealing import RecordSealer, SealedChunk
+from storage.chunk_store import ChunkStore
+
+BATCH_CHUNKS = 8
+"""Chunks in one durable write: fsync costs little beside 8 MiB, and three batches in hand are little memory."""
+_SAMPLE_BYTES = 64 * limits.KIB
+_SAVING_MIN = 0.10
+_WRITE_BYTES = 256 * limits.KIB
+"""Small pieces (the resources of a view) are gathered up to here before they are compressed and sealed."""
+_ZSTD_LEVEL = 1
+
+
+class StagedRecord:
+    """One record being sealed. Used by one worker at a time; `dek` is 32 fresh random bytes."""
+
+    def __init__(self, rid: Rid, dek: bytes) -> None:
+        self.rid = rid
+        self.dek = dek
+        self.plain_bytes = 0
+        self.cids: tuple[Cid, ...] = ()
+        self._sealer = RecordSealer(dek, rid)
+        self._sha256 = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._compressor: zstandard.ZstdCompressionObj | None = None
+        self._compression = ""
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the exact bytes so far."""
+        return self._sha256.digest()
+
+    def write(self, piece: bytes) -> list[SealedChunk]:
+        """Take the next bytes; return the chunks they complete.
+
+        Raises:
+            Refused: the record passes 64 GiB.
+        """
+        self._pending.append(piece)
+        self._pending_bytes += len(piece)
+        return self._flush() if self._pending_bytes >= _WRITE_BYTES else []
+
+    def finish(
+        self, *, media_type: str, kind: str, category: str, part_of: Rid | None, identity_override: bool
+    ) -> list[SealedChunk]:
+        """Seal the rest and the manifest; afterwards `cids` are all chunks of the record, the manifest last.
+
+        Raises:
+            Refused: the media type is too long.
+        """
+        chunks = self._flush()
+        if self._compressor is not None:
+            chunks += self._sealer.write(self._compressor.flush())
+        meta = Meta(
+            media_type, "", "", kind, category, part_of or b"", self._compression, self.plain_bytes, self.sha256, identity_override
+        )
+        sealed = self._sealer.finish(meta)
+        self.cids = sealed.cids
+        return [*chunks, *sealed.last_chunks]
+
+    def _flush(self) -> list[SealedChunk]:
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        if not self._compression:
+            self._choose_compression(data)
+        self.plain_bytes += len(data)
+        self._sha256.update(data)
+        return self._sealer.write(data if self._compressor is None else self._compressor.compress(data))
+
+    def _choose_compression(self, head: bytes) -> None:
+        """Compress when it saves a tenth of the first 64 KiB (storage.md 3)."""
+        sample = head[:_SAMPLE_BYTES]
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+        if len(compressor.compress(sample)) <= len(sample) * (1 - _SAVING_MIN):
+            self._compression, self._compressor = "zstd", compressor.compressobj()
+        else:
+            self._compression = "none"
+
+    def __repr__(self) -> str:
+        return f"StagedRecord({self.rid.hex()[:16]}, {self.plain_bytes} bytes)"
+
+
+class Staging:
+    """Stores the chunks of one upload as they come. `run` beside the task that seals; then `finish`, or `drop`."""
+
+    def __init__(self, chunks: ChunkStore, workers: Workers, check_room: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._workers = workers
+        self._check_room = check_room
+        self._pending: list[SealedChunk] = []
+        self._stored: list[Cid] = []
+        self._failure: CarechainError | None = None
+        # No buffer: one batch is being stored and one waits here, while the next is sealed.
+        self._send, self._receive = trio.open_memory_channel[tuple[SealedChunk, ...]](0)
+        self._ended = trio.Event()
+
+    @property
+    def stored(self) -> tuple[Cid, ...]:
+        """The chunks of this upload that are, or may be, in the store."""
+        return tuple(self._stored)
+
+    def keep(self) -> None:
+        """Hand the chunks over to the queue: nothing drops them any more."""
+        self._stored = []
+
+    async def run(self) -> None:
+        """Store batches until `finish` or `drop`."""
+        try:
+            async for batch in self._receive:
+                if self._failure is None:
+                    try:
+                        await self._store(batch)
+                    except CarechainError as error:
+                        self._failure = error
+        finally:
+            self._ended.set()
+
+    async def put(self, chunks: Sequence[SealedChunk]) -> None:
+        """Take chunks; waits while two batches are ahead.
+
+        Raises:
+            StorageFull: an earlier batch could not be stored.
+        """
+        self._pending += chunks
+        while len(self._pending) >= BATCH_CHUNKS:
+            batch, self._pending = tuple(self._pending[:BATCH_CHUNKS]), self._pending[BATCH_CHUNKS:]
+            await self._send.send(batch)
+            self._raise_failure()
+
+    async def finish(self) -> None:
+        """Store the rest; everything is durable on return.
+
+        Raises:
+            StorageFull: something could not be stored.
+        """
+        if self._pending and self._failure is None:
+            await self._send.send(tuple(self._pending))
+        await self._end()
+        self._raise_failure()
+
+    async def drop(self, cids: Sequence[Cid] | None = None) -> None:
+        """Delete stored chunks of this upload again: those given, or all of them after ending it."""
+        if cids is None:
+            self._pending = []
+            await self._end()
+            cids = self._stored
+        if cids:
+            await self._workers.run(self._chunks.delete, tuple(cids))
+
+    async def _end(self) -> None:
+        self._send.close()
+        await self._ended.wait()
+
+    async def _store(self, batch: tuple[SealedChunk, ...]) -> None:
+        self._check_room()
+        # Noted first: what a cancelled write may have stored is dropped with the rest.
+        self._stored += [chunk.cid for chunk in batch]
+        await self._workers.run(self._write, batch)
+
+    def _write(self, batch: tuple[SealedChunk, ...]) -> None:
+        # Trusted: this process has just hashed them itself.
+        self._chunks.put_many([(chunk.cid, chunk.data) for chunk in batch], trusted=True)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

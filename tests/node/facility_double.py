@@ -1,0 +1,121 @@
+"""A member of a `LedgerDouble` with the services around a patient's keys, wired as the daemon wires them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from node.attachments import Attachments
+from node.authority import Authorities
+from node.consent import Consent
+from node.epochs import Epochs
+from node.grant_bundles import GrantBundles
+from node.grant_watcher import GrantWatcher
+from node.held_grants import HeldGrants
+from node.patients import LocalPatient, Patients
+from node.revocation import Revocation
+from node.rotation import Rotation
+from node.vaults import Vaults
+from protocol.identifiers import Rid, Vid
+from protocol.ledger_state import Receipt, Record
+from protocol.signing import SigningKey, sha256
+from protocol.transaction import EnvelopeReceipt, RecordCommit, receipt_form, sign
+from tests.node.ledger_double import LedgerDouble, MemberDouble, running
+
+SYSTEM = "urn:example:mrn"
+
+
+class FacilityDouble:
+    """One facility. Making another one over the same member is a restart."""
+
+    def __init__(self, member: MemberDouble, ledger: LedgerDouble) -> None:
+        self.member, self.ledger = member, ledger
+        self.me, self.store, self.clock = member.member.node, member.store, member.clock
+        self.submitter, self.keystore = member.submitter, member.keystore
+        self.attachments = Attachments(
+            member.envelopes, member.disk, member.transport, ledger.genesis.storing
+        )
+        self.held = HeldGrants(member.keystore)
+        self.patients = Patients(member.keystore, self.held, member.entropy)
+        self.epochs = Epochs(member.disk, self.attachments)
+        self.vaults = Vaults(
+            identity=member.identity, patients=self.patients, held=self.held, epochs=self.epochs,
+            store=self.store, submitter=self.submitter, clock=self.clock, entropy=member.entropy,
+        )  # fmt: skip
+        self.authorities = Authorities(
+            me=self.me, patients=self.patients, store=self.store, workers=member.workers,
+        )  # fmt: skip
+        self.rotation = Rotation(
+            store=self.store, submitter=self.submitter, attachments=self.attachments, clock=self.clock,
+            entropy=member.entropy,
+        )  # fmt: skip
+        self.bundles = GrantBundles(member.keystore)
+        self.revocation = Revocation(
+            authorities=self.authorities, bundles=self.bundles, rotation=self.rotation, keystore=member.keystore,
+            store=self.store, submitter=self.submitter, clock=self.clock, log=member.log,
+        )  # fmt: skip
+        self.consent = Consent(
+            me=self.me, authorities=self.authorities, patients=self.patients, vaults=self.vaults,
+            bundles=self.bundles, attachments=self.attachments, store=self.store, submitter=self.submitter,
+            clock=self.clock, entropy=member.entropy, revocation=self.revocation, log=member.log,
+        )  # fmt: skip
+        self.watcher = GrantWatcher(
+            identity=member.identity, rows=member.rows, disk=member.disk, store=self.store,
+            applied=member.applier.height, attachments=self.attachments, epochs=self.epochs, held=self.held,
+            patients=self.patients, authorities=self.authorities, rotation=self.rotation, clock=self.clock,
+            log=member.log,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Run the tasks that the daemon runs."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watcher.run)
+            nursery.start_soon(self.consent.run)
+
+    async def register(self, value: str, name: str = "Ada Sample") -> LocalPatient:
+        """Register a patient."""
+        answer = await self.patients.register(
+            None, identifiers=[(SYSTEM, value)], name=name, birth_date="1980-02-03"
+        )
+        return self.patients.resolve(str(answer["patient"]))
+
+    async def add_record(self, patient: LocalPatient, category: str) -> Record:
+        """Put a record with an arbitrary envelope hash on the ledger."""
+        handle = await self.vaults.writable(patient, category)
+        rid = Rid(self.member.entropy.bytes(32))
+        receipt = await self.commit_record(handle.vid, rid, handle.epoch)
+        assert receipt.is_accepted, receipt.verdict
+        record = self.store.record(rid)
+        assert record is not None
+        return record
+
+    async def commit_record(self, vid: Vid, rid: Rid, epoch: int) -> Receipt:
+        """Submit a RecordCommit with receipts of all storing members."""
+        env_hash = sha256(rid)
+        form = receipt_form(self.ledger.network, vid, rid, env_hash)
+        storing = [m for m in self.ledger.members if m.member.node in self.ledger.genesis.storing]
+        nodes = sorted(storing, key=lambda member: member.member.node)
+        receipts = tuple(EnvelopeReceipt(m.member.node, SigningKey(m.identity.node).sign(form)) for m in nodes)
+        commit = RecordCommit(
+            vid, rid, epoch, self.me, env_hash, receipts, Rid(bytes(32)), self.submitter.valid_until()
+        )
+        return await self.submitter.submit(sign(commit, self.ledger.network, SigningKey(self.member.identity.node)))
+
+    async def until(self, what: str, holds: Callable[[], bool]) -> None:
+        """Wait until a condition holds, at most a minute of virtual time."""
+        with trio.move_on_after(60):
+            while not holds():
+                await trio.sleep(0.05)
+        assert holds(), what
+
+
+@asynccontextmanager
+async def facilities(count: int = 3, *, seed: str = "facilities") -> AsyncIterator[list[FacilityDouble]]:
+    """Run a network with its services for as long as the block lasts."""
+    ledger = LedgerDouble(count, seed=seed)
+    async with running(ledger), trio.open_nursery() as nursery:
+        doubles = [FacilityDouble(member, ledger) for member in ledger.members]
+        for double in doubles:
+            nursery.start_soon(double.run)
+        yield doubles
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,232 @@
+"""A daemon's services for tests of the HTTP seam: tiny, real objects that stream bytes and record what they were asked."""
+
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import structlog
+import trio
+from starlette.requests import ClientDisconnect
+
+from node.home import Home
+from node.services import Services
+from node.telemetry import Metrics
+from node.web.server import Listening, bind_http, serve_api
+from protocol.errors import Corruption, Forbidden, NotFinal, Refused, StorageFull, Unavailable
+
+RECORD = "ab" * 32
+TRANSACTION = "cd" * 32
+PIECE = bytes(range(256)) * 256
+
+
+class Calls:
+    """Answers every call of every noun; `asked` holds what came in."""
+
+    def __init__(self, pieces: int = 4) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.pieces = pieces
+        self.received = 0
+        self.cut_off = threading.Event()
+        self.closed = threading.Event()
+        self.largest_piece = 0
+        self.breaks_after: int | None = None
+        self.sha256: str | None = None
+        self.refusal: Exception | None = None
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "facility": "A",
+            "network": "12" * 32,
+            "role": "voter",
+            "leader": None,
+            "term": 3,
+            "height": 7,
+            "certified_height": 6,
+            "tree_size": 5,
+            "tree_root": "34" * 32,
+            "voters": ["A", "B"],
+            "quorum": 2,
+            "release_gate": False,
+            "addresses": [],
+            "http": None,
+            "problems": ["the clock is off by 3 s; set it"],
+            "peers": [{"name": "B", "peer_id": "12D3", "connected": True, "address": "", "found_by": "mdns"}],
+        }
+
+    def members(self) -> dict[str, Any]:
+        return {
+            "members": [{"name": "A\x1b[31m", "kind": "lab", "role": "voter", "peer_id": "12D3"}],
+            "proposals": [],
+        }
+
+    async def storage(self) -> dict[str, Any]:
+        return {"chunks": 1, "bytes": 2, "under_replicated": 0, "corrupt": 0, "padding_overhead": 0.1}
+
+    async def register(self, source: bytes | None, **fields: Any) -> dict[str, Any]:
+        self.asked.append(("register", (source, fields)))
+        return {"patient": "p1", "known": False}
+
+    async def prepare_handover(self, patient: str, *, passphrase: bytes) -> dict[str, Any]:
+        self.asked.append(("prepare", (patient, passphrase)))
+        return {"handover": "h1", "wallet": b"sealed wallet"}
+
+    async def complete_handover(self, handover: str, *, grant: bool) -> dict[str, Any]:
+        self.asked.append(("complete", (handover, grant)))
+        if self.refusal is not None:
+            raise self.refusal
+        return {"transaction": TRANSACTION}
+
+    async def add(self, stream: AsyncIterator[bytes], **fields: Any) -> dict[str, Any]:
+        self.asked.append(("add", fields))
+        match fields["patient"]:
+            case "nobody":
+                raise Refused("no patient matches 'nobody'; register the patient first")
+            case "full":
+                raise StorageFull("the disk's reserve is reached; free some space")
+        try:
+            async for piece in stream:
+                self.received += len(piece)
+                self.largest_piece = max(self.largest_piece, len(piece))
+        except ClientDisconnect:
+            self.cut_off.set()
+            raise
+        rows = [
+            {
+                "record": RECORD,
+                "kind": "document",
+                "category": "labs",
+                "state": "final",
+                "transaction": TRANSACTION,
+            }
+        ]
+        if fields["patient"] == "queued":
+            rows[0]["state"] = "received"
+            raise NotFinal("safely queued, not final yet", (RECORD,), {"records": rows})
+        return {"records": rows}
+
+    async def read(
+        self, record: str, *, purpose: str, user: str | None
+    ) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+        self.asked.append(("read", (record, purpose, user)))
+        if record == "hidden":
+            raise Forbidden("this record is not open to this facility")
+        if record == "damaged":
+            raise Corruption("a chunk fails its check")
+        if record == "bug":
+            raise ValueError("Jane Doe")
+        data = PIECE * self.pieces
+        digest = self.sha256 or hashlib.sha256(data).hexdigest()
+        return {"sha256": digest, "bytes": len(data), "transaction": TRANSACTION}, self._stream()
+
+    async def export(
+        self, patient: str, *, purpose: str, user: str | None
+    ) -> AsyncIterator[tuple[dict[str, Any], AsyncIterator[bytes]]]:
+        self.asked.append(("export", (patient, purpose)))
+        if patient == "nobody":
+            raise Refused("no patient matches")
+        data = PIECE * self.pieces
+        for record, kind, part_of in ((RECORD, "original", None), ("ef" * 32, "view", RECORD)):
+            told = {"record": record, "kind": kind, "part_of": part_of, "bytes": len(data)}
+            yield {**told, "sha256": self.sha256 or hashlib.sha256(data).hexdigest()}, self._stream()
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            for number in range(self.pieces):
+                if number == self.breaks_after:
+                    raise Unavailable("no replica answers")
+                yield PIECE
+        finally:
+            self.closed.set()
+
+    async def list(self, patient: str = "", wallet: Any = None) -> dict[str, Any]:
+        self.asked.append(("list", (patient, wallet)))
+        row = {
+            "record": RECORD,
+            "category": "labs",
+            "kind": "document",
+            "state": "final",
+            "transaction": TRANSACTION,
+            "bytes": 1,
+        }
+        return {"records": [row], "patients": [], "grants": []}
+
+    async def status(self, record: str) -> dict[str, Any]:
+        return await self.list(record)
+
+    async def grant(self, **fields: Any) -> dict[str, Any]:
+        self.asked.append(("grant", fields))
+        rows = [
+            {"grant": "aa" * 32, "category": name, "transaction": TRANSACTION}
+            for name in fields["categories"]
+        ]
+        return {"grant": "bb" * 32, "grants": rows}
+
+    async def revoke(self, grant: str, *, wallet: Any) -> dict[str, Any]:
+        self.asked.append(("revoke", (grant, wallet)))
+        return {"grant": grant}
+
+    async def log(self, patient: str, *, wallet: Any) -> dict[str, Any]:
+        self.asked.append(("log", (patient, wallet)))
+        return {
+            "entries": [
+                {"action": "read", "facility": "B", "time": 1_700_000_000_000, "record": RECORD, "height": 3}
+            ]
+        }
+
+    async def verify(self, *, full: bool) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(("verify", full))
+        yield {"progress": {"done": 1, "total": 2}}
+        if self.breaks_after is not None:
+            raise Unavailable("stopping")
+        yield {
+            "result": {
+                "ok": not full,
+                "height": 3,
+                "tree_root": "00",
+                "problems": ["record x"] if full else [],
+            }
+        }
+
+    @property
+    def services(self) -> Services:
+        # Any: the seam is under test, not the services behind it, which need a whole node.
+        me = cast("Any", self)
+        return Services(me, me, me, me, me, me)
+
+
+@contextmanager
+def serving(home: Home, calls: Calls, *, http: str | None = None) -> Iterator[Listening]:
+    """Serve `calls` on the socket of `home` from a thread of its own, as a daemon would from its process."""
+    ready, listening, stop = threading.Event(), [], []
+
+    async def serve() -> None:
+        with trio.CancelScope() as scope:
+            stop.append((trio.lowlevel.current_trio_token(), scope))
+            async with trio.open_nursery() as nursery:
+                bound = bind_http(http) if http else None
+                listening.append(await nursery.start(_start(calls, home, bound)))
+                ready.set()
+
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield listening[0]
+    finally:
+        token, scope = stop[0]
+        token.run_sync_soon(scope.cancel)
+        thread.join(10)
+        assert not thread.is_alive()
+        structlog.reset_defaults()
+
+
+def _start(calls: Calls, home: Home, bound: Any) -> Callable[..., Any]:
+    async def start(*, task_status: Any) -> None:
+        await serve_api(calls.services, home, bound, metrics=Metrics(), task_status=task_status)
+
+    return start

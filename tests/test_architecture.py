@@ -1,0 +1,128 @@
+"""The house rules that a machine can check (ARCHITECTURE.md, "The law of imports")."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("node", "protocol", "simulations", "storage")
+LINES_MAX = 400
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
+
+# Third party -> the only modules that may import it.
+ROOMS = {
+    "msgpack": {"protocol/codec.py"},
+    "nacl": {"protocol/signing.py", "protocol/passphrase.py"},
+    "cryptography": {"protocol/sealing.py", "protocol/hpke.py"},
+    "plyvel": {"storage/leveldb.py"},
+    "libp2p": {"node/libp2p_transport.py", "node/libp2p_kit.py", "node/yamux_patches.py"},
+    "multiaddr": {"node/libp2p_transport.py", "node/libp2p_kit.py", "node/endpoints.py"},
+    "zeroconf": {"node/discovery.py"},
+    "prometheus_client": {"node/telemetry.py"},
+    "httpx": {"node/cli/client.py"},
+    "starlette": {"node/web/"},
+    "hypercorn": {"node/web/"},
+    "typer": {"node/cli/"},
+    "rich": {"node/cli/"},
+}
+PURE_MAY_NOT = {
+    "trio",
+    "os",
+    "socket",
+    "time",
+    "random",
+    "secrets",
+    "threading",
+    "asyncio",
+    "pathlib",
+    "subprocess",
+}
+
+
+def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("library", sorted(ROOMS))
+def test_each_library_is_touched_in_its_room_only(library: str) -> None:
+    rooms = ROOMS[library]
+    guests = {name for name, tree in sources(*PACKAGES) if library in imported(tree)}
+
+    strangers = {
+        name
+        for name in guests
+        if not any(name == room or (room.endswith("/") and name.startswith(room)) for room in rooms)
+    }
+
+    assert not strangers
+    assert guests
+
+
+def test_protocol_is_pure() -> None:
+    offenders = {name: imported(tree) & PURE_MAY_NOT for name, tree in sources("protocol")}
+
+    assert not {name: found for name, found in offenders.items() if found}
+
+
+def test_no_file_has_two_nouns_too_many() -> None:
+    long = {
+        name: count
+        for name, _ in sources(*PACKAGES)
+        if (count := len((ROOT / name).read_text().splitlines())) > LINES_MAX
+    }
+
+    assert not long
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    assert not [name for name, _ in sources(*PACKAGES) if Path(name).stem in BANNED_NAMES]
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert not [name for name, tree in sources(*PACKAGES) if not ast.get_docstring(tree)]
+
+
+def test_commands_do_not_load_the_network_on_the_way_to_help() -> None:
+    probe = "import sys, node.cli.main; print(sorted({'libp2p', 'trio', 'plyvel', 'hypercorn'} & set(sys.modules)))"
+
+    answer = subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True)
+
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        top = {name.split("/")[0] for name in wheel.namelist()}
+
+    assert {name for name in top if not name.endswith(".dist-info")} == set(PACKAGES)
