@@ -11,6 +11,7 @@ import trio
 from node.attachments import Attachments
 from node.authority import Authorities
 from node.chunk_holder import ChunkHolder
+from node.clock_watch import ClockWatch
 from node.consent import Consent
 from node.core import Core
 from node.epochs import Epochs
@@ -31,6 +32,8 @@ from node.retrieval import Retrieval
 from node.revocation import Revocation
 from node.rotation import Rotation
 from node.sealed_rows import SealedRows
+from node.services import Services
+from node.status import Machine, StatusReporter
 from node.vaults import Vaults
 from protocol.identifiers import NodeId
 from protocol.signing import SigningKey
@@ -194,7 +197,7 @@ class Assembly:
     """Everything above the ledger. Run `run` beside the core's."""
 
     def __init__(
-        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None], machine: Machine
     ) -> None:
         ports = core.ports
         self.sharing = sharing = Sharing(core, stores, identity)
@@ -227,12 +230,38 @@ class Assembly:
             report=report,
             entropy=ports.entropy,
         )
+        self._clock_watch = ClockWatch(ports.transport, ports.clock)
+        self.status = StatusReporter(
+            core=core,
+            queue=records.queue,
+            repair=records.repair,
+            clock_watch=self._clock_watch,
+            machine=machine,
+        )
         self._transport = ports.transport
+
+    @property
+    def services(self) -> Services:
+        """What the local socket offers."""
+        return Services(
+            status=self.status,
+            patients=self.sharing.patients,
+            ingest=self.ingest,
+            query=self.query,
+            consent=self.sharing.consent,
+            audit=None,  # type: ignore[arg-type]
+        )
 
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return the tasks that run in the background."""
         sharing, records = self.sharing, self.records
-        return (records.queue.run, records.repair.run, sharing.watcher.run, sharing.consent.run)
+        return (
+            records.queue.run,
+            records.repair.run,
+            sharing.watcher.run,
+            sharing.consent.run,
+            self._clock_watch.run,
+        )
 
     async def run(self) -> None:
         """Serve and watch until cancelled."""

@@ -5,7 +5,6 @@ An `Authority` lives for one command (a wallet) or is derived when needed (custo
 
 from dataclasses import dataclass
 
-from node.epochs import Epochs
 from node.patients import LocalPatient, PatientRow, Patients
 from node.ports import Workers
 from node.services import SealedWallet
@@ -14,7 +13,7 @@ from protocol.configuration import Member
 from protocol.errors import Forbidden, Refused
 from protocol.identifiers import ZERO, NodeId, PublicKey, Vid
 from protocol.key_derivation import hkdf
-from protocol.ledger_state import Vault
+from protocol.ledger_rows import Vault
 from protocol.patient_keys import PatientKeys
 from protocol.person import Person
 from protocol.signing import SigningKey
@@ -62,14 +61,6 @@ class Authority:
     def audit_secrets(self, vault: WalletVault) -> tuple[bytes, ...]:
         """Return every secret that a "who read" note of the vault may be sealed to, the present one first."""
         return (self.keys.audit_secret(Vid(vault.vid)), *reversed(vault.audit_secrets))
-
-    async def secret_at(self, vault: WalletVault, epoch: int, epochs: Epochs) -> bytes:
-        """Return the category secret of an epoch; those before this root's first are reached over the links."""
-        vid = Vid(vault.vid)
-        if epoch >= vault.first_epoch:
-            return self.keys.category_secret(vid, epoch)
-        newest = self.keys.category_secret(vid, vault.first_epoch)
-        return await epochs.older_secret(vid, epoch, known_epoch=vault.first_epoch, known_secret=newest)
 
     def wrap(
         self, vault: WalletVault, epoch: int, grantee: PublicKey, facility: Member, *, seed32: bytes

@@ -13,7 +13,7 @@ from protocol import codec, limits, signing
 from protocol.envelope import Label, check_envelope, envelope_hash
 from protocol.errors import Corruption, Invalid, Malformed, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId, PublicKey, Rid
-from protocol.ledger_state import Vault
+from protocol.ledger_rows import Vault
 from protocol.transaction import EnvelopeReceipt, receipt_form
 from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
@@ -57,7 +57,9 @@ class ChunkHolder:
     def confirm(self, cids: tuple[Cid, ...]) -> exchange.StorageReceipt | exchange.Lacking:
         """Return a storage receipt for chunks that are all here, else those that are not. Fit for a worker thread."""
         lacking = tuple(cid for cid in cids if not self._chunks.has(cid))
-        return exchange.Lacking(lacking) if lacking else exchange.storage_receipt(cids, self._key, self._network)
+        return (
+            exchange.Lacking(lacking) if lacking else exchange.storage_receipt(cids, self._key, self._network)
+        )
 
     def placed(self, rid: Rid) -> exchange.PlacedChunks | None:
         """Return the chunks of a record whose envelope is here."""
@@ -104,7 +106,9 @@ class ChunkHolder:
         if vault is None or offer.epoch > vault.epoch:
             raise Unavailable("the vault of a record is not known here yet")
         stale_ms = self._clock.now_ms() - vault.epoch_since_ms
-        if offer.epoch != vault.epoch and not (offer.epoch == vault.epoch - 1 and stale_ms <= limits.EPOCH_GRACE_MS):
+        if offer.epoch != vault.epoch and not (
+            offer.epoch == vault.epoch - 1 and stale_ms <= limits.EPOCH_GRACE_MS
+        ):
             raise Invalid("an envelope is sealed under a category key of the past")
         if not self._may_write(vault, sender):
             raise Invalid("the author may not write to this vault")
@@ -116,13 +120,17 @@ class ChunkHolder:
         now_ms = self._clock.now_ms()
         grants = (self._ledger.grant(gid) for gid in vault.grants)
         return any(
-            state is not None and state.is_live(now_ms) and state.grant.facility == author and "W" in state.grant.rights
+            state is not None
+            and state.is_live(now_ms)
+            and state.grant.facility == author
+            and "W" in state.grant.rights
             for state in grants
         )
 
     async def _answer_chunks(self, _sender: NodeId, body: bytes) -> bytes:
         request: exchange.ChunkRequest = codec.decode(
-            body, exchange.ChunkRequest  # type: ignore[arg-type]  # a union is no type for mypy
+            body,
+            exchange.ChunkRequest,  # type: ignore[arg-type]  # a union is no type for mypy
         )
         if isinstance(request, exchange.PutChunks):
             self._check_room()
@@ -151,7 +159,8 @@ class ChunkHolder:
 
     async def _answer_envelopes(self, sender: NodeId, body: bytes) -> bytes:
         request: exchange.EnvelopeRequest = codec.decode(
-            body, exchange.EnvelopeRequest  # type: ignore[arg-type]  # a union is no type for mypy
+            body,
+            exchange.EnvelopeRequest,  # type: ignore[arg-type]  # a union is no type for mypy
         )
         if isinstance(request, exchange.OfferEnvelope):
             try:

@@ -17,8 +17,8 @@ from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.block import Block
-from protocol.errors import NotLeader, RemoteFault, Unavailable
-from protocol.identifiers import NodeId, Txid
+from protocol.errors import Invalid, NotLeader, RemoteFault, Unavailable
+from protocol.identifiers import NodeId, Term, Txid
 from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message
 from protocol.raft.state import Ready
 from storage.key_value import Batch
@@ -78,7 +78,8 @@ class Consensus:
         self._applied = applied
         self._pool = Pool()
         self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
-        self._was_leader = False
+        self._led_term: Term | None = None
+        self._queued_bytes = 0
 
     def propose(self, transactions: Sequence[tuple[Txid, bytes]]) -> None:
         """Queue checked transactions for the next block.
@@ -89,10 +90,14 @@ class Consensus:
         """
         if self.raft.leader != self._transport.me:
             raise NotLeader(self.raft.leader)
+        size = sum(len(raw) for _, raw in transactions)
         try:
+            if self._queued_bytes + size > limits.POOL_BYTES_MAX:
+                raise trio.WouldBlock
             self._send_input.send_nowait(_Proposal(tuple(transactions)))
         except trio.WouldBlock:
             raise Unavailable("the leader has more to do than it can; retry in a moment") from None
+        self._queued_bytes += size
 
     async def run(self, committed: trio.MemorySendChannel[Committed]) -> None:
         """Run until cancelled; what is committed leaves through `committed`."""
@@ -125,23 +130,24 @@ class Consensus:
 
     async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
         try:
+            if sender not in self._store.configuration.voters:
+                raise Invalid("a Raft message from a member that does not vote")
             message: Message = codec.decode_union(body, Message)
             if not isinstance(message, AppendEntries):
                 slot.input = _FromPeer(sender, message)
-            elif (checked := await self._checked(message)) is not None:
-                slot.input = _FromPeer(sender, checked)
+            elif message.leader != sender:
+                raise Invalid("a Raft message from somebody other than the voter it names")
+            else:
+                slot.input = _FromPeer(sender, await self._checked(message))
         except RemoteFault as fault:
             self._verification.reject(sender, fault)
             slot.input = _Distrust(sender)
         finally:
             slot.done.set()
 
-    async def _checked(self, message: AppendEntries) -> CheckedAppend | None:
+    async def _checked(self, message: AppendEntries) -> CheckedAppend:
+        # Blocks ahead of our clock go in as well: Raft holds them, and gives up a leader that stays ahead.
         blocks = tuple(Block.decode(raw) for raw in message.blocks)
-        ahead = self._clock.now_ms() + limits.CLOCK_AHEAD_MS_MAX
-        # ledger.md P-time: hold what is ahead of our clock. Dropping holds it: the leader sends it again.
-        if any(block.header.time_ms > ahead for block in blocks):
-            return None
         for block in blocks:
             await self._verification.check_block(block)
         return CheckedAppend(message, blocks)
@@ -174,6 +180,7 @@ class Consensus:
             case _Distrust(leader):
                 self.raft.distrust(leader)
             case _Proposal(transactions):
+                self._queued_bytes -= sum(len(raw) for _, raw in transactions)
                 for txid, raw in transactions:
                     # A full pool drops the rest: whoever submitted it retries (back-pressure, no error to a stranger).
                     try:
@@ -185,9 +192,11 @@ class Consensus:
     def _lead(self) -> None:
         """Cut a block when there is something to order and a slot is free; not on a timer."""
         leads = self.raft.leader == self._transport.me
-        if self._was_leader and not leads:
+        led_term = self.raft.term if leads else None
+        # Also when leadership was lost and won back within one turn: what the old term had in flight may be truncated.
+        if led_term is None or led_term != self._led_term:
             self._pool.clear()
-        self._was_leader = leads
+        self._led_term = led_term
         while (
             leads and len(self._pool) and self.raft.may_propose and self.raft.uncommitted_count < _BLOCKS_IN_FLIGHT
         ):

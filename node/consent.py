@@ -25,7 +25,7 @@ from protocol.configuration import Member
 from protocol.errors import CarechainError, Forbidden, NotFinal, Refused, Unavailable
 from protocol.health.categories import Category, category_named
 from protocol.identifiers import ZERO, Digest, NodeId, Txid, Vid
-from protocol.ledger_state import GrantState
+from protocol.ledger_rows import GrantState
 from protocol.transaction import KIND_TEAM, PURPOSES, Grant, sign, txid_of
 from protocol.wallet import WalletVault
 from storage.ledger_store import LedgerStore

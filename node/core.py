@@ -15,8 +15,8 @@ from node.consensus import Consensus
 from node.event_log import EventLog
 from node.gossip import Announcer
 from node.ports import Clock, Disk, Entropy, PeerTransport, Workers
+from node.receipts import AGAIN, Receipts, Submitter
 from node.receipts import CHANNEL as SUBMIT
-from node.receipts import Receipts, Submitter
 from node.rejoin import CHANNEL as WATERMARK
 from node.rejoin import Rejoin, watermark_of
 from node.verification import Verification
@@ -108,21 +108,27 @@ class Core:
         return self.follower.last_leader
 
     async def propose(self, raw: tuple[bytes, ...]) -> None:
-        """Check transactions and queue them for the next block.
+        """Check transactions and queue those that hold for the next block.
 
         Raises:
-            RemoteFault: one does not hold; none was queued.
+            RemoteFault: one does not hold; the others were queued.
             NotLeader: this node does not lead.
             Unavailable: it has more to do than it can.
         """
         if self.consensus is None or self.leader() != self.ports.transport.me:
             raise NotLeader(self.leader())
-        entries = await self.verification.check_transactions(raw)
-        self.consensus.propose([(txid, entry) for (_, txid), entry in zip(entries, raw, strict=True)])
+        held, fault = await self.verification.sift_transactions(raw)
+        if held:
+            self.consensus.propose(held)
+        if fault is not None:
+            raise fault
 
     async def _answer_submit(self, _peer: NodeId, body: bytes) -> bytes:
         raw = codec.unpack_byte_strings(body, limits.CONSENSUS_INPUTS_MAX)
-        await self.propose(raw)
+        try:
+            await self.propose(raw)
+        except Unavailable:
+            return AGAIN  # an error would read as a refusal of the bytes
         return b""
 
     async def _answer_watermark(self, _peer: NodeId, _body: bytes) -> bytes:

@@ -24,10 +24,10 @@ from node.event_log import EventLog
 from node.home import Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
+from node.status import Machine
 from node.system import SystemClock, SystemEntropy, ThreadWorkers
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
-from protocol.errors import CarechainError
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
 from storage.chunk_store import ChunkStore
@@ -57,7 +57,9 @@ def _opened(home: Home, rebuild: str | None, log: EventLog) -> Iterator[_Databas
     is_new = not (home.path / databases.PAYLOADS).exists()
     if rebuild is not None:
         kept = move_aside(home.path / rebuild)
-        log.warning("database moved aside and refilled from peers", database=rebuild, size=int(kept is not None))
+        log.warning(
+            "database moved aside and refilled from peers", database=rebuild, size=int(kept is not None)
+        )
     ledger = databases.open_ledger(home.path, create=is_new or rebuild == databases.LEDGER)
     try:
         if rebuild == databases.LEDGER:
@@ -99,7 +101,13 @@ async def serve(
         ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
         core = Core(ports, LedgerStore(opened.ledger, genesis), SigningKey(identity.node))
         stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore)
-        assembly = Assembly(core, stores, identity, settings, transport, partial(disk_reserve.check_reserve, home.path))
+        machine = Machine(
+            is_disk_full=lambda: disk.is_full,
+            free_share=partial(disk_reserve.free_share, home.path),
+            network_problems=transport.problems,
+        )
+        check_room = partial(disk_reserve.check_reserve, home.path)
+        assembly = Assembly(core, stores, identity, check_room, machine)
         async with trio.open_nursery() as outer:
             outer.start_soon(disk.run)
             try:
@@ -143,6 +151,3 @@ async def _stop_on_signal(scope: trio.CancelScope, log: EventLog) -> None:
             signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
             signal.setitimer(signal.ITIMER_REAL, _STOP_SECONDS)
             return
-
-
-__all__ = ["CarechainError", "serve"]

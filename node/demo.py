@@ -114,7 +114,8 @@ class _Story:
     def start(self) -> str:
         self.network.start()
         if self.network.connect(_MDNS_SECONDS):
-            found = {peer["found_by"] for peer in self.hospital.status()["peers"]}
+            reports = [facility.status() for facility in self.network.facilities.values()]
+            found = {peer["found_by"] for report in reports for peer in report["peers"]} - {"inbound"}
             return f"real processes; they found each other by {', '.join(sorted(found))}"
         self.network.give_addresses()
         _demand(self.network.connect(_MDNS_SECONDS), "the daemons do not find each other")

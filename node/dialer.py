@@ -83,12 +83,12 @@ class Dialer:
             known = peer.addresses.pop(address, None)
             peer.shunned_until_ms.pop(address, None)
             peer.addresses[address] = known or found_by
-            _forget_surplus(peer.addresses)
             peer.has_news = True
             peer.change()
         else:
             # The first teller is tried last: fixed addresses first into the table, fresher ones after them.
             peer.addresses.setdefault(address, found_by)
+        _forget_surplus(peer.addresses)
 
     def found_by(self, node: NodeId, address: str) -> str:
         """Return who told us an address."""
@@ -140,7 +140,7 @@ class Dialer:
             except Unavailable:
                 continue
             except Invalid:
-                self._log.info("another node answers at this address", peer=peer_id(node), address=address)
+                self._log.debug("another node answers at this address", peer=peer_id(node), address=address)
                 peer.shunned_until_ms[address] = self._clock.now_ms() + SHUNNED_MS
                 continue
             # Last in the table is first to be tried: the address that worked.

@@ -9,7 +9,7 @@ import errno
 import trio
 
 from node.event_log import EventLog
-from protocol.errors import StorageFull
+from protocol.errors import StorageFull, Unavailable
 from storage.key_value import Batch, KeyValue
 
 _BATCHES_MAX = 1_024
@@ -34,6 +34,7 @@ class GroupCommitDisk:
         self._log = log
         self._send, self._requests = trio.open_memory_channel[_Request](_BATCHES_MAX)
         self.is_full = False
+        self._failure: Exception | None = None
         self._limiter = trio.CapacityLimiter(1)
 
     def read(self, key: bytes) -> bytes | None:
@@ -45,10 +46,15 @@ class GroupCommitDisk:
 
         Raises:
             StorageFull: nothing was written.
-            OSError: the device failed. The process must stop: after a failed fsync nobody knows what is on the disk.
+            Unavailable: nothing was written, the daemon is stopping.
+            OSError, Corruption: the device or the database failed, and takes no more writes. The process must stop:
+                after a failed fsync nobody knows what is on the disk.
         """
         request = _Request(batch, sync=sync)
-        await self._send.send(request)
+        try:
+            await self._send.send(request)
+        except trio.BrokenResourceError:
+            raise Unavailable("the database is being closed") from None
         # The batch may be on its way to the disk already: a cancelled caller must not see "not written" for what was.
         with trio.CancelScope(shield=True):
             await request.done.wait()
@@ -64,6 +70,8 @@ class GroupCommitDisk:
             with trio.CancelScope(shield=True):
                 while self._requests.statistics().current_buffer_used:
                     await self._write(self._with_waiting(self._requests.receive_nowait()))
+            # Who comes later must not wait, shielded, for a writer that is gone.
+            self._requests.close()
 
     def _with_waiting(self, first: _Request) -> list[_Request]:
         group, size = [first], first.batch.bytes
@@ -76,23 +84,32 @@ class GroupCommitDisk:
         return group
 
     async def _write(self, group: list[_Request]) -> None:
-        merged = group[0].batch
-        for request in group[1:]:
+        merged = Batch()  # never a caller's own: who is refused may come again with it
+        for request in group:
             merged.extend(request.batch)
         sync = any(request.sync for request in group)
-        error: Exception | None = None
+        error = self._failure
+        if error is None:
+            error = await self._write_merged(merged, sync=sync)
+        for request in group:
+            request.error = error
+            request.done.set()
+
+    async def _write_merged(self, merged: Batch, *, sync: bool) -> Exception | None:
+        """Write one batch; return the error to tell everybody who is part of it."""
         try:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(
                     lambda: self._rows.write(merged, sync=sync), limiter=self._limiter
                 )
-            self.is_full = False
         except StorageFull as full:
-            self.is_full, error = True, full
+            self.is_full = True
             self._log.error("the disk is full: nothing is written until there is room")
-        except OSError as failure:
-            error = failure
-            self._log.error("the disk failed", code=errno.errorcode.get(failure.errno or 0, "?"))
-        for request in group:
-            request.error = error
-            request.done.set()
+            return full
+        except Exception as failure:  # noqa: BLE001 - whatever it is, who waits must hear of it, or waits for ever
+            code = errno.errorcode.get(failure.errno or 0, "?") if isinstance(failure, OSError) else ""
+            self._log.error("the disk failed", error=type(failure).__name__, code=code)
+            self._failure = failure  # an fsync error is never retried: what comes after it is not written
+            return failure
+        self.is_full = False
+        return None

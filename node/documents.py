@@ -31,7 +31,9 @@ _MEDIA_TYPES = {
     Kind.PDF: "application/pdf",
     Kind.OPAQUE: "application/octet-stream",
 }
-_UNSORTED = "the document is over 64 MiB and not NDJSON, so it was not sorted: it is one record in the category mixed"
+_UNSORTED = (
+    "the document is over 64 MiB and not NDJSON, so it was not sorted: it is one record in the category mixed"
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -148,7 +150,9 @@ class LineReader:
         self._line.append(part)
         self._line_bytes += len(part)
         if self._line_bytes > LINE_BYTES_MAX:
-            raise Refused(f"line {self._number + 1} of the NDJSON file is over {LINE_BYTES_MAX >> 20} MiB: write one resource a line")
+            raise Refused(
+                f"line {self._number + 1} of the NDJSON file is over {LINE_BYTES_MAX >> 20} MiB: write one resource a line"
+            )
 
     def _read(self) -> list[Piece]:
         line = b"".join(self._line)
@@ -160,7 +164,11 @@ class LineReader:
                 self._resources += 1
                 url = text.url()
                 self._subjects.add(text.resource(), url)
-                if url is not None and text.resource_type != "Patient" and len(self._elsewhere) < view_stream.NAMES_MAX:
+                if (
+                    url is not None
+                    and text.resource_type != "Patient"
+                    and len(self._elsewhere) < view_stream.NAMES_MAX
+                ):
                     self._elsewhere.add(url)
                 if self._sorter is not None:
                     pieces += self._sorter.add(text)

@@ -44,6 +44,9 @@ class Announcer:
         """Publish what was announced, until cancelled."""
         async for announcement in self._receive:
             try:
-                await self._transport.publish(TOPIC, codec.encode(announcement))
+                body = codec.encode(announcement)
+                if len(body) > limits.PUBLISH_BYTES_MAX:  # the proof of many voters takes room too
+                    body = codec.encode(Announce(announcement.proof, ()))
+                await self._transport.publish(TOPIC, body)
             except CarechainError as error:
                 self._log.debug("announcement not published; observers pull", reason=str(error))

@@ -28,7 +28,7 @@ from protocol.block import Block
 from protocol.codec import pack, unpack
 from protocol.errors import CarechainError, Corruption, Forbidden, Unavailable
 from protocol.identifiers import Digest, Height, PublicKey, Txid, Vid
-from protocol.ledger_state import GrantState
+from protocol.ledger_rows import GrantState
 from protocol.transaction import EpochRotate, Grant, Revoke, Transaction, VaultOpen, parse
 from protocol.wraps import open_grant
 from storage.key_value import Batch, KeyValue

@@ -28,11 +28,12 @@ from protocol.configuration import Member
 from protocol.errors import CarechainError, Forbidden, NotFinal, Refused, Unavailable
 from protocol.hpke import x25519_public
 from protocol.identifiers import ZERO, NodeId, Vid
-from protocol.ledger_state import Vault
+from protocol.ledger_rows import Vault
+from protocol.passphrase import SALT_BYTES
 from protocol.patient_keys import PatientKeys
 from protocol.signing import SigningKey
 from protocol.transaction import CustodyTransfer, sign
-from protocol.wallet import SALT_BYTES, Wallet, WalletVault, seal_wallet
+from protocol.wallet import Wallet, WalletVault, seal_wallet
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
 
@@ -218,7 +219,7 @@ class Handover:
         # Only now, with every vault and grant final: without these roots the facility cannot go on.
         kept = tuple([replace(vault, audit_secrets=()) for vault in row.vaults])
         self._patients.put(handle, replace(row, root=b"", recovery_root=b"", vaults=kept))
-        self._keystore.delete_traces()
+        self._patients.erase_former(handle)
         self._keystore.delete(_PREFIX + handle)
         self._log.info("custody was handed over", vaults=len(kept))
         return {"patient": handle, "vaults": len(kept), "grants": granted.get("grants", []), "handover": handover.id}
@@ -237,7 +238,8 @@ class Handover:
         state = self._vault(vid)
         if not authority.holds(vault, state):
             raise Unavailable("a vault could not be transferred; it is tried again")
-        if state.epoch < vault.first_epoch:
+        # Judged by the key, not by the number: a rotation that was under way may have counted one epoch more.
+        if state.cat_pk != x25519_public(authority.keys.category_secret(vid, state.epoch)):
             older = old.category_secret(vid, state.epoch)
             await self._rotation.rotate(authority, vault, after_ms=state.epoch_since_ms, older=older)
 

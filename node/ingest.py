@@ -110,7 +110,9 @@ class Ingest:
         named = self._patients.resolve(patient) if patient else None
         chosen = _category(category)
         if named is not None and chosen is not None:
-            self._vaults.handle(named, chosen.value)  # refused before the whole file has been sent for nothing
+            self._vaults.handle(
+                named, chosen.value
+            )  # refused before the whole file has been sent for nothing
         self._queue.check_room()
         self._check_room()
         async with self._uploads:
@@ -164,13 +166,19 @@ class Ingest:
             if not self._patients.names_somebody_else(named, identifiers, birth_date):
                 return _Owner(named, override=False)
             if not force:
-                raise Refused("the document names somebody else than --patient; check it, or record the override with --force")
+                raise Refused(
+                    "the document names somebody else than --patient; check it, or record the override with --force"
+                )
             return _Owner(named, override=True)
         if not identifiers:
-            raise Refused("the document does not say by an identifier whose it is; name the patient with --patient")
+            raise Refused(
+                "the document does not say by an identifier whose it is; name the patient with --patient"
+            )
         known = self._patients.match(identifiers, birth_date)
         if known is None:
-            raise Refused("the document is about nobody registered here; register the patient first, or name one with --patient")
+            raise Refused(
+                "the document is about nobody registered here; register the patient first, or name one with --patient"
+            )
         return _Owner(known, override=False)
 
     async def _settle(
@@ -193,7 +201,9 @@ class Ingest:
             await upload.staging.drop([cid for cid in upload.staging.stored if cid not in used])
             return await self._enqueue(upload, findings, owner, chosen, fingerprint), False
 
-    async def _finish_main(self, upload: _Upload, findings: Findings, owner: _Owner, chosen: Category | None) -> None:
+    async def _finish_main(
+        self, upload: _Upload, findings: Findings, owner: _Owner, chosen: Category | None
+    ) -> None:
         category, kind = _place(findings, chosen)
         finish = partial(
             upload.main.finish,
@@ -237,7 +247,10 @@ class Ingest:
     ) -> tuple[RecordNote, ...]:
         """Write queue rows, notes and fingerprint in one batch: the point from which the file is safe."""
         category, kind = _place(findings, chosen)
-        order = [(category, kind, upload.main), *((view.value, "view", upload.views[view]) for view in Category if view in upload.views)]
+        order = [
+            (category, kind, upload.main),
+            *((view.value, "view", upload.views[view]) for view in Category if view in upload.views),
+        ]
         now_ms, batch = self._clock.now_ms(), Batch()
         notes: list[RecordNote] = []
         queued: list[QueuedRecord] = []
@@ -246,7 +259,15 @@ class Ingest:
             part_of = Rid(ZERO) if staged is upload.main else upload.main.rid
             notes.append(
                 RecordNote(
-                    staged.rid, handle.vid, owner.patient.handle, place, what, part_of, staged.plain_bytes, len(staged.cids), now_ms
+                    staged.rid,
+                    handle.vid,
+                    owner.patient.handle,
+                    place,
+                    what,
+                    part_of,
+                    staged.plain_bytes,
+                    len(staged.cids),
+                    now_ms,
                 )
             )
             queued.append(QueuedRecord(staged.rid, handle.vid, handle.epoch, staged.dek, b"", staged.cids))
@@ -258,10 +279,16 @@ class Ingest:
 
     async def _answer(self, notes: tuple[RecordNote, ...], duplicate: bool, notice: str) -> dict[str, object]:
         is_final = await self._queue.wait([note.rid for note in notes], _FINAL_MS)
-        document: dict[str, object] = {"records": [self._report.of_note(note, duplicate=duplicate) for note in notes]}
+        document: dict[str, object] = {
+            "records": [self._report.of_note(note, duplicate=duplicate) for note in notes]
+        }
         if notice:
             document["notice"] = notice
-        refusals = [found.refusal for note in notes if (found := self._index.note(note.rid)) is not None and found.refusal]
+        refusals = [
+            found.refusal
+            for note in notes
+            if (found := self._index.note(note.rid)) is not None and found.refusal
+        ]
         if refusals:
             raise Refused(f"the ledger refused the record: {refusals[0]}")
         if not is_final:

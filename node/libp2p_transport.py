@@ -8,6 +8,7 @@ Membership is a frozen mapping. A peer outside it is refused right after the han
 network (a different genesis) is found out by the first frame and appears in `problems()`.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -395,6 +396,19 @@ class Libp2pTransport:
             raise Invalid("the peer runs another network")
         for address in hello.addresses:
             self._dialer.learn(node, address, "inbound")
+        session = self._sessions.get(node)
+        if session is not None and session.inbound:
+            self._note_listening(session, hello)
+
+    def _note_listening(self, session: PeerSession, hello: Hello) -> None:
+        """Replace the passing port of a peer that dialled us by where it listens, and keep that for our next start."""
+        for address in hello.addresses:
+            with contextlib.suppress(ValueError):  # not a multiaddr: its sender's loss
+                listening, _ = parse_endpoint(address)
+                if session.address.startswith(f"/{listening.kind}/{listening.host}/"):
+                    session.address = str(listening)
+                    self._book.remember(session.node, session.address)
+                    return
 
     async def _on_persistent_stream(self, stream: Any) -> None:
         node = libp2p_kit.node_of(stream.muxed_conn.peer_id)

@@ -22,7 +22,7 @@ from protocol.configuration import Configuration
 from protocol.envelope import Label, OpenedEnvelope, open_envelope
 from protocol.errors import CarechainError, Corruption, Invalid, RemoteFault
 from protocol.identifiers import Cid, Digest, NetworkId, NodeId, PublicKey
-from protocol.ledger_state import Record
+from protocol.ledger_rows import Record
 from protocol.manifest import Meta
 from protocol.sealing import RecordOpener
 
@@ -37,7 +37,9 @@ _SOURCE_BYTES = _INFLATED_BYTES + limits.MIB
 class Opening:
     """Opens records with the category's secret."""
 
-    def __init__(self, network: NetworkId, configuration: Configuration, retrieval: Retrieval, workers: Workers) -> None:
+    def __init__(
+        self, network: NetworkId, configuration: Configuration, retrieval: Retrieval, workers: Workers
+    ) -> None:
         self._network = network
         self._suites = configuration.suites
         self._retrieval = retrieval
@@ -53,9 +55,13 @@ class Opening:
         envelope = await self._retrieval.envelope(record)
         label = Label(self._network, record.vid, record.epoch, record.rid, PublicKey(record.author))
         try:
-            opened = await self._workers.run(self._open_envelope, envelope, label, category_secret, Digest(record.env_hash))
+            opened = await self._workers.run(
+                self._open_envelope, envelope, label, category_secret, Digest(record.env_hash)
+            )
             (manifest,) = await self._retrieval.chunks((opened.manifest_cid,), record.author)
-            opener = await self._workers.run(RecordOpener, opened.dek, record.rid, opened.manifest_cid, manifest)
+            opener = await self._workers.run(
+                RecordOpener, opened.dek, record.rid, opened.manifest_cid, manifest
+            )
             while opener.pages:
                 (page,) = await self._retrieval.chunks(opener.pages[:1], record.author)
                 await self._workers.run(opener.add_page, page)
@@ -63,7 +69,9 @@ class Opening:
             raise _rubbish(record) from None
         return OpenedRecord(record, opener, self._retrieval, self._workers)
 
-    def _open_envelope(self, envelope: bytes, label: Label, secret: bytes, env_hash: Digest) -> OpenedEnvelope:
+    def _open_envelope(
+        self, envelope: bytes, label: Label, secret: bytes, env_hash: Digest
+    ) -> OpenedEnvelope:
         return open_envelope(envelope, label, secret, suites=self._suites, env_hash=env_hash)
 
 
@@ -118,7 +126,9 @@ class OpenedRecord:
         loaded = await self._load(0)
         for start in range(0, len(self._opener.cids), step):
             present, following = loaded, start + step
-            opened = await _together([partial(self._open_block, start, present), partial(self._load, following)])
+            opened = await _together(
+                [partial(self._open_block, start, present), partial(self._load, following)]
+            )
             plain, loaded = b"".join(opened[0]), opened[1]
             if plain:
                 yield plain
@@ -146,7 +156,10 @@ class OpenedRecord:
         """Return the ciphertext of the next chunks, none past the end; several groups at once, from several members."""
         cids: tuple[Cid, ...] = self._opener.cids
         author: NodeId = self._record.author
-        groups = [cids[at : at + GROUP] for at in range(start, min(start + GROUP * _GROUPS_AT_ONCE, len(cids)), GROUP)]
+        groups = [
+            cids[at : at + GROUP]
+            for at in range(start, min(start + GROUP * _GROUPS_AT_ONCE, len(cids)), GROUP)
+        ]
         loaded = await _together([partial(self._retrieval.chunks, group, author) for group in groups])
         return tuple([chunk for group in loaded for chunk in group])
 
@@ -211,4 +224,6 @@ class _Source:
 
 
 def _rubbish(record: Record) -> Corruption:
-    return Corruption(f"record {record.rid.hex()} is not what its author's manifest says; ask its author to add it again")
+    return Corruption(
+        f"record {record.rid.hex()} is not what its author's manifest says; ask its author to add it again"
+    )

@@ -216,6 +216,10 @@ class Patients:
         self._keystore.put(_PREFIX + handle, codec.encode(row))
         self._index(handle, row)
 
+    def erase_former(self, handle: str) -> None:
+        """Remove the replaced versions of a row from the files too: they hold the roots."""
+        self._keystore.erase_former(_PREFIX + handle)
+
     def own(self) -> Iterable[tuple[str, PatientRow]]:
         """Return the own patients, by handle."""
         return sorted(self._rows.items())

@@ -215,8 +215,10 @@ class PeerSession:
             await self.close()
 
     async def _ping(self) -> None:
-        while await yamux_patches.ping(self.connection.muxed_conn, PING_TIMEOUT_S):
+        alive = True
+        while alive:
             await trio.sleep(PING_INTERVAL_S)
+            alive = await yamux_patches.ping(self.connection.muxed_conn, PING_TIMEOUT_S)
         raise trio.BrokenResourceError(f"no answer to a ping for {PING_TIMEOUT_S} s")
 
     def _complete(self, reply: Answer | Failure) -> None:

@@ -21,7 +21,7 @@ from protocol import limits
 from protocol.errors import Forbidden, NotFinal, Refused, Unavailable
 from protocol.hpke import x25519_public
 from protocol.identifiers import ZERO, Digest, NodeId, Rid, Txid, Vid
-from protocol.ledger_state import Receipt, Record, record_key
+from protocol.ledger_rows import Receipt, Record, record_key
 from protocol.signing import SigningKey
 from protocol.transaction import PURPOSES, Read, sign
 from protocol.wraps import WhoNote, seal_who
@@ -82,7 +82,9 @@ class Query:
         _check_purpose(purpose)
         found = await self._find(record)
         key = await self._key_for(found, purpose)
-        await self._retrieval.envelope(found)  # ciphertext: a Read that cannot be served should not stand on the ledger
+        await self._retrieval.envelope(
+            found
+        )  # ciphertext: a Read that cannot be served should not stand on the ledger
         receipt = await self._announce(found.vid, (found.rid,), key, purpose, user)
         opened = await self._opening.open(found, key.category_secret)
         return _info(found, opened, receipt), opened.stream()
@@ -95,7 +97,8 @@ class Query:
         """
         local = self._patients.resolve(patient)
         entries = {
-            record.rid: self._report.of_record(record, local.handle, category) for category, record in self._readable(local)
+            record.rid: self._report.of_record(record, local.handle, category)
+            for category, record in self._readable(local)
         }
         for note in self._index.notes_of(local.handle):
             entries[note.rid] = self._report.of_note(note)
@@ -117,7 +120,9 @@ class Query:
         patient, category = self._whose(found.vid)
         return {"records": [self._report.of_record(found, patient, category)]}
 
-    async def export(self, patient: str, *, purpose: str = "TREAT", user: str | None = None) -> AsyncGenerator[Opened, None]:
+    async def export(
+        self, patient: str, *, purpose: str = "TREAT", user: str | None = None
+    ) -> AsyncGenerator[Opened, None]:
         """Yield every record of a patient that this facility may open, announced 64 at a time.
 
         Raises:
@@ -133,7 +138,9 @@ class Query:
             batches.setdefault((record.vid, key.gid), []).append((record, key))
         for batch in batches.values():
             for start in range(0, len(batch), limits.READ_RIDS_MAX):
-                async with aclosing(self._read_batch(batch[start : start + limits.READ_RIDS_MAX], purpose, user)) as opened:
+                async with aclosing(
+                    self._read_batch(batch[start : start + limits.READ_RIDS_MAX], purpose, user)
+                ) as opened:
                     async for one in opened:
                         yield one
 
@@ -161,7 +168,9 @@ class Query:
         if found:
             return found[0]
         if any(rid.hex().startswith(prefix) for rid in self._index.rids()):
-            raise Unavailable("the record is not final yet, so that nobody can open it; see carechain record status")
+            raise Unavailable(
+                "the record is not final yet, so that nobody can open it; see carechain record status"
+            )
         raise Forbidden(NOT_YOURS)
 
     def _candidates(self, prefix: str) -> Sequence[Rid]:
@@ -190,7 +199,9 @@ class Query:
             return await self._vaults.key_for(record, purpose=purpose)
         except Forbidden:
             await self._vaults.key_for(record)  # the same sentence for whoever may not open it at all
-            raise Forbidden(f"the grant does not allow reading for the purpose {purpose}; ask for one that does") from None
+            raise Forbidden(
+                f"the grant does not allow reading for the purpose {purpose}; ask for one that does"
+            ) from None
 
     def _readable(self, patient: LocalPatient) -> Sequence[tuple[str, Record]]:
         """Return (category, record) of all vaults of a patient that are open to us, oldest first."""
@@ -222,12 +233,23 @@ class Query:
         await self._attachments.spread((who_hash,))
         epk = x25519_public(self._entropy.bytes(32))
         read = Read(
-            vid, rids, key.gid, purpose, key.actor.public, Digest(ZERO), epk, self._entropy.bytes(32), who_hash, self._submitter.valid_until()
+            vid,
+            rids,
+            key.gid,
+            purpose,
+            key.actor.public,
+            Digest(ZERO),
+            epk,
+            self._entropy.bytes(32),
+            who_hash,
+            self._submitter.valid_until(),
         )
         try:
             receipt = await self._submitter.submit(sign(read, self._submitter.ledger, key.actor, self._key))
         except NotFinal:
-            raise Unavailable("no quorum confirmed the read, so nothing was opened; try again later") from None
+            raise Unavailable(
+                "no quorum confirmed the read, so nothing was opened; try again later"
+            ) from None
         if not receipt.is_accepted:
             raise Forbidden(f"the ledger {receipt.verdict}; nothing was opened")
         return receipt

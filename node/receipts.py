@@ -10,13 +10,15 @@ import trio
 
 from node.ports import Clock, PeerTransport
 from protocol import codec, limits
-from protocol.errors import CarechainError, NotFinal, NotLeader, Unavailable
+from protocol.errors import NotFinal, RemoteFault, Unavailable
 from protocol.identifiers import NetworkId, NodeId, Txid
-from protocol.ledger_state import Receipt
+from protocol.ledger_rows import Receipt
 from protocol.transaction import SignedTransaction, txid_of
 from storage.ledger_store import LedgerStore
 
 CHANNEL = "submit"
+AGAIN = b"again"
+"""Answer of a member that does not lead, or has more to do than it can: nothing is wrong with what was sent."""
 VALID_MS = 3_600_000
 _RESUBMIT_MS = 1_500
 """Longer than a normal commit, shorter than an election: a retry then finds the new leader."""
@@ -157,12 +159,13 @@ class Submitter:
                         await self._propose(batch)
                         return
                     if leader is not None:
-                        await self._transport.call(
+                        answer = await self._transport.call(
                             leader, CHANNEL, codec.pack(*batch), timeout_ms=_RESUBMIT_MS
                         )
-                        return
-                except (Unavailable, NotLeader):
+                        if answer != AGAIN:
+                            return
+                except Unavailable:
                     pass  # the leader changed or is away: look again until the submitter's own retry takes over
-                except CarechainError:
-                    return  # the leader refused the bytes; whoever submitted them learns by time-out
+                except RemoteFault:
+                    return  # bytes that do not hold were among it; whoever submitted them learns by time-out
                 await self._clock.sleep_ms(_LEADER_POLL_MS)

@@ -74,7 +74,12 @@ class RecordIndex:
     def notes_of(self, patient: str) -> tuple[RecordNote, ...]:
         """Return the notes of a patient's records, in the order in which they were added."""
         notes = (codec.decode(row, RecordNote) for _, row in self._rows.scan(RECORD_NOTE))
-        return tuple(sorted((note for note in notes if note.patient == patient), key=lambda note: (note.added_ms, note.rid)))
+        return tuple(
+            sorted(
+                (note for note in notes if note.patient == patient),
+                key=lambda note: (note.added_ms, note.rid),
+            )
+        )
 
     def put_family(self, batch: Batch, fingerprint: bytes, patient: str, rids: tuple[Rid, ...]) -> None:
         """Stage that a file has become these records."""

@@ -26,9 +26,18 @@ from protocol import chunk_exchange as exchange
 from protocol import codec, limits, signing
 from protocol.codec import Bytes32, Size, wire
 from protocol.envelope import Label, envelope_hash, seal_envelope
-from protocol.errors import Corruption, Forbidden, LocalFault, NotFinal, Refused, RemoteFault, StorageFull, Unavailable
+from protocol.errors import (
+    Corruption,
+    Forbidden,
+    LocalFault,
+    NotFinal,
+    Refused,
+    RemoteFault,
+    StorageFull,
+    Unavailable,
+)
 from protocol.identifiers import ZERO, NodeId, PublicKey, Rid, Vid
-from protocol.ledger_state import Receipt, Vault
+from protocol.ledger_rows import Receipt, Vault
 from protocol.transaction import EnvelopeReceipt, RecordCommit, RidField, VidField, sign
 from storage.key_value import Batch
 from storage.keyspace import RECORD_QUEUE
@@ -39,7 +48,11 @@ _CONCURRENT = 16
 _RETRY_MS_MIN = 250
 _RETRY_MS_MAX = 5_000
 _SUBMIT_MS = 20_000
-_FOR_GOOD = ("the author may not write to this vault", "supersedes an unknown record", "signed by the wrong keys")
+_FOR_GOOD = (
+    "the author may not write to this vault",
+    "supersedes an unknown record",
+    "signed by the wrong keys",
+)
 """Refusals that trying again does not mend; all others mean that something was stale."""
 
 
@@ -104,7 +117,9 @@ class RecordQueue:
         self._clock = clock
         self._entropy = entropy
         self._log = log
-        self._progress: dict[Rid, _Progress] = {Rid(rid): _Progress(fresh=False) for rid in rows.keys(RECORD_QUEUE)}
+        self._progress: dict[Rid, _Progress] = {
+            Rid(rid): _Progress(fresh=False) for rid in rows.keys(RECORD_QUEUE)
+        }
         self._send, self._waiting = trio.open_memory_channel[Rid](limits.QUEUE_RECORDS_MAX)
 
     @property
@@ -119,7 +134,9 @@ class RecordQueue:
             StorageFull: it is full; nothing of what was to be added may be kept.
         """
         if len(self._progress) + count > limits.QUEUE_RECORDS_MAX:
-            raise StorageFull(f"{len(self._progress)} records wait to become final: add again when a quorum is back")
+            raise StorageFull(
+                f"{len(self._progress)} records wait to become final: add again when a quorum is back"
+            )
 
     def state(self, rid: Rid) -> str:
         """Return received, ordered or final; unknown when the record is neither queued nor on the ledger."""
@@ -246,7 +263,12 @@ class RecordQueue:
         ledger = self._submitter.ledger
         label = Label(ledger, record.vid, vault.epoch, record.rid, PublicKey(self._me))
         envelope = seal_envelope(
-            label, vault.cat_pk, dek=record.dek, s1=self._entropy.bytes(32), seed32=self._entropy.bytes(32), manifest_cid=record.cids[-1]
+            label,
+            vault.cat_pk,
+            dek=record.dek,
+            s1=self._entropy.bytes(32),
+            seed32=self._entropy.bytes(32),
+            manifest_cid=record.cids[-1],
         )
         record = replace(record, epoch=vault.epoch, envelope=envelope)
         batch = Batch()
@@ -257,9 +279,18 @@ class RecordQueue:
 
     async def _commit(self, record: QueuedRecord, receipts: tuple[EnvelopeReceipt, ...]) -> Receipt:
         commit = RecordCommit(
-            record.vid, record.rid, record.epoch, self._me, envelope_hash(record.envelope), receipts, Rid(ZERO), self._submitter.valid_until()
+            record.vid,
+            record.rid,
+            record.epoch,
+            self._me,
+            envelope_hash(record.envelope),
+            receipts,
+            Rid(ZERO),
+            self._submitter.valid_until(),
         )
-        return await self._submitter.submit(sign(commit, self._submitter.ledger, self._key), timeout_ms=_SUBMIT_MS)
+        return await self._submitter.submit(
+            sign(commit, self._submitter.ledger, self._key), timeout_ms=_SUBMIT_MS
+        )
 
     def _is_ours(self, record: QueuedRecord) -> bool:
         """Whether the ledger holds the record, by this commit or by one sent before."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from node.record_index import RecordIndex, RecordNote
 from node.record_queue import RecordQueue
 from protocol.identifiers import Rid
-from protocol.ledger_state import Record
+from protocol.ledger_rows import Record
 from storage.ledger_store import LedgerStore
 
 

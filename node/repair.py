@@ -209,8 +209,9 @@ class Repair:
 
     def _damaged(self) -> tuple[Cid, ...]:
         """Return the chunks in quarantine that nothing has replaced yet."""
-        return tuple(dict.fromkeys(cid for _, cid in self._chunks.index.quarantined() if not self._chunks.has(cid)))
+        return tuple(
+            dict.fromkeys(cid for _, cid in self._chunks.index.quarantined() if not self._chunks.has(cid))
+        )
 
     def _store(self, chunks: list[tuple[Cid, bytes]]) -> None:
         self._chunks.put_many(chunks, trusted=True)
-

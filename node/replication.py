@@ -55,7 +55,9 @@ class Replication:
         self._workers = workers
         self._clock = clock
 
-    async def confirm(self, placed: exchange.PlacedChunks, *, fresh: bool) -> tuple[exchange.StorageReceipt, ...]:
+    async def confirm(
+        self, placed: exchange.PlacedChunks, *, fresh: bool
+    ) -> tuple[exchange.StorageReceipt, ...]:
         """Push a record's chunks and return w storage receipts for each of them, or more.
 
         `fresh` says that no member can have any of them yet, which saves asking.
@@ -74,10 +76,14 @@ class Replication:
 
         receipts = await _gather(shares, one, is_enough)
         if not is_enough(receipts):
-            raise Unavailable(f"only {len(receipts)} members store the chunks so far; the record waits for more")
+            raise Unavailable(
+                f"only {len(receipts)} members store the chunks so far; the record waits for more"
+            )
         return tuple(receipts.values())
 
-    async def push(self, node: NodeId, cids: tuple[Cid, ...], *, fresh: bool = False) -> exchange.StorageReceipt:
+    async def push(
+        self, node: NodeId, cids: tuple[Cid, ...], *, fresh: bool = False
+    ) -> exchange.StorageReceipt:
         """Bring a member its share of a record and return its storage receipt.
 
         Raises:
@@ -126,7 +132,9 @@ class Replication:
         needed = configuration.receipt_quorum
         receipts = await _gather(configuration.storing, one, lambda given: len(given) >= needed)
         if len(receipts) < needed:
-            raise Unavailable(f"{len(receipts)} of {needed} members store the envelope so far; the record waits for more")
+            raise Unavailable(
+                f"{len(receipts)} of {needed} members store the envelope so far; the record waits for more"
+            )
         return tuple(receipts[node] for node in sorted(receipts))
 
     async def _offer(self, node: NodeId, offer: exchange.OfferEnvelope, body: bytes) -> EnvelopeReceipt:
@@ -134,17 +142,21 @@ class Replication:
             return await self._holder.receive(node, offer)
         raw = await self._transport.call(node, exchange.ENVELOPES_CHANNEL, body, timeout_ms=_CALL_MS)
         answer: EnvelopeReceipt | exchange.NotYet = codec.decode(
-            raw, EnvelopeReceipt | exchange.NotYet  # type: ignore[arg-type]  # a union is no type for mypy
+            raw,
+            EnvelopeReceipt | exchange.NotYet,  # type: ignore[arg-type]  # a union is no type for mypy
         )
         if isinstance(answer, exchange.NotYet):
             raise Unavailable("the member has not come to the vault yet")
         return answer
 
-    async def _ask_confirmation(self, node: NodeId, cids: tuple[Cid, ...]) -> exchange.StorageReceipt | exchange.Lacking:
+    async def _ask_confirmation(
+        self, node: NodeId, cids: tuple[Cid, ...]
+    ) -> exchange.StorageReceipt | exchange.Lacking:
         body = codec.encode(exchange.ConfirmChunks(cids))
         raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
         answer: exchange.StorageReceipt | exchange.Lacking = codec.decode(
-            raw, exchange.StorageReceipt | exchange.Lacking  # type: ignore[arg-type]  # a union is no type for mypy
+            raw,
+            exchange.StorageReceipt | exchange.Lacking,  # type: ignore[arg-type]  # a union is no type for mypy
         )
         if isinstance(answer, exchange.Lacking):
             if not set(answer.cids) <= set(cids):
@@ -157,7 +169,12 @@ class Replication:
 
     async def _put(self, node: NodeId, cids: tuple[Cid, ...]) -> None:
         """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
-        groups = iter([cids[i : i + exchange.CHUNKS_PER_MESSAGE_MAX] for i in range(0, len(cids), exchange.CHUNKS_PER_MESSAGE_MAX)])
+        groups = iter(
+            [
+                cids[i : i + exchange.CHUNKS_PER_MESSAGE_MAX]
+                for i in range(0, len(cids), exchange.CHUNKS_PER_MESSAGE_MAX)
+            ]
+        )
 
         async def sender() -> None:
             for group in groups:
@@ -178,7 +195,9 @@ class Replication:
 
 
 async def _gather(
-    nodes: Iterable[NodeId], one: Callable[[NodeId], Awaitable[T]], is_enough: Callable[[dict[NodeId, T]], bool]
+    nodes: Iterable[NodeId],
+    one: Callable[[NodeId], Awaitable[T]],
+    is_enough: Callable[[dict[NodeId, T]], bool],
 ) -> dict[NodeId, T]:
     """Run `one` for all members at once; return what came when it is enough, or when all have answered or failed.
 

@@ -35,6 +35,9 @@ from protocol.codec import decode
 from protocol.errors import CarechainError, Invalid, LocalFault, Malformed
 from protocol.identifiers import NetworkId, NodeId, peer_id
 
+FINISH_S = 60
+"""How long a fetcher may take to read what is under way after the last piece was written."""
+
 MailChannel = trio.MemorySendChannel[tuple[NodeId, bytes]]
 
 
@@ -179,6 +182,12 @@ class RequestServer:
             await self._send_pieces(handler(node, fetch.body), fetch.channel, stream)
         self._log.debug("fetch served", peer=peer_id(node), channel=fetch.channel)
         await stream.finish()
+        # A stream half open stays in yamux's tables as long as the connection: wait for the other half, not for ever.
+        with trio.move_on_after(FINISH_S):
+            while await stream.read():
+                pass
+            return
+        await stream.reset()
 
     async def _send_pieces(self, pieces: AsyncIterator[bytes], channel: str, stream: Stream) -> None:
         try:

@@ -13,7 +13,7 @@ from protocol import codec, placement
 from protocol.envelope import Label, check_envelope
 from protocol.errors import Corruption, RemoteFault, Unavailable
 from protocol.identifiers import Cid, Digest, NetworkId, NodeId, PublicKey, Rid
-from protocol.ledger_state import Record
+from protocol.ledger_rows import Record
 from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
 from storage.ledger_store import LedgerStore
@@ -134,7 +134,8 @@ class Retrieval:
         body = codec.encode(exchange.GetEnvelope(rid))
         raw = await self._transport.call(node, exchange.ENVELOPES_CHANNEL, body, timeout_ms=_CALL_MS)
         answer: exchange.EnvelopeCopy | exchange.NoEnvelope = codec.decode(
-            raw, exchange.EnvelopeCopy | exchange.NoEnvelope  # type: ignore[arg-type]  # a union is no type for mypy
+            raw,
+            exchange.EnvelopeCopy | exchange.NoEnvelope,  # type: ignore[arg-type]  # a union is no type for mypy
         )
         return answer if isinstance(answer, exchange.EnvelopeCopy) else None
 

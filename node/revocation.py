@@ -19,7 +19,7 @@ from node.vault_events import events_of
 from protocol import codec, limits
 from protocol.errors import CarechainError, Corruption, Forbidden, Malformed, NotFinal, Refused, Unavailable
 from protocol.identifiers import Txid, Vid
-from protocol.ledger_state import GrantState
+from protocol.ledger_rows import GrantState
 from protocol.transaction import Revoke, SignedTransaction, sign, txid_of
 from protocol.wallet import WalletVault
 from storage.keystore import Keystore

@@ -20,7 +20,7 @@ from protocol.codec import Bytes32, Size, wire
 from protocol.errors import Forbidden, Unavailable
 from protocol.hpke import x25519_public
 from protocol.identifiers import Txid, Vid
-from protocol.ledger_state import GRANTS_PER_VAULT_MAX, GrantState, Receipt, Vault
+from protocol.ledger_rows import GRANTS_PER_VAULT_MAX, GrantState, Receipt, Vault
 from protocol.patient_keys import seal_epoch_link
 from protocol.transaction import EpochRotate, sign
 from protocol.wallet import WalletVault

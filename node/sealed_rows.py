@@ -61,7 +61,9 @@ class SealedRows:
         try:
             return open_secret(self._key, row[:NONCE_BYTES], key, row[NONCE_BYTES:])
         except WrongKeyError:
-            raise Corruption(f"row {key[:1].decode()}:{key[1:].hex()[:16]} of the ledger database is damaged") from None
+            raise Corruption(
+                f"row {key[:1].decode()}:{key[1:].hex()[:16]} of the ledger database is damaged"
+            ) from None
 
     def __repr__(self) -> str:
         return "SealedRows(…)"

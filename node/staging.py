@@ -71,7 +71,16 @@ class StagedRecord:
         if self._compressor is not None:
             chunks += self._sealer.write(self._compressor.flush())
         meta = Meta(
-            media_type, "", "", kind, category, part_of or b"", self._compression, self.plain_bytes, self.sha256, identity_override
+            media_type,
+            "",
+            "",
+            kind,
+            category,
+            part_of or b"",
+            self._compression,
+            self.plain_bytes,
+            self.sha256,
+            identity_override,
         )
         sealed = self._sealer.finish(meta)
         self.cids = sealed.cids

@@ -26,7 +26,7 @@ event level timestamp logger
 network its_network facility member peer peer_id node role leader term index height epoch certified_height applied_height
 address addresses port channel protocol topic transport found_by interface source
 transaction record chunk cid grant vault block digest category state kind suite
-count transactions blocks chunks members peers voters queued dropped pending attempts replicas
+count transactions blocks chunks records vaults grants members peers voters queued dropped pending attempts replicas
 bytes free_bytes size duration_ms seconds timeout_ms delay_ms
 reason fault code problem problems error_type error_at error status method route signal database stage step version
 """

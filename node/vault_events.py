@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from protocol.block import Block
 from protocol.errors import Corruption
 from protocol.identifiers import PublicKey, Vid
-from protocol.ledger_state import Receipt
+from protocol.ledger_rows import Receipt
 from protocol.transaction import Transaction
 from storage.ledger_store import LedgerStore
 

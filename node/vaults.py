@@ -17,7 +17,7 @@ from protocol import limits
 from protocol.errors import Forbidden, LocalFault, Refused, Unavailable
 from protocol.hpke import x25519_public
 from protocol.identifiers import ZERO, PublicKey, Txid, Vid
-from protocol.ledger_state import Record, Vault
+from protocol.ledger_rows import Record, Vault
 from protocol.patient_keys import PatientKeys
 from protocol.signing import SigningKey
 from protocol.transaction import VaultOpen, sign

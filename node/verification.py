@@ -14,8 +14,9 @@ from protocol import block as blocks
 from protocol import transaction
 from protocol.block import Block, Entries
 from protocol.errors import RemoteFault
-from protocol.identifiers import Digest, NetworkId, NodeId
+from protocol.identifiers import Digest, NetworkId, NodeId, Txid
 from protocol.signing import sha256
+from protocol.transaction import SignedTransaction
 
 _VERDICTS_MAX = 16_384
 _PER_THREAD = 64
@@ -38,29 +39,42 @@ class Verification:
         Raises:
             RemoteFault: one of them does not hold; none is taken.
         """
+        return _all_held(await self._verdicts(raw))
+
+    async def sift_transactions(
+        self, raw: tuple[bytes, ...]
+    ) -> tuple[tuple[tuple[Txid, bytes], ...], RemoteFault | None]:
+        """Return those transactions that hold, with their ids, and the first fault of those that do not.
+
+        Submissions of many clients travel together: a bad one must not take the others with it.
+        """
+        verdicts = await self._verdicts(raw)
+        faults = [verdict for verdict in verdicts if isinstance(verdict, RemoteFault)]
+        held = [
+            (verdict[1], entry)
+            for verdict, entry in zip(verdicts, raw, strict=True)
+            if not isinstance(verdict, RemoteFault)
+        ]
+        return tuple(held), faults[0] if faults else None
+
+    async def _verdicts(self, raw: tuple[bytes, ...]) -> "list[_Verdict]":
         parts = [raw[start : start + _PER_THREAD] for start in range(0, len(raw), _PER_THREAD)]
-        checked: list[Entries] = [()] * len(parts)
-        faults: list[RemoteFault] = []
+        verdicts: list[tuple[_Verdict, ...]] = [()] * len(parts)
 
         async def check(index: int) -> None:
             digests = tuple([sha256(entry) for entry in parts[index]])
             known = tuple([digest in self._known for digest in digests])
-            try:
-                checked[index] = await self._workers.run(_check_part, parts[index], known, self._network)
-            except RemoteFault as fault:
-                faults.append(fault)
-                return
-            for digest in digests:
-                self._known[digest] = None
+            verdicts[index] = await self._workers.run(_check_part, parts[index], known, self._network)
+            for digest, verdict in zip(digests, verdicts[index], strict=True):
+                if not isinstance(verdict, RemoteFault):
+                    self._known[digest] = None
             while len(self._known) > _VERDICTS_MAX:
                 self._known.popitem(last=False)
 
         async with trio.open_nursery() as nursery:
             for index in range(len(parts)):
                 nursery.start_soon(check, index)
-        if faults:
-            raise faults[0]
-        return tuple([entry for part in checked for entry in part])
+        return [verdict for part in verdicts for verdict in part]
 
     async def check_block(self, block: Block) -> None:
         """Check a block's body (P2).
@@ -68,6 +82,7 @@ class Verification:
         Raises:
             RemoteFault: what does not hold.
         """
+        blocks.check_shape(block)  # before a signature is verified: what is oversized must not cost seconds of work
         entries = await self.check_transactions(block.transactions)
         await self._workers.run(blocks.check_body, block, entries)
 
@@ -79,10 +94,28 @@ class Verification:
         )
 
 
-def _check_part(entries: tuple[bytes, ...], known: tuple[bool, ...], network: NetworkId) -> Entries:
+_Verdict = tuple[SignedTransaction, Txid] | RemoteFault
+
+
+def _all_held(verdicts: list[_Verdict]) -> Entries:
+    held = []
+    for verdict in verdicts:
+        if isinstance(verdict, RemoteFault):
+            raise verdict
+        held.append(verdict)
+    return tuple(held)
+
+
+def _check_part(
+    entries: tuple[bytes, ...], known: tuple[bool, ...], network: NetworkId
+) -> tuple[_Verdict, ...]:
     return tuple(
-        [
-            transaction.parse(raw, network) if is_known else transaction.check(raw, network)
-            for raw, is_known in zip(entries, known, strict=True)
-        ]
+        [_check_one(raw, network, is_known=is_known) for raw, is_known in zip(entries, known, strict=True)]
     )
+
+
+def _check_one(raw: bytes, network: NetworkId, *, is_known: bool) -> _Verdict:
+    try:
+        return transaction.parse(raw, network) if is_known else transaction.check(raw, network)
+    except RemoteFault as fault:
+        return fault

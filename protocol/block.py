@@ -206,14 +206,11 @@ def take(pool: list[bytes]) -> int:
 Entries = tuple[tuple[SignedTransaction, Txid], ...]
 
 
-def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]:
-    """Check everything about a block's body that its header commits to (P2, the part that costs time).
-
-    `checked` are the block's transactions, in order, where the caller has verified each of them already. Returns the
-    transaction ids, in order. Releases the interpreter lock while verifying: fit for a worker thread.
+def check_shape(block: Block) -> None:
+    """Check counts and sizes of a block's body: what costs nothing, before what costs a signature for each transaction.
 
     Raises:
-        RemoteFault: a count, size, root, schema or signature does not hold, or a transaction stands twice.
+        Invalid: one of them is out of bounds.
     """
     header = block.header
     if header.n_tx != len(block.transactions) or header.n_tx > limits.BLOCK_TRANSACTIONS_MAX:
@@ -224,6 +221,19 @@ def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]
         raise Invalid(f"block {header.height} opens a term and carries transactions")
     if sum(map(len, block.transactions)) > limits.BLOCK_BYTES_MAX + limits.TRANSACTION_BYTES_MAX:
         raise Invalid(f"block {header.height} is oversized")
+
+
+def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]:
+    """Check everything about a block's body that its header commits to (P2, the part that costs time).
+
+    `checked` are the block's transactions, in order, where the caller has verified each of them already. Returns the
+    transaction ids, in order. Releases the interpreter lock while verifying: fit for a worker thread.
+
+    Raises:
+        RemoteFault: a count, size, root, schema or signature does not hold, or a transaction stands twice.
+    """
+    check_shape(block)
+    header = block.header
     if body_root(block.opening, block.transactions) != header.tx_root:
         raise Invalid(f"block {header.height} does not hash to its tx_root")
     entries = checked or tuple([transaction.check(entry, header.net) for entry in block.transactions])

@@ -233,4 +233,3 @@ def check_confirmed(
 
 def _receipt_form(network: NetworkId, node: NodeId, root: Digest | bytes) -> bytes:
     return signing.signed_form("storage-receipt", network, node, root)
-

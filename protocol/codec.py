@@ -286,9 +286,7 @@ def _union_reader(members: tuple[Any, ...]) -> _Reader:
     optional = type(None) in members
     classes = {_tag_of[member]: member for member in members if member in _tag_of}
     others = [member for member in members if member not in _tag_of and member is not type(None)]
-    assert not (classes and others) and len(others) <= 1, (
-        "a union on the wire is of registered classes, or X | None"
-    )
+    assert len(others) + bool(classes) <= 1, "a union on the wire is of registered classes, or X | None"
 
     def read(value: Any) -> Any:
         if value is None and optional:

@@ -7,13 +7,26 @@ block ⇒ same writes on every node: nothing here reads a clock (time is the blo
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 from protocol import codec, limits
 from protocol.block import Block
-from protocol.codec import Size, wire
 from protocol.configuration import Configuration
 from protocol.identifiers import ZERO, Height, NodeId, PublicKey, Rid, Txid, Vid
+from protocol.ledger_rows import (
+    ACCEPTED,
+    GRANTS_PER_VAULT_MAX,
+    GrantState,
+    Receipt,
+    Record,
+    Vault,
+    event_key,
+    grant_key,
+    nonce_key,
+    receipt_key,
+    record_key,
+    vault_key,
+    vault_record_key,
+)
 from protocol.transaction import (
     CustodyTransfer,
     EpochRotate,
@@ -27,79 +40,6 @@ from protocol.transaction import (
 )
 
 Rows = Callable[[bytes], bytes | None]
-ACCEPTED = "accepted"
-GRANTS_PER_VAULT_MAX = 256
-"""Live grants of one vault; the custodian revokes before granting more."""
-
-Bytes32 = Annotated[bytes, Size(32)]
-TxidField = Annotated[Txid, Size(32)]
-KeyField = Annotated[PublicKey, Size(32)]
-NodeField = Annotated[NodeId, Size(32)]
-
-
-@wire("vault")
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """A vault's present keys. `epoch_since_ms` is the block time of the last EpochRotate (or of VaultOpen)."""
-
-    vid: Annotated[Vid, Size(32)]
-    auth_pk: KeyField
-    rec_pk: KeyField
-    cat_pk: KeyField
-    audit_pk: KeyField
-    custodian: NodeField
-    writers: tuple[NodeField, ...]
-    replicas: int
-    epoch: int
-    epoch_since_ms: int
-    grants: Annotated[tuple[TxidField, ...], Size(0, GRANTS_PER_VAULT_MAX)]
-
-
-@wire("record")
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A committed record; `time_ms` is its block's."""
-
-    rid: Annotated[Rid, Size(32)]
-    vid: Annotated[Vid, Size(32)]
-    epoch: int
-    author: NodeField
-    env_hash: Bytes32
-    height: Height
-    time_ms: int
-    txid: TxidField
-
-
-@wire("granted")
-@dataclass(frozen=True, slots=True)
-class GrantState:
-    """A grant and what became of it. `revoked_ms` 0 while it is live."""
-
-    grant: Grant
-    height: Height
-    revoked_ms: int
-    reads: int
-
-    def is_live(self, time_ms: int) -> bool:
-        """Return whether the grant holds at a ledger time."""
-        return not self.revoked_ms and self.grant.nbf <= time_ms < self.grant.exp
-
-
-@wire("outcome")
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a transaction: where it stands, and "accepted" or "refused: reason"."""
-
-    txid: TxidField
-    height: Height
-    index: int
-    time_ms: int
-    verdict: Annotated[str, Size(1, 200)]
-
-    @property
-    def is_accepted(self) -> bool:
-        """Whether the transaction took effect."""
-        return self.verdict == ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,47 +65,12 @@ class Applied:
     outcomes: tuple[Outcome, ...]
 
 
-class _Refusal(Exception):  # noqa: N818  (control flow inside this module, never seen outside)
+class _Refusal(Exception):
     """Why a transaction has no effect; its text goes into the receipt."""
 
 
 class _NotSigned(_Refusal):
     """Refused for its signatures: says nothing about the same body signed by the right keys."""
-
-
-def vault_key(vid: Vid) -> bytes:
-    """Return the row of a vault."""
-    return b"v" + vid
-
-
-def record_key(rid: Rid) -> bytes:
-    """Return the row of a record."""
-    return b"r" + rid
-
-
-def vault_record_key(vid: Vid, rid: Rid) -> bytes:
-    """Return the row that lists a record under its vault."""
-    return b"w" + vid + rid
-
-
-def grant_key(gid: Txid) -> bytes:
-    """Return the row of a grant."""
-    return b"g" + gid
-
-
-def receipt_key(txid: Txid) -> bytes:
-    """Return the row of a transaction's receipt, which is also the replay index."""
-    return b"t" + txid
-
-
-def event_key(vid: Vid, tree_index: int) -> bytes:
-    """Return the row that lists an accepted transaction under the vault it touches, in ledger order."""
-    return b"e" + vid + tree_index.to_bytes(8, "big")
-
-
-def nonce_key(nonce: bytes) -> bytes:
-    """Return the row of a Read's nonce."""
-    return b"n" + nonce
 
 
 def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:

@@ -141,6 +141,11 @@ class Keystore:
         self._database.write(batch, sync=True)
         self._database.compact(key, key + b"\0")
 
+    def erase_former(self, name: str) -> None:
+        """Remove from the files what `put` has replaced under this name: a key that must not come back."""
+        key = SECRET + name.encode()
+        self._database.compact(key, key + b"\0")
+
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the names that begin with a prefix, sorted."""
         start, stop = prefix_range(SECRET + prefix.encode())

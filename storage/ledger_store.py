@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from protocol import codec, ledger_state
+from protocol import codec, ledger_rows
 from protocol.block import Block, Header, genesis_block
 from protocol.certificate import CommitProof
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Corruption, Malformed
 from protocol.identifiers import Digest, Height, Rid, Txid, Vid
-from protocol.ledger_state import GrantState, Receipt, Record, Vault
+from protocol.ledger_rows import GrantState, Receipt, Record, Vault
 from protocol.merkle import Frontier
 from protocol.raft.state import HardState
 from storage import keyspace
@@ -140,32 +140,32 @@ class LedgerStore:
 
     def vault(self, vid: Vid) -> Vault | None:
         """Return a vault's state."""
-        row = self.state(ledger_state.vault_key(vid))
+        row = self.state(ledger_rows.vault_key(vid))
         return codec.decode(row, Vault) if row is not None else None
 
     def record(self, rid: Rid) -> Record | None:
         """Return a record's state."""
-        row = self.state(ledger_state.record_key(rid))
+        row = self.state(ledger_rows.record_key(rid))
         return codec.decode(row, Record) if row is not None else None
 
     def grant(self, gid: Txid) -> GrantState | None:
         """Return a grant's state."""
-        row = self.state(ledger_state.grant_key(gid))
+        row = self.state(ledger_rows.grant_key(gid))
         return codec.decode(row, GrantState) if row is not None else None
 
     def receipt(self, txid: Txid) -> Receipt | None:
         """Return what became of a transaction."""
-        row = self.state(ledger_state.receipt_key(txid))
+        row = self.state(ledger_rows.receipt_key(txid))
         return codec.decode(row, Receipt) if row is not None else None
 
     def records_of(self, vid: Vid) -> tuple[Rid, ...]:
         """Return the records of a vault, sorted by id."""
-        prefix = keyspace.STATE + ledger_state.vault_record_key(vid, Rid(b""))
+        prefix = keyspace.STATE + ledger_rows.vault_record_key(vid, Rid(b""))
         return tuple(Rid(key[len(prefix) :]) for key, _ in self._rows.scan(prefix, prefix + _ABOVE))
 
     def events_of(self, vid: Vid) -> tuple[Txid, ...]:
         """Return the accepted transactions of a vault, in ledger order."""
-        prefix = keyspace.STATE + ledger_state.event_key(vid, 0)[:-8]
+        prefix = keyspace.STATE + ledger_rows.event_key(vid, 0)[:-8]
         return tuple(Txid(txid) for _, txid in self._rows.scan(prefix, prefix + _ABOVE))
 
     # --- batches ----------------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ def _show_log(document: Document) -> None:
         cells = {**entry, "time": _time(entry.get("time"))}
         for name in ("record", "transaction"):
             cells[name] = short(cells[name]) if cells.get(name) else None
-        rows.append([cells.get(name) for name in _COLUMNS])
-    table(_COLUMNS, rows, empty="Nothing yet.")
+        rows.append(cells)
+    known = [name for name in _COLUMNS if any(row.get(name) for row in rows)]
+    table(known, [[row.get(name) for name in known] for row in rows], empty="Nothing yet.")
 
 
 def _time(value: object) -> object:

@@ -33,7 +33,7 @@ def genesis(
     write_atomically(output, genesis_text(configuration).encode(), mode=0o644)
     if len(configuration.voters) < VOTERS_FOR_FAULTS:
         session.output.notice(
-            f"warning: with {len(configuration.voters)} voters the network stops when one is away; {VOTERS_FOR_FAULTS} bear one loss"
+            f"warning: voters: {len(configuration.voters)}; with fewer than {VOTERS_FOR_FAULTS} the network stops when one is away"
         )
     document = {
         "network": network_id(configuration).hex(),

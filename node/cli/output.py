@@ -85,13 +85,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            # On a narrow terminal a cell goes on below; cut short, an id would name nothing.
+            drawn.add_column(column, overflow="fold")
         for row in cells:
             drawn.add_row(*(Text(cell) for cell in row))
         Console().print(drawn)
     else:
         for row in ([*columns], *cells):
-            say("\t".join(row))
+            sys.stdout.write("\t".join(row) + "\n")  # the cells are printable already; the tab is ours
 
 
 def shown_ids(ids: Iterable[str]) -> Callable[[str], str]:

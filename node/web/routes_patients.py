@@ -36,7 +36,9 @@ def patient_routes(services: Services, metrics: Metrics) -> list[Route]:
         prepared = await services.patients.prepare_handover(
             fields.text("patient"), passphrase=fields.data("passphrase")
         )
-        return {**prepared, "wallet": base64.b64encode(prepared["wallet"]).decode()}
+        wallet = prepared["wallet"]
+        assert isinstance(wallet, bytes)
+        return {**prepared, "wallet": base64.b64encode(wallet).decode()}
 
     async def complete(fields: Fields) -> Mapping[str, Any]:
         return await services.patients.complete_handover(fields.text("handover"), grant=fields.flag("grant"))

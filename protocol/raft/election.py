@@ -37,8 +37,10 @@ class Election:
 
     def heard_leader(self) -> None:
         """Note a frame of the live leader: the time-out starts again."""
-        self._heard_leader = True
         self._elapsed = 0
+        if not self._heard_leader:
+            self._heard_leader = True
+            self._timeout = self._draw()  # the short first time-out has served its purpose
 
     def restart(self) -> None:
         """Start the time-out again with a new draw: after a vote, a campaign or a change of role."""

@@ -6,20 +6,26 @@ from contextlib import asynccontextmanager
 import trio
 
 from node.attachments import Attachments
+from node.audit import Audit
 from node.authority import Authorities
 from node.consent import Consent
 from node.epochs import Epochs
 from node.grant_bundles import GrantBundles
 from node.grant_watcher import GrantWatcher
+from node.handover import Handover, PatientDesk
 from node.held_grants import HeldGrants
+from node.ledger_audit import LedgerAudit
 from node.patients import LocalPatient, Patients
 from node.revocation import Revocation
 from node.rotation import Rotation
+from node.store_audit import Database, StoreAudit
 from node.vaults import Vaults
-from protocol.identifiers import Rid, Vid
-from protocol.ledger_state import Receipt, Record
+from protocol.identifiers import Digest, PublicKey, Rid, Vid
+from protocol.ledger_rows import Receipt, Record
 from protocol.signing import SigningKey, sha256
-from protocol.transaction import EnvelopeReceipt, RecordCommit, receipt_form, sign
+from protocol.transaction import EnvelopeReceipt, Read, RecordCommit, receipt_form, sign
+from protocol.wraps import WhoNote, seal_who
+from storage.chunk_store import ChunkStore
 from tests.node.ledger_double import LedgerDouble, MemberDouble, running
 
 SYSTEM = "urn:example:mrn"
@@ -59,6 +65,27 @@ class FacilityDouble:
             bundles=self.bundles, attachments=self.attachments, store=self.store, submitter=self.submitter,
             clock=self.clock, entropy=member.entropy, revocation=self.revocation, log=member.log,
         )  # fmt: skip
+        self.handover = Handover(
+            me=member.member, patients=self.patients, vaults=self.vaults, consent=self.consent,
+            rotation=self.rotation, keystore=member.keystore, store=self.store, submitter=self.submitter,
+            workers=member.workers, clock=self.clock, entropy=member.entropy, log=member.log,
+        )  # fmt: skip
+        names = {node: found.name for node, found in ledger.genesis.by_node.items()}
+        self.desk = PatientDesk(self.patients, self.handover, names)
+        self.chunks = ChunkStore(member.payloads, member.rows)
+        databases = (
+            Database("ledger", member.rows, "carechain run --rebuild ledger"),
+            Database("payloads", member.payloads, "carechain run --rebuild payloads"),
+            Database("keys", member.secrets, "restore the key store from a backup"),
+        )
+        self.audit = Audit(
+            authorities=self.authorities, attachments=self.attachments, store=self.store,
+            ledger_audit=LedgerAudit(self.store, member.rows, member.workers),
+            store_audit=StoreAudit(
+                chunks=self.chunks, envelopes=member.envelopes, keystore=member.keystore, store=self.store,
+                databases=databases, workers=member.workers,
+            ),
+        )  # fmt: skip
         self.watcher = GrantWatcher(
             identity=member.identity, rows=member.rows, disk=member.disk, store=self.store,
             applied=member.applier.height, attachments=self.attachments, epochs=self.epochs, held=self.held,
@@ -71,6 +98,7 @@ class FacilityDouble:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.watcher.run)
             nursery.start_soon(self.consent.run)
+            nursery.start_soon(self.handover.run)
 
     async def register(self, value: str, name: str = "Ada Sample") -> LocalPatient:
         """Register a patient."""
@@ -100,6 +128,21 @@ class FacilityDouble:
             vid, rid, epoch, self.me, env_hash, receipts, Rid(bytes(32)), self.submitter.valid_until()
         )
         return await self.submitter.submit(sign(commit, self.ledger.network, SigningKey(self.member.identity.node)))
+
+    async def read(self, record: Record, user: str = "Dr Sample") -> Receipt:
+        """Announce the opening of a record, as queries do."""
+        key = await self.vaults.key_for(record)
+        note = WhoNote(user, "physician", "", self.member.name)
+        sealed = seal_who(note, record.vid, key.audit_public, seed32=self.member.entropy.bytes(32))
+        (who_hash,) = await self.attachments.keep((sealed,))
+        await self.attachments.spread((who_hash,))
+        nonce = self.member.entropy.bytes(32)
+        read = Read(
+            record.vid, (record.rid,), key.gid, "TREAT", key.actor.public, Digest(bytes(32)), PublicKey(bytes(32)), nonce,
+            who_hash, self.submitter.valid_until(),
+        )  # fmt: skip
+        signed = sign(read, self.ledger.network, key.actor, SigningKey(self.member.identity.node))
+        return await self.submitter.submit(signed)
 
     async def until(self, what: str, holds: Callable[[], bool]) -> None:
         """Wait until a condition holds, at most a minute of virtual time."""

@@ -199,6 +199,7 @@ class MemberDouble:
         )
         self.card = Card.make(self.member, SigningKey(self.identity.node))
         self.rows = MemoryStore()
+        self.payloads = MemoryStore()
         self.secrets = MemoryStore()
         self.keystore = Keystore.create(self.secrets, "x", self.entropy.bytes, hardness=Hardness(1, 8192))
         self.log = SilentLog()

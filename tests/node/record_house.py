@@ -6,13 +6,9 @@ from typing import Any
 
 import trio
 
-from node.attachments import Attachments
 from node.chunk_holder import ChunkHolder
-from node.epochs import Epochs
-from node.held_grants import HeldGrants
 from node.ingest import Ingest
 from node.opening import Opening
-from node.patients import Patients
 from node.ports import Disk, Workers
 from node.query import Query
 from node.record_index import RecordIndex
@@ -22,16 +18,16 @@ from node.repair import Repair
 from node.replication import Replication
 from node.retrieval import Retrieval
 from node.sealed_rows import SealedRows
-from node.vaults import Vaults
 from protocol.signing import SigningKey
 from storage.chunk_store import ChunkStore
 from storage.key_value import KeyValue
 from storage.memory import MemoryStore
+from tests.node.facility_double import FacilityDouble
 from tests.node.ledger_double import LedgerDouble, MemberDouble, running
 
 
-class Facility:
-    """One member's services. Making it again on the same member is what a restart does."""
+class Facility(FacilityDouble):
+    """One member's services, with real chunks. Making it again on the same member is what a restart does."""
 
     def __init__(
         self,
@@ -42,7 +38,7 @@ class Facility:
         workers: Workers | None = None,
         disk: Disk | None = None,
     ) -> None:
-        self.member, self.ledger = member, ledger
+        super().__init__(member, ledger)
         key = SigningKey(member.identity.node)
         workers, disk = workers or member.workers, disk or member.disk
         store, rows, clock, entropy = member.store, member.rows, member.clock, member.entropy
@@ -51,42 +47,91 @@ class Facility:
         self.chunks = ChunkStore(self.payloads, rows)
         self.room_checks = 0
         self.holder = ChunkHolder(
-            key=key, network=network, ledger=store, chunks=self.chunks, envelopes=envelopes, disk=disk, workers=workers, clock=clock,
+            key=key,
+            network=network,
+            ledger=store,
+            chunks=self.chunks,
+            envelopes=envelopes,
+            disk=disk,
+            workers=workers,
+            clock=clock,
             check_room=self.check_room,
         )
         self.holder.serve(transport)
         self.replication = Replication(
-            network=network, ledger=store, chunks=self.chunks, holder=self.holder, transport=transport, workers=workers, clock=clock
+            network=network,
+            ledger=store,
+            chunks=self.chunks,
+            holder=self.holder,
+            transport=transport,
+            workers=workers,
+            clock=clock,
         )
         self.retrieval = Retrieval(
-            network=network, ledger=store, chunks=self.chunks, envelopes=envelopes, holder=self.holder, transport=transport, workers=workers
+            network=network,
+            ledger=store,
+            chunks=self.chunks,
+            envelopes=envelopes,
+            holder=self.holder,
+            transport=transport,
+            workers=workers,
         )
         self.repair = Repair(
-            ledger=store, applied=member.applier.height, rows=rows, disk=disk, chunks=self.chunks, envelopes=envelopes, holder=self.holder,
-            replication=self.replication, retrieval=self.retrieval, transport=transport, workers=workers, clock=clock,
-        )
-        self.attachments = Attachments(envelopes, disk, transport, ledger.genesis.storing)
-        self.held = HeldGrants(member.keystore)
-        self.patients = Patients(member.keystore, self.held, entropy)
-        self.vaults = Vaults(
-            identity=member.identity, patients=self.patients, held=self.held, epochs=Epochs(disk, self.attachments), store=store,
-            submitter=member.submitter, clock=clock, entropy=entropy,
+            ledger=store,
+            applied=member.applier.height,
+            rows=rows,
+            disk=disk,
+            chunks=self.chunks,
+            envelopes=envelopes,
+            holder=self.holder,
+            replication=self.replication,
+            retrieval=self.retrieval,
+            transport=transport,
+            workers=workers,
+            clock=clock,
         )
         self.sealed = SealedRows(rows, member.identity.fingerprint, entropy)
         self.index = RecordIndex(self.sealed)
         self.queue = RecordQueue(
-            key=key, ledger=store, rows=self.sealed, index=self.index, disk=disk, replication=self.replication,
-            submitter=member.submitter, open_vault=self.vaults.ensure_open, clock=clock, entropy=entropy, log=member.log,
+            key=key,
+            ledger=store,
+            rows=self.sealed,
+            index=self.index,
+            disk=disk,
+            replication=self.replication,
+            submitter=member.submitter,
+            open_vault=self.vaults.ensure_open,
+            clock=clock,
+            entropy=entropy,
+            log=member.log,
         )
         self.report = RecordReport(store, self.index, self.queue)
         self.ingest = Ingest(
-            patients=self.patients, vaults=self.vaults, chunks=self.chunks, queue=self.queue, index=self.index, rows=self.sealed,
-            report=self.report, workers=workers, clock=clock, entropy=entropy, check_room=self.check_room,
+            patients=self.patients,
+            vaults=self.vaults,
+            chunks=self.chunks,
+            queue=self.queue,
+            index=self.index,
+            rows=self.sealed,
+            report=self.report,
+            workers=workers,
+            clock=clock,
+            entropy=entropy,
+            check_room=self.check_room,
         )
         self.query = Query(
-            key=key, ledger=store, rows=rows, patients=self.patients, vaults=self.vaults, attachments=self.attachments,
-            retrieval=self.retrieval, opening=Opening(network, ledger.genesis, self.retrieval, workers), submitter=member.submitter,
-            index=self.index, report=self.report, entropy=entropy,
+            key=key,
+            ledger=store,
+            rows=rows,
+            patients=self.patients,
+            vaults=self.vaults,
+            attachments=self.attachments,
+            retrieval=self.retrieval,
+            opening=Opening(network, ledger.genesis, self.retrieval, workers),
+            submitter=member.submitter,
+            index=self.index,
+            report=self.report,
+            entropy=entropy,
         )
 
     def check_room(self) -> None:
@@ -99,8 +144,10 @@ class Facility:
         info, stream = await self.query.read(record, **arguments)
         return info, b"".join([piece async for piece in stream])
 
-    async def register(self, name: str = "Ada", birth_date: str = "1980-02-03", identifier: str = "1") -> str:
-        answer = await self.patients.register(None, identifiers=[("urn:test", identifier)], name=name, birth_date=birth_date)
+    async def admit(self, identifier: str = "1", name: str = "Ada", birth_date: str = "1980-02-03") -> str:
+        answer = await self.patients.register(
+            None, identifiers=[("urn:test", identifier)], name=name, birth_date=birth_date
+        )
         return str(answer["patient"])
 
 
@@ -110,12 +157,15 @@ async def pieces(data: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def houses(voters: int = 1, *, seed: str = "records") -> AsyncIterator[list[Facility]]:
+async def houses(
+    voters: int = 1, *, seed: str = "records", facility: type[Facility] = Facility
+) -> AsyncIterator[list[Facility]]:
     """Run the record path of every member."""
     async with running(LedgerDouble(voters, seed=seed)) as ledger, trio.open_nursery() as nursery:
-        facilities = [Facility(member, ledger) for member in ledger.members]
-        for facility in facilities:
-            nursery.start_soon(facility.queue.run)
-            nursery.start_soon(facility.repair.run)
+        facilities = [facility(member, ledger) for member in ledger.members]
+        for one in facilities:
+            nursery.start_soon(one.run)
+            nursery.start_soon(one.queue.run)
+            nursery.start_soon(one.repair.run)
         yield facilities
         nursery.cancel_scope.cancel()

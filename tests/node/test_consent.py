@@ -6,7 +6,7 @@ from node.consent import Consent
 from protocol.errors import Forbidden, NotFinal, Refused
 from protocol.health.categories import Category
 from protocol.identifiers import Txid
-from protocol.ledger_state import GrantState
+from protocol.ledger_rows import GrantState
 from tests.node.facility_double import FacilityDouble, facilities
 
 DAY_MS = 86_400_000

@@ -152,6 +152,22 @@ async def test_a_peer_back_on_another_port_is_found_through_what_it_knows(tmp_pa
             assert again.peers()[0].found_by == "book"
 
 
+@pytest.mark.slow
+async def test_who_was_only_ever_dialled_knows_where_to_dial_after_a_restart(tmp_path: Path) -> None:
+    higher = make_transport(1, tmp_path)
+    async with running(higher):
+        lower = make_transport(0, tmp_path, peers=higher.addresses())
+        async with running(lower):
+            await connected(lower, higher)
+            await eventually(lambda: higher.peers()[0].address == lower.addresses()[0])
+    (tmp_path / "addresses-0.json").unlink()  # the lower one has nobody to dial
+    lower = make_transport(0, tmp_path, listen=lower.addresses())
+    again = make_transport(1, tmp_path)
+    async with running(lower, again):
+        await connected(lower, again)
+        assert again.peers()[0].found_by == "book"
+
+
 async def test_a_busy_peer_says_so_and_its_reader_is_never_blocked(tmp_path: Path) -> None:
     async with connected_pair(tmp_path) as (one, other):
         release = trio.Event()

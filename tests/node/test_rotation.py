@@ -6,7 +6,7 @@ from node.rotation import EpochWraps
 from protocol import codec
 from protocol.errors import Forbidden, Unavailable
 from protocol.identifiers import Digest, Txid
-from protocol.ledger_state import Vault
+from protocol.ledger_rows import Vault
 from protocol.patient_keys import open_epoch_link
 from protocol.transaction import Revoke, sign
 from tests.node.facility_double import FacilityDouble, facilities

@@ -6,7 +6,7 @@ from node.vaults import NOT_YOURS
 from protocol.errors import Forbidden, NotFinal
 from protocol.hpke import x25519_public
 from protocol.identifiers import ZERO
-from protocol.ledger_state import Record
+from protocol.ledger_rows import Record
 from tests.node.facility_double import FacilityDouble, facilities
 
 

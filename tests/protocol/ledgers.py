@@ -8,7 +8,7 @@ from protocol.block import Block, cut, genesis_block
 from protocol.codec import encode
 from protocol.configuration import Card, Configuration, Member, found, network_id
 from protocol.identifiers import ZERO, Digest, NodeId, PublicKey, Rid, Term, Txid, Vid
-from protocol.ledger_state import Receipt
+from protocol.ledger_rows import Receipt
 from protocol.merkle import Frontier
 from protocol.signing import SigningKey, sha256
 from protocol.transaction import (

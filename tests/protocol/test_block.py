@@ -1,15 +1,17 @@
 """Blocks: golden headers, and every rule of validity (ledger.md 1.1 P2) broken once."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol import block, codec, limits
 from protocol.block import Block
 from protocol.errors import Invalid, Malformed, RemoteFault
-from protocol.identifiers import ZERO, NetworkId
+from protocol.identifiers import ZERO, NetworkId, NodeId
 from protocol.merkle import EMPTY_ROOT, Frontier
 from tests.protocol import chain
 
@@ -18,10 +20,10 @@ CHAIN = chain.build()
 GENESIS, OPENING, FULL, EMPTY = CHAIN
 
 
-def signed_again(entry: Block, **changes: object) -> Block:
+def signed_again(entry: Block, **changes: Any) -> Block:
     """Return the block with other header fields, signed by its leader as if it meant it."""
     header = dataclasses.replace(entry.header, **changes)
-    signer = next(voter for voter in chain.VOTERS if voter.public == entry.header.leader)
+    signer = next(voter for voter in chain.VOTERS if NodeId(voter.public) == entry.header.leader)
     return Block(header, signer.sign(block.header_form(header)), entry.opening, entry.transactions)
 
 
@@ -52,7 +54,7 @@ def test_a_block_is_read_as_it_was_written(entry):
 
 def test_a_valid_chain_passes_every_check():
     frontier = Frontier()
-    for predecessor, entry in zip(CHAIN, CHAIN[1:], strict=False):
+    for predecessor, entry in itertools.pairwise(CHAIN):
         check(entry, predecessor=predecessor, frontier=frontier)
         block.check_body(entry)
         frontier = frontier.append(entry.leaves())
@@ -91,7 +93,7 @@ def test_a_header_that_breaks_a_rule_is_refused(changes):
 
 
 def test_only_a_voter_cuts_and_only_with_its_own_signature():
-    stranger = dataclasses.replace(FULL.header, leader=chain.OWNER.public)
+    stranger = dataclasses.replace(FULL.header, leader=NodeId(chain.OWNER.public))
     with pytest.raises(Invalid, match="not cut by a voter"):
         check(Block(stranger, chain.OWNER.sign(block.header_form(stranger)), b"", FULL.transactions))
     with pytest.raises(Invalid, match="signature"):
@@ -134,13 +136,17 @@ def test_a_transaction_stands_once_in_a_block():
         block.check_body(chain.successor(OPENING, Frontier(), body=(FULL.transactions[3],) * 2))
 
 
+def read_and_check(raw: bytes) -> None:
+    entry = Block.decode(raw)
+    block.check_body(entry)
+    check(entry)
+
+
 def test_no_changed_byte_of_a_block_goes_unnoticed():
     for index in range(0, len(FULL.raw), 7):
         raw = FULL.raw[:index] + bytes([FULL.raw[index] ^ 0x41]) + FULL.raw[index + 1 :]
         with pytest.raises(RemoteFault):
-            changed = Block.decode(raw)
-            block.check_body(changed)
-            check(changed)
+            read_and_check(raw)
 
 
 @pytest.mark.parametrize(

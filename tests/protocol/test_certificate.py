@@ -3,13 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol import certificate, codec
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
 from protocol.errors import Invalid, RemoteFault
-from protocol.identifiers import NetworkId, NodeId
+from protocol.identifiers import Height, NetworkId, NodeId, Term
+from protocol.merkle import Frontier
 from tests.protocol import chain
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "certificate.json").read_text())
@@ -33,7 +35,7 @@ def test_a_good_proof_proves_its_block():
     assert certificate.check_commit_proof(PROOF, chain.NETWORK, chain.CONFIGURATION) == FULL.hash
 
 
-def proof(**changes: object) -> CommitProof:
+def proof(**changes: Any) -> CommitProof:
     return dataclasses.replace(PROOF, **changes)
 
 
@@ -71,7 +73,7 @@ SPOILED = {
         chain.NETWORK,
     ),
     "at another height": (
-        proof(acknowledgements=(dataclasses.replace(FIRST, height=3), SECOND)),
+        proof(acknowledgements=(dataclasses.replace(FIRST, height=Height(3)), SECOND)),
         chain.NETWORK,
     ),
     "a false signature": (
@@ -105,7 +107,7 @@ def test_only_acknowledgements_named_as_verified_are_taken_unverified():
 
 def test_an_acknowledgement_is_bound_to_every_field():
     assert certificate.acknowledgement_valid(FIRST, chain.NETWORK)
-    others: dict[str, object] = {
+    others: dict[str, Any] = {
         "epoch": 1,
         "incarnation": 1,
         "term": 4,
@@ -122,7 +124,7 @@ def test_an_acknowledgement_is_bound_to_every_field():
 
 def test_a_grant_is_no_acknowledgement_though_the_fields_agree():
     grant = ELECTION.grants[0]
-    as_ack = Acknowledgement(grant.voter, 0, 0, grant.term, 0, grant.tip_hash, grant.signature)
+    as_ack = Acknowledgement(grant.voter, 0, 0, grant.term, Height(0), grant.tip_hash, grant.signature)
     assert certificate.grant_valid(grant, chain.NETWORK)
     assert not certificate.acknowledgement_valid(as_ack, chain.NETWORK)
 
@@ -137,7 +139,7 @@ def spoiled_elections() -> dict[str, ElectionCertificate]:
         "of a stranger": dataclasses.replace(
             ELECTION, grants=tuple(sorted((first, stranger), key=lambda g: g.voter))
         ),
-        "for another term": dataclasses.replace(ELECTION, term=4),
+        "for another term": dataclasses.replace(ELECTION, term=Term(4)),
         "for another candidate": dataclasses.replace(ELECTION, candidate=chain.NODES[1]),
         "for another tip": dataclasses.replace(ELECTION, tip_hash=FULL.hash),
         "a false signature": dataclasses.replace(
@@ -155,7 +157,7 @@ def test_an_election_certificate_that_breaks_a_rule_elects_nobody(bad):
 
 def test_an_opening_elects_its_own_leader_upon_its_own_predecessor():
     certificate.check_opening(OPENING, chain.CONFIGURATION)
-    frontier = type(chain.Frontier())()
+    frontier = Frontier()
     others = (
         codec.encode(chain.election(term=3, leader=1, tip=GENESIS.hash)),
         codec.encode(chain.election(term=4, leader=0, tip=GENESIS.hash)),

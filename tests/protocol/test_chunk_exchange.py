@@ -17,7 +17,9 @@ def placed(members: int = 5, replicas: int = 3) -> exchange.PlacedChunks:
     return exchange.PlacedChunks(CIDS, STORING[0], min(replicas, members))
 
 
-def receipts(record: exchange.PlacedChunks, *indexes: int, storing=STORING) -> tuple[exchange.StorageReceipt, ...]:
+def receipts(
+    record: exchange.PlacedChunks, *indexes: int, storing=STORING
+) -> tuple[exchange.StorageReceipt, ...]:
     shares = record.holders(storing)
     return tuple(exchange.storage_receipt(shares[STORING[i]], KEYS[i], NETWORK) for i in indexes)
 

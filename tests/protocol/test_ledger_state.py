@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from protocol import codec, ledger_state, transaction
+from protocol import codec, ledger_rows, transaction
 from protocol.errors import Invalid
 from protocol.identifiers import ZERO, Digest, NodeId, PublicKey, Rid, Txid, Vid
-from protocol.ledger_state import ACCEPTED, Vault
+from protocol.ledger_rows import ACCEPTED, Vault
 from protocol.transaction import CustodyTransfer, EpochRotate, Revoke
 from tests.protocol.ledgers import (
     DAY,
@@ -72,7 +72,7 @@ def test_the_first_receipt_of_a_replayed_transaction_stands(ledger: Ledger) -> N
 
     ledger.commit(signed)
 
-    assert codec.decode(ledger.rows[ledger_state.receipt_key(first.txid)], ledger_state.Receipt) == first
+    assert codec.decode(ledger.rows[ledger_rows.receipt_key(first.txid)], ledger_rows.Receipt) == first
 
 
 def test_an_expired_transaction_is_refused(ledger: Ledger) -> None:
@@ -311,7 +311,7 @@ def test_a_refused_transaction_changes_no_row_but_its_receipt(ledger: Ledger) ->
 
     receipt = ledger.commit(ledger.sign(grant_to(ledger, "stranger"), "vault/auth"))[0]
 
-    assert ledger.rows == before | {ledger_state.receipt_key(receipt.txid): codec.encode(receipt)}
+    assert ledger.rows == before | {ledger_rows.receipt_key(receipt.txid): codec.encode(receipt)}
 
 
 def test_a_transaction_signed_by_the_wrong_keys_changes_nothing_at_all(ledger: Ledger) -> None:
@@ -327,7 +327,7 @@ def test_the_vaults_grants_are_the_live_ones(ledger: Ledger) -> None:
     ledger.now_ms += 10_000
     newest = granted(ledger)
 
-    vault = codec.decode(ledger.rows[ledger_state.vault_key(Vid(named("vault")))], Vault)
+    vault = codec.decode(ledger.rows[ledger_rows.vault_key(Vid(named("vault")))], Vault)
 
     assert vault.grants == (long, newest)
     assert short not in vault.grants

@@ -70,7 +70,7 @@ def test_a_frontier_grown_in_two_steps_has_the_defined_root(count, split):
 def test_a_frontier_reports_every_perfect_subtree_once():
     heard: dict[tuple[int, int], bytes] = {}
     merkle.Frontier().append(
-        map(merkle.leaf_hash, numbered(13)), lambda level, index, root: heard.setdefault((level, index), root)
+        map(merkle.leaf_hash, numbered(13)), lambda level, index, root: heard.update({(level, index): root})
     )
     expected = {
         (level, index): subtrees(numbered(13))(level, index)

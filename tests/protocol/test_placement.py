@@ -30,7 +30,9 @@ def test_the_order_in_which_members_are_listed_does_not_matter(cid, storing, cou
     assert placement.replicas(cid, shuffled, count, author) == placement.replicas(cid, storing, count, author)
 
 
-@given(cid=ids.map(Cid), storing=members, count=st.integers(1, 9), author=ids.map(NodeId), gone=st.integers(0, 8))
+@given(
+    cid=ids.map(Cid), storing=members, count=st.integers(1, 9), author=ids.map(NodeId), gone=st.integers(0, 8)
+)
 def test_a_member_that_leaves_moves_only_its_own_replicas(cid, storing, count, author, gone):
     leaver = storing[gone % len(storing)]
     before = placement.replicas(cid, storing, count, author)
@@ -46,7 +48,8 @@ def test_a_new_member_takes_over_about_its_share_of_the_chunks():
     author = NodeId(b"a" * 32)
 
     moved = sum(
-        placement.replicas(cid, storing, 3, author) != placement.replicas(cid, storing[:8], 3, author) for cid in cids
+        placement.replicas(cid, storing, 3, author) != placement.replicas(cid, storing[:8], 3, author)
+        for cid in cids
     )
 
     assert 0.28 < moved / len(cids) < 0.39  # three replicas in nine places: a third of the chunks is touched

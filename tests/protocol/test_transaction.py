@@ -3,18 +3,22 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol import codec, limits, transaction
 from protocol.errors import Invalid, Malformed, RemoteFault
 from protocol.identifiers import NetworkId
+from protocol.signing import SigningKey
 from protocol.transaction import Grant, Read, RecordCommit, SignedTransaction, VaultOpen
 from tests.protocol import chain
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "transaction.json").read_text())
 KINDS = chain.transactions()
-BY_KIND = {type(entry): (entry, keys) for entry, keys in KINDS}
+BY_KIND: dict[type, tuple[Any, tuple[SigningKey, ...]]] = {
+    type(entry): (entry, keys) for entry, keys in KINDS
+}
 
 
 @pytest.mark.parametrize(("entry", "keys"), KINDS, ids=[type(entry).__name__ for entry, _ in KINDS])
@@ -89,8 +93,8 @@ def test_a_read_names_each_record_once_and_receipts_are_of_distinct_members():
         transaction.check(codec.encode(transaction.sign(twice, chain.NETWORK, *keys)), chain.NETWORK)
     commit, keys = BY_KIND[RecordCommit]
     for receipts in (commit.receipts[:1] * 2, commit.receipts[::-1]):
+        changed = dataclasses.replace(commit, receipts=receipts)
         with pytest.raises(Invalid):
-            changed = dataclasses.replace(commit, receipts=receipts)
             transaction.check(codec.encode(transaction.sign(changed, chain.NETWORK, *keys)), chain.NETWORK)
 
 

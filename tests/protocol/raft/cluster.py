@@ -33,15 +33,9 @@ def key_of(number: int) -> signing.SigningKey:
 def configuration_of(count: int) -> Configuration:
     """Return a configuration of `count` voters."""
     members = [
-        Member(
-            f"facility {n}",
-            "hospital",
-            "voter",
-            NodeId(key_of(n).public),
-            *[PublicKey(bytes([n] * 32))] * 3,
-            (),
-        )
+        Member(f"facility {n}", "hospital", "voter", NodeId(key_of(n).public), stands, stands, stands, ())
         for n in range(1, count + 1)
+        for stands in (PublicKey(bytes([n] * 32)),)
     ]
     return Configuration(1, tuple(sorted(members, key=lambda member: member.node)), 0, (0,), b"\x07" * 32)
 
@@ -77,10 +71,8 @@ class Disk:
             for height in [at for at in self.blocks if at >= ready.truncate_from]:
                 del self.blocks[height]
         for block in ready.append:
-            assert (
-                block.height == max(self.blocks) + 1
-                and block.header.prev_hash == self.blocks[block.height - 1].hash
-            )
+            assert block.height == max(self.blocks) + 1
+            assert block.header.prev_hash == self.blocks[block.height - 1].hash
             self.blocks[block.height] = block
 
     def apply(self, ready: Ready) -> None:
@@ -119,7 +111,7 @@ class Cluster:
         self.waiting: dict[int, Ready] = {}
         self.faults: list[RemoteFault] = []
         self.trace: list[tuple[int, int, Message]] = []
-        self.filter: Callable[[int, int, Message], bool] = lambda source, target, message: True
+        self.filter: Callable[[int, int, Message], bool] = lambda _source, _target, _message: True
         # what the invariants remember
         self.leader_of_term: dict[int, int] = {}
         self.chain: dict[int, Digest] = {0: genesis.hash}
@@ -282,6 +274,9 @@ class Cluster:
             self.settle()
         raise AssertionError(f"{n} was not elected")
 
+    def role(self, n: int) -> Role:
+        return self.rafts[n].role
+
     @property
     def leaders(self) -> list[int]:
         return [n for n, raft in self.rafts.items() if raft.role is Role.LEADER]
@@ -295,6 +290,10 @@ class Cluster:
             (raft.commit_height, raft.tip_height, self.disks[n].applied) for n, raft in self.rafts.items()
         }
         return len(tips) == 1 and len(set(next(iter(tips)))) == 1 and len(self.rafts) == len(self.keys)
+
+    def led(self) -> bool:
+        """Return whether there is a leader and everybody has committed all it has."""
+        return bool(self.leaders) and self.converged()
 
     # --- invariants (ledger.md section 3)
 

@@ -7,7 +7,7 @@ import pytest
 from protocol import block, codec, limits
 from protocol.certificate import CommitProof, ElectionCertificate, grant_vote
 from protocol.errors import Invalid, RemoteFault
-from protocol.identifiers import ZERO, Digest, Height, NodeId
+from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
 from protocol.raft.messages import AppendEntries, AppendReply, append_form, check_append
 from protocol.raft.state import Role
@@ -27,12 +27,17 @@ def frame(
     """Return a frame signed by `n`, whatever its machine thinks of it."""
     tip_hash = blocks[-1].hash if blocks else prev.hash
     form = append_form(
-        cluster.network, epoch=0, term=term, leader=cluster.node(n), prev_hash=prev.hash, tip_hash=tip_hash
+        cluster.network,
+        epoch=0,
+        term=Term(term),
+        leader=cluster.node(n),
+        prev_hash=prev.hash,
+        tip_hash=tip_hash,
     )
     raws = tuple(entry.raw for entry in blocks)
     return AppendEntries(
         0,
-        term,
+        Term(term),
         cluster.node(n),
         prev.height,
         prev.hash,
@@ -51,14 +56,14 @@ def elected(cluster: Cluster, n: int, *, term: int, tip: Digest, by: tuple[int, 
             cluster.network,
             epoch=0,
             incarnation=0,
-            term=term,
+            term=Term(term),
             candidate=cluster.node(n),
             tip=tip,
         )
         for v in by
     ]
     return ElectionCertificate(
-        term, cluster.node(n), tip, tuple(sorted(grants, key=lambda grant: grant.voter))
+        Term(term), cluster.node(n), tip, tuple(sorted(grants, key=lambda grant: grant.voter))
     )
 
 
@@ -110,7 +115,7 @@ def test_p0_a_term_without_its_opening_is_refused():
         predecessor=log.tip,
         predecessor_hash=log.tip_hash,
         frontier=log.frontier(log.tip_height),
-        term=3,
+        term=Term(3),
         key=cluster.keys[1],
         now_ms=cluster.now_ms,
     )
@@ -134,7 +139,7 @@ def test_p0_an_opening_without_a_quorum_for_its_leader_is_refused(candidate, by,
         predecessor=genesis.header,
         predecessor_hash=genesis.hash,
         frontier=Frontier(),
-        term=1,
+        term=Term(1),
         key=cluster.keys[1],
         now_ms=cluster.now_ms,
     )
@@ -183,7 +188,7 @@ def conflicting(cluster: Cluster, count: int) -> tuple[block.Block, ...]:
             predecessor=previous.header,
             predecessor_hash=previous.hash,
             frontier=frontier,
-            term=1,
+            term=Term(1),
             key=cluster.keys[1],
             now_ms=cluster.now_ms + 7,
         )
@@ -271,7 +276,7 @@ def test_p3_52_nothing_is_committed_on_a_proof_that_does_not_hold(spoil):
     forged = {
         "signature": (dataclasses.replace(first, signature=bytes(64)), *rest),
         "quorum": (first,),
-        "term": (dataclasses.replace(first, term=2), *rest),
+        "term": (dataclasses.replace(first, term=Term(2)), *rest),
     }[spoil]
     bad = dataclasses.replace(proof, acknowledgements=forged)
     before = cluster.rafts[2].commit_height
@@ -376,5 +381,5 @@ def test_only_voters_are_heard():
     cluster = Cluster(3)
     stranger = NodeId(ZERO)
     with pytest.raises(Invalid):
-        cluster.rafts[1].step(stranger, AppendReply(5, stranger, None, 0, None), cluster.now_ms)
+        cluster.rafts[1].step(stranger, AppendReply(Term(5), stranger, None, Height(0), None), cluster.now_ms)
     assert cluster.rafts[1].term == 0

@@ -15,14 +15,22 @@ from tests.protocol.raft.cluster import Cluster
 STEPS = 500
 
 
-def drain_and_perhaps_crash(cluster: Cluster, n: int, rng: random.Random, crash: float) -> None:
-    """Run the driver's loop; with some chance the node dies before the write, after it, or after sending."""
+def drain_and_perhaps_crash(cluster: Cluster, n: int, rng: random.Random, crash: float, stall: float) -> None:
+    """Run the driver's loop; with some chance the node dies before the write, after it, or after sending, or its disk stalls."""
+    if n in cluster.waiting and rng.random() < 0.5:
+        cluster.finish(n, cluster.waiting.pop(n))
     for _ in range(50):
-        if n not in cluster.rafts or n in cluster.waiting:
+        if n not in cluster.rafts:
             return
         ready = cluster.rafts[n].ready()
         cluster.check(n)
         if ready is None:
+            return
+        if n in cluster.waiting:
+            cluster.finish(n, ready)  # frames only: the disk is still busy with the other
+            continue
+        if rng.random() < stall:
+            cluster.waiting[n] = ready
             return
         point = rng.choice(("before", "written", "sent")) if rng.random() < crash else ""
         if point == "before":
@@ -81,19 +89,20 @@ def act(cluster: Cluster, rng: random.Random) -> None:
 def run(seed: int, steps: int = STEPS) -> Cluster:
     rng = random.Random(seed)
     cluster = Cluster(rng.choice((2, 3, 3, 3, 4, 5)), seed)
-    crash = rng.choice((0.0, 0.002, 0.01))
+    crash, stall = rng.choice((0.0, 0.002, 0.01)), rng.choice((0.0, 0.05, 0.3))
     cluster.run(rng.randrange(30))
     for _ in range(steps):
         act(cluster, rng)
         if rng.random() < 0.8:
             for n in sorted(cluster.rafts):
-                drain_and_perhaps_crash(cluster, n, rng, crash)
+                drain_and_perhaps_crash(cluster, n, rng, crash, stall)
     return cluster
 
 
 def recover(cluster: Cluster) -> None:
     cluster.heal()
     for n in sorted(cluster.keys):
+        cluster.thaw(n)
         if n not in cluster.rafts:
             cluster.start(n)
     cluster.run_until(lambda: bool(cluster.leaders) and cluster.converged(), 300)

@@ -1,0 +1,245 @@
+"""`audit verify`: the ledger recomputed from genesis, trusting nothing that is stored beside the blocks.
+
+For every block up to the applied height: that it decodes, follows its predecessor, is signed by its leader, hashes to
+its roots, and that every transaction in it verifies; that a term's opening elects its leader; that commit proofs hold.
+Then the state: `ledger_state.apply` over all blocks into an empty table, compared row by row with the stored one.
+Damage is a finding that names the block or row, and the walk goes on as far as it can.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import trio
+
+from node.ports import Workers
+from protocol import block as blocks
+from protocol import ledger_state
+from protocol.block import Block
+from protocol.catchup import Position
+from protocol.certificate import CommitProof, check_commit_proof, check_opening
+from protocol.configuration import network_id
+from protocol.errors import Corruption, RemoteFault
+from protocol.identifiers import Digest, Height
+from protocol.merkle import Frontier
+from storage.key_value import KeyValue
+from storage.keyspace import STATE, prefix_range
+from storage.ledger_store import LedgerStore
+
+PROBLEMS_MAX = 1_000
+_ROWS_PER_TURN = 500
+_ROW_NAMES = {
+    b"v": "vault",
+    b"r": "record",
+    b"w": "the list of records of vault",
+    b"g": "grant",
+    b"t": "the receipt of transaction",
+    b"e": "the list of events of vault",
+    b"n": "the nonce",
+}
+
+
+class Problems:
+    """What was found, each once, at most `PROBLEMS_MAX` of them told."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[str, None] = {}
+        self._more = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was found."""
+        return bool(self._sentences)
+
+    def add(self, sentence: str) -> None:
+        """Add a finding that names a record, block or key."""
+        if len(self._sentences) < PROBLEMS_MAX:
+            self._sentences[sentence] = None
+        elif sentence not in self._sentences:
+            self._more += 1
+
+    def sentences(self) -> list[str]:
+        """Return the findings in the order they were made."""
+        told = list(self._sentences)
+        return [*told, f"and {self._more} more like these"] if self._more else told
+
+
+@dataclass(slots=True)
+class Findings:
+    """How far a verification has come. `position` is None once the chain is broken: what follows has no root to check."""
+
+    height: Height
+    position: Position | None
+    frontier: Frontier
+    problems: Problems = field(default_factory=Problems)
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    next_proof: CommitProof | None = None
+
+    @property
+    def is_replayable(self) -> bool:
+        """Whether the recomputed state is that of all blocks so far."""
+        return self.position is not None
+
+
+class LedgerAudit:
+    """Recomputes one node's ledger. Many may run at once; each has its own `Findings`."""
+
+    def __init__(self, store: LedgerStore, rows: KeyValue, workers: Workers) -> None:
+        self._store = store
+        self._rows = rows
+        self._workers = workers
+        self._configuration = store.configuration
+        self._network = network_id(store.configuration)
+
+    def begin(self) -> Findings:
+        """Return the findings of a verification that has not begun: genesis, from the configuration alone."""
+        genesis = blocks.genesis_block(self._configuration)
+        return Findings(Height(0), Position(genesis.header, genesis.hash, Frontier()), Frontier())
+
+    async def verify(self, findings: Findings) -> AsyncIterator[tuple[int, int]]:
+        """Verify everything up to the applied height at the end; yield (blocks done, blocks in all)."""
+        self._check_genesis(findings)
+        while findings.height < (goal := self._store.applied().height):
+            height = Height(findings.height + 1)
+            await self._check_height(findings, height)
+            findings.height = height
+            if height % 64 == 0 or height == goal:
+                yield height, goal
+        if not findings.is_replayable:
+            findings.problems.add("the ledger state could not be compared, because the chain of blocks is broken")
+            return
+        suspects = await self._compare(findings)
+        self._recheck(findings, suspects)
+        self._check_mark(findings)
+
+    # --- blocks -------------------------------------------------------------------------------------------------
+
+    def _check_genesis(self, findings: Findings) -> None:
+        try:
+            stored = self._store.block(Height(0))
+        except Corruption as error:
+            findings.problems.add(str(error))
+            return
+        if stored.raw != blocks.genesis_block(self._configuration).raw:
+            findings.problems.add("block 0 is not the genesis of this network")
+
+    async def _check_height(self, findings: Findings, height: Height) -> None:
+        try:
+            block = self._store.block(height)
+        except Corruption as error:
+            self._break(findings, f"block {height}: {error}")
+            return
+        try:
+            # The body's signatures are the costly part: beside the event loop.
+            await self._workers.run(blocks.check_body, block)
+            self._check_chain(findings, block)
+        except RemoteFault as fault:
+            self._break(findings, f"block {height} does not hold: {fault}")
+            return
+        self._check_proof(findings, block)
+        if findings.is_replayable:
+            self._replay(findings, block)
+
+    def _check_chain(self, findings: Findings, block: Block) -> None:
+        position = findings.position
+        if position is None:
+            return
+        blocks.check_link(block, position.header, position.hash, position.frontier, self._configuration)
+        if block.opening:
+            check_opening(block, self._configuration)
+        findings.frontier = position.frontier.append(block.leaves())
+        findings.position = Position(block.header, block.hash, findings.frontier)
+
+    def _check_proof(self, findings: Findings, block: Block) -> None:
+        """Check that a commit proof covers the block: its own, or the next one above it."""
+        proof = findings.next_proof
+        try:
+            if proof is None or proof.header.height < block.height:
+                proof = self._store.proof_at_or_above(block.height)
+                if proof is None:
+                    findings.problems.add(f"block {block.height} is applied without a commit proof")
+                    return
+                check_commit_proof(proof, self._network, self._configuration)
+                findings.next_proof = proof
+        except (Corruption, RemoteFault) as error:
+            findings.next_proof = None
+            findings.problems.add(f"the commit proof at or above block {block.height} does not hold: {error}")
+            return
+        if proof.header.height == block.height and proof.header != block.header:
+            findings.problems.add(f"the commit proof at block {block.height} is for another block")
+
+    @staticmethod
+    def _break(findings: Findings, sentence: str) -> None:
+        findings.problems.add(sentence)
+        findings.position = None
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def _replay(self, findings: Findings, block: Block) -> None:
+        applied = ledger_state.apply(findings.rows.get, self._configuration, block)
+        for key, value in applied.writes.items():
+            if value is None:
+                findings.rows.pop(key, None)
+            else:
+                findings.rows[key] = value
+        block.forget()
+
+    async def _compare(self, findings: Findings) -> set[bytes]:
+        """Return the keys whose stored value is not the recomputed one; blocks applied meanwhile change some rightly."""
+        suspects: set[bytes] = set()
+        for number, (key, value) in enumerate(tuple(findings.rows.items())):
+            if self._stored(findings, key) != value:
+                suspects.add(key)
+            if number % _ROWS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        number = 0
+        try:
+            for key, _ in self._rows.scan(*prefix_range(STATE)):
+                if key[len(STATE) :] not in findings.rows:
+                    suspects.add(key[len(STATE) :])
+                number += 1
+                if number % _ROWS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+        except Corruption as error:
+            findings.problems.add(f"the rows of the ledger state cannot be listed: {error}")
+        return suspects
+
+    def _recheck(self, findings: Findings, suspects: set[bytes]) -> None:
+        """Bring the recomputed state to the present height and judge the suspects there, without a pause in between."""
+        while findings.height < self._store.applied().height:
+            height = Height(findings.height + 1)
+            try:
+                block = self._store.block(height)
+                blocks.check_body(block)
+                self._check_chain(findings, block)
+            except (Corruption, RemoteFault) as error:
+                self._break(findings, f"block {height} does not hold: {error}")
+                return
+            self._check_proof(findings, block)
+            self._replay(findings, block)
+            findings.height = height
+        for key in sorted(suspects):
+            if self._stored(findings, key) != findings.rows.get(key):
+                findings.problems.add(f"{name_of_row(key)}: the stored state is not what the ledger says")
+
+    def _stored(self, findings: Findings, key: bytes) -> bytes | None:
+        try:
+            return self._store.state(key)
+        except Corruption as error:
+            findings.problems.add(f"{name_of_row(key)} cannot be read: {error}")
+            return findings.rows.get(key)
+
+    def _check_mark(self, findings: Findings) -> None:
+        position = findings.position
+        if position is None:
+            return
+        mark = self._store.applied()
+        expected = (findings.height, position.hash, position.header.time_ms, position.frontier)
+        if (mark.height, Digest(mark.hash), mark.time_ms, mark.frontier) != expected:
+            findings.problems.add(f"the mark of the applied height {mark.height} is not what the ledger says")
+
+
+def name_of_row(key: bytes) -> str:
+    """Return what a row of ledger state is about, as an operator can look it up."""
+    prefix, rest = key[:1], key[1:]
+    what = _ROW_NAMES.get(prefix, "the row")
+    return f"{what} {(rest[:32] if prefix in _ROW_NAMES else key).hex()}"

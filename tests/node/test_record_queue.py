@@ -1,0 +1,154 @@
+import os
+
+import pytest
+import trio
+
+from node.record_queue import QueuedRecord
+from protocol import limits
+from protocol.errors import NotFinal, Refused, StorageFull
+from protocol.hpke import x25519_public
+from protocol.identifiers import ZERO, Digest, Rid, Vid
+from protocol.signing import SigningKey
+from protocol.transaction import EpochRotate, VaultOpen, sign
+from storage.key_value import Batch
+from tests.node.ledger_double import LedgerDouble, running
+from tests.node.record_house import Facility, houses
+
+
+async def queue_without_quorum(facility: Facility, data: bytes, patient: str) -> str:
+    facility.ledger.has_quorum = False
+    with pytest.raises(NotFinal) as answer:
+        await facility.add(data, patient=patient)
+    facility.ledger.has_quorum = True
+    return answer.value.ids[0]
+
+
+async def rotate(facility: Facility, vid: Vid, handle: str) -> None:
+    row = facility.patients.row(handle)
+    assert row is not None
+    assert row.keys is not None
+    public = x25519_public(row.keys.category_secret(vid, 1))
+    rotation = EpochRotate(
+        vid, 1, public, Digest(ZERO), Digest(ZERO), facility.member.submitter.valid_until()
+    )
+    auth = SigningKey(row.keys.auth_seed(vid, 0))
+    assert (await facility.member.submitter.submit(sign(rotation, facility.ledger.network, auth))).is_accepted
+
+
+async def test_a_record_queued_before_a_crash_becomes_final_after_it(autojump_clock):
+    async with running(LedgerDouble(1)) as ledger:
+        first = Facility(ledger.members[0], ledger)
+        patient = await first.admit()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.queue.run)
+            rid = Rid(bytes.fromhex(await queue_without_quorum(first, b"%PDF-1.4", patient)))
+            nursery.cancel_scope.cancel()  # what is in memory is lost here
+
+        second = Facility(ledger.members[0], ledger, payloads=first.payloads)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.queue.run)
+            became_final = await second.queue.wait([rid], 30_000)
+            nursery.cancel_scope.cancel()
+
+        assert became_final
+        assert second.queue.state(rid) == "final"
+        assert (await second.get(rid.hex()))[1] == b"%PDF-1.4"
+
+
+async def test_a_crash_between_commit_and_forgetting_adds_nothing_twice(autojump_clock):
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        (entry,) = (await hospital.add(b"%PDF-1.4", patient=patient))["records"]
+        height = hospital.member.store.applied().height
+        rid = Rid(bytes.fromhex(entry["record"]))
+        placed = hospital.holder.placed(rid)
+        assert placed is not None
+        note = hospital.index.note(rid)
+        assert note is not None
+
+        # The row is there again, as if the crash had come before it was deleted.
+        await hospital.queue.add([QueuedRecord(rid, note.vid, 0, bytes(32), b"", placed.cids)], Batch())
+        await hospital.queue.wait([rid], 10_000)
+
+        assert hospital.queue.length == 0
+        assert hospital.member.store.applied().height == height
+
+
+async def test_a_record_that_waited_over_a_rotation_is_sealed_to_the_present_epoch(autojump_clock):
+    async with running(LedgerDouble(1)) as ledger:
+        first = Facility(ledger.members[0], ledger)
+        patient = await first.admit()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.queue.run)
+            await first.add(b"%PDF-1.4 one", patient=patient)
+            rid = Rid(bytes.fromhex(await queue_without_quorum(first, b"%PDF-1.4 two", patient)))
+            nursery.cancel_scope.cancel()
+        vid = first.vaults.handle(first.patients.resolve(patient), "mixed").vid
+        await rotate(first, vid, patient)
+
+        second = Facility(ledger.members[0], ledger, payloads=first.payloads)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.queue.run)
+            await second.queue.wait([rid], 60_000)
+            nursery.cancel_scope.cancel()
+
+        record = ledger.members[0].store.record(rid)
+        assert record is not None
+        assert record.epoch == 1
+        assert (await second.get(rid.hex()))[1] == b"%PDF-1.4 two"
+
+
+async def test_a_full_queue_refuses_before_anything_is_kept(monkeypatch, autojump_clock):
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        monkeypatch.setattr(limits, "QUEUE_RECORDS_MAX", 0)
+
+        with pytest.raises(StorageFull, match="wait to become final"):
+            await hospital.add(os.urandom(100), patient=patient)
+
+        assert hospital.chunks.statistics().chunks == 0
+
+
+async def test_a_record_for_a_vault_that_is_closed_to_us_is_given_up_and_says_why(autojump_clock):
+    async with houses(2) as (hospital, clinic):
+        patient = await hospital.admit()
+        await hospital.add(b"%PDF-1.4", patient=patient)
+        foreign = hospital.vaults.handle(hospital.patients.resolve(patient), "mixed").vid
+        (entry,) = (await clinic.add(b"%PDF-1.4 two", patient=await clinic.admit("2", "Bob", "1970-01-01")))[
+            "records"
+        ]
+        placed = clinic.holder.placed(Rid(bytes.fromhex(entry["record"])))
+        assert placed is not None
+
+        rid = Rid(os.urandom(32))
+        await clinic.queue.add([QueuedRecord(rid, foreign, 0, bytes(32), b"", placed.cids)], Batch())
+
+        assert await clinic.queue.wait([rid], 10_000)
+        assert clinic.queue.state(rid) == "unknown"
+        assert clinic.member.store.record(rid) is None
+
+
+async def test_a_vault_opened_by_somebody_else_in_between_is_a_refusal(autojump_clock):
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        handle = hospital.vaults.handle(hospital.patients.resolve(patient), "mixed")
+        thief = SigningKey(os.urandom(32))
+        node = SigningKey(hospital.member.identity.node)
+        opening = VaultOpen(
+            handle.vid,
+            thief.public,
+            thief.public,
+            thief.public,
+            thief.public,
+            0,
+            hospital.member.member.node,
+            (),
+            3,
+            hospital.member.submitter.valid_until(),
+        )
+        await hospital.member.submitter.submit(sign(opening, hospital.ledger.network, thief, node))
+
+        with pytest.raises(Refused, match="may not write|may not add"):
+            await hospital.add(b"%PDF-1.4", patient=patient)
+
+        assert hospital.queue.length == 0
