@@ -119,6 +119,10 @@ class Block:
             self._entries = tuple([transaction.parse(entry, self.header.net) for entry in self.transactions])
         return self._entries
 
+    def remember(self, entries: "Entries") -> None:
+        """Take the parsed transactions, in order, from whoever has checked each of them."""
+        self._entries = entries
+
     def forget(self) -> None:
         """Drop the parsed transactions: an applied block in a cache need not cost three times its bytes."""
         self._entries = None
@@ -240,7 +244,7 @@ def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]
     txids = tuple([txid for _, txid in entries])
     if len(set(txids)) != len(txids):
         raise Invalid(f"block {header.height} carries a transaction twice")
-    block._entries = entries  # noqa: SLF001  (this module's own class: parsed once)
+    block.remember(entries)
     return txids
 
 

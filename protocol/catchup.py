@@ -4,13 +4,14 @@ No peer is believed: every block must follow the chain we hold, and a run of blo
 of its last one. A sender of gaps, wrong order, wrong bodies or endless data fails a check within one segment.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from protocol import limits
 from protocol.block import Block, Header, check_link
-from protocol.certificate import CommitProof, ElectionCertificate, check_commit_proof, check_election
-from protocol.codec import Size, decode, wire
+from protocol.certificate import CommitProof, check_commit_proof, check_opening
+from protocol.codec import Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Invalid
 from protocol.identifiers import Digest, Height, NetworkId
@@ -55,6 +56,49 @@ class Position:
     frontier: Frontier
 
 
+class Run:
+    """Blocks that continue a position, link by link, until a proof of the last one makes them count.
+
+    Every link is checked as it comes: who sends gaps, wrong order or blocks that no voter signed is found out at the
+    first of them, not when the proof does not come. Bodies are checked elsewhere (`block.check_body`).
+    """
+
+    def __init__(self, position: Position, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._network = NetworkId(position.header.net)
+        self._tip = position
+        self._blocks: list[Block] = []
+
+    def extend(self, blocks: Iterable[Block]) -> None:
+        """Add blocks after the last one.
+
+        Raises:
+            Invalid: a link, root, signature or election certificate does not hold.
+            Malformed: the body of a block that opens a term is no election certificate.
+        """
+        for block in blocks:
+            tip = self._tip
+            check_link(block, tip.header, tip.hash, tip.frontier, self._configuration)
+            if block.opening:
+                check_opening(block, self._configuration)
+            self._tip = Position(block.header, block.hash, tip.frontier.append(block.leaves()))
+            self._blocks.append(block)
+
+    def prove(self, proof: CommitProof) -> tuple[Block, ...]:
+        """Return the blocks, which `proof` makes committed, and begin the next run after them.
+
+        Raises:
+            Invalid: it does not hold, or proves another block than the last one.
+        """
+        if (
+            not self._blocks
+            or check_commit_proof(proof, self._network, self._configuration) != self._tip.hash
+        ):
+            raise Invalid("the commit proof is for another block than the last one sent")
+        blocks, self._blocks = tuple(self._blocks), []
+        return blocks
+
+
 def check_run(
     position: Position, blocks: tuple[Block, ...], proof: CommitProof, configuration: Configuration
 ) -> None:
@@ -62,30 +106,8 @@ def check_run(
 
     Raises:
         Invalid: a link, root, signature, election certificate or proof does not hold.
+        Malformed: the body of a block that opens a term is no election certificate.
     """
-    network = NetworkId(position.header.net)
-    header, digest, frontier = position.header, position.hash, position.frontier
-    for block in blocks:
-        check_link(block, header, digest, frontier, configuration)
-        if block.opening:
-            check_opening(block, configuration)
-        header, digest, frontier = block.header, block.hash, frontier.append(block.leaves())
-    if not blocks or check_commit_proof(proof, network, configuration) != digest:
-        raise Invalid("the commit proof is for another block than the last one sent")
-
-
-def check_opening(block: Block, configuration: Configuration) -> None:
-    """Check the election certificate in the block that opens a term (P0).
-
-    Raises:
-        Invalid: it does not elect the block's leader, in its term, on its predecessor.
-    """
-    certificate = decode(block.opening, ElectionCertificate)
-    header = block.header
-    if (certificate.term, certificate.candidate, certificate.tip_hash) != (
-        header.term,
-        header.leader,
-        header.prev_hash,
-    ):
-        raise Invalid(f"block {header.height} opens its term with the election of somebody else")
-    check_election(certificate, NetworkId(header.net), configuration)
+    run = Run(position, configuration)
+    run.extend(blocks)
+    run.prove(proof)

@@ -10,6 +10,7 @@ message that carries it (`limits.MESSAGE_BYTES_MAX`).
 """
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -193,14 +194,38 @@ def tag_of(kind: type) -> str:
 def _writer(cls: type) -> _Writer:
     found = _writers.get(cls)
     if found is None:
-        tag = _tag_of[cls]
-        fields = [field.name for field in dataclasses.fields(cls)]
-
-        def found(value: Any) -> tuple[Any, ...]:
-            return (tag, *[_plain_of(getattr(value, name)) for name in fields])
-
-        _writers[cls] = found
+        found = _writers[cls] = _class_writer(cls)
     return found
+
+
+def _class_writer(cls: type) -> _Writer:
+    """Return the writer of a registered class. Fields that are plain already, most of them, are taken as they are."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls)]
+    nested = [index for index, name in enumerate(names, 1) if not _is_plain(hints[name])]
+    head = (_tag_of[cls],)
+    if len(names) < 2:  # attrgetter gives a tuple only for two names or more
+        return lambda value: head + tuple([_plain_of(getattr(value, name)) for name in names])
+    fields = operator.attrgetter(*names)
+    if not nested:
+        return lambda value: head + fields(value)
+
+    def write(value: Any) -> tuple[Any, ...]:
+        plain = [*head, *fields(value)]
+        for index in nested:
+            plain[index] = _plain_of(plain[index])
+        return tuple(plain)
+
+    return write
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether values of a field type are plain, at every depth: then nothing in them needs a writer."""
+    if hasattr(kind, "__supertype__"):
+        return _is_plain(kind.__supertype__)
+    if get_origin(kind) in (Annotated, tuple):
+        return _is_plain(get_args(kind)[0])
+    return kind in (bytes, str, int, bool)
 
 
 def _plain_of(value: Any) -> Any:
@@ -227,7 +252,10 @@ def _make_reader(kind: Any) -> _Reader:
     origin = get_origin(kind)
     if origin is Annotated:
         inner, *notes = get_args(kind)
-        read, sizes = _reader(inner), [note for note in notes if isinstance(note, Size)]
+        sizes = [note for note in notes if isinstance(note, Size)]
+        if len(sizes) == 1 and _primitive(inner) is not None:
+            return _sized_reader(_primitive(inner), sizes[0])
+        read = _reader(inner)
 
         def sized(value: Any) -> Any:
             result = read(value)
@@ -267,17 +295,38 @@ def _make_reader(kind: Any) -> _Reader:
     raise TypeError(f"no wire form for {kind}")
 
 
+def _primitive(kind: Any) -> Any:
+    """Return `bytes` or `str` where a type is a name for one of them."""
+    while hasattr(kind, "__supertype__"):
+        kind = kind.__supertype__
+    return kind if kind in (bytes, str) else None
+
+
+def _sized_reader(kind: Any, size: Size) -> _Reader:
+    """Return the reader of nearly every field there is (an id, a key, a signature): one call for type and length."""
+    least, most = size.least, size.least if size.most is None else size.most
+
+    def read(value: Any) -> Any:
+        if type(value) is kind and least <= len(value) <= most:
+            return value
+        if type(value) is not kind:
+            raise Malformed(f"expected {kind.__name__}, found {type(value).__name__}")
+        return size.check(value)
+
+    return read
+
+
 def _class_reader(cls: type) -> _Reader:
     tag = _tag_of[cls]
     hints = typing.get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclasses.fields(cls)]
-    readers = [_reader(hints[name]) for name in names]
+    readers = [(index, _reader(hints[name])) for index, name in enumerate(names, 1)]
     arity = len(names) + 1
 
     def read(value: Any) -> Any:
         if type(value) is not tuple or len(value) != arity or value[0] != tag:
             raise Malformed(f"expected {tag} with {arity - 1} fields")
-        return cls(*[reader(part) for reader, part in zip(readers, value[1:], strict=True)])
+        return cls(*[reader(value[index]) for index, reader in readers])
 
     return read
 

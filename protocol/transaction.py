@@ -6,7 +6,7 @@ Every kind is signed by the keys listed in its docstring; a signature names its 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from protocol import codec, limits, signing
 from protocol.codec import Bytes32, Bytes64, Size, wire
@@ -197,6 +197,12 @@ def sign(transaction: Transaction, ledger: NetworkId, *keys: signing.SigningKey)
     return SignedTransaction(transaction, tuple(Signature(key.public, key.sign(form)) for key in keys))
 
 
+def encoded(signed: SignedTransaction, ledger: NetworkId) -> tuple[Txid, bytes]:
+    """Return a signed transaction's id and its bytes, both from one walk over its fields."""
+    plain = codec.to_plain(signed)
+    return Txid(signing.sha256(_form(plain, ledger))), codec.pack_loaded(*plain)
+
+
 def parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
     """Decode a transaction that stands in a checked block.
 
@@ -210,9 +216,13 @@ def parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
 def _parse(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, bytes]:
     """Return the transaction and its signed bytes, packed from the plain values as they came: half of the time."""
     plain = codec.load(raw)
-    signed = codec.from_plain(plain, SignedTransaction)
+    return codec.from_plain(plain, SignedTransaction), _form(plain, ledger)
+
+
+def _form(plain: tuple[Any, ...], ledger: NetworkId) -> bytes:
+    """Return the signed bytes of a transaction whose plain values have passed a typed reader or come from a writer."""
     kind, *fields = plain[1]
-    return signed, codec.pack_loaded("carechain/v1/tx/" + kind, ledger, *fields)
+    return codec.pack_loaded("carechain/v1/tx/" + kind, ledger, *fields)
 
 
 def check(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, Txid]:
@@ -307,6 +317,7 @@ __all__ = [
     "VaultOpen",
     "check",
     "check_schema",
+    "encoded",
     "parse",
     "receipt_form",
     "receipts_valid",

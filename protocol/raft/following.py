@@ -113,12 +113,7 @@ class Following:
         if known < len(blocks) and first_new <= log.tip_height:
             self._check_unbound(first_new)
         taken = self._append_checked(append, blocks[known:], first_new)
-        matched = Height(append.prev_height + known + taken)
-        if self._refusal is not None and self._refusal.prev_height <= matched:
-            self._refusal = (
-                None  # an earlier frame of this batch was refused, and this one has filled the gap
-            )
-        return matched
+        return Height(append.prev_height + known + taken)
 
     def _known(self, append: AppendEntries, blocks: tuple[Block, ...]) -> int:
         """Return how many of the frame's blocks the log holds already. A short frame never shortens a matching log."""
@@ -200,11 +195,10 @@ class Following:
 
     def _commit(self, proof: CommitProof) -> None:
         """Commit on a verified proof whose block is in the log; one for a block not here yet is left for later."""
-        voter = self._voter
+        voter, log = self._voter, self._voter.log
         height = proof.header.height
-        if not voter.log.committed < height <= voter.log.tip_height or proof.header != voter.log.header(
-            height
-        ):
+        is_new = log.committed < height <= log.tip_height
+        if not is_new or proof.header != log.header(height):
             return
         certificate.check_commit_proof(proof, voter.network, voter.configuration, self._own)
         voter.commit(proof)

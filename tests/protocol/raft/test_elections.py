@@ -161,7 +161,10 @@ def test_17_two_halves_joined_by_one_node_elect_a_leader_and_go_on():
         lambda: any(cluster.rafts[n].commit_height for n in cluster.leaders), 10 * limits.ELECTION_TICKS_MAX
     )
     height = cluster.propose(cluster.leader())
-    cluster.run_until(lambda: max(commit_heights(cluster)) >= height, 10 * limits.ELECTION_TICKS_MAX)
+    cluster.run_until(
+        lambda: max(raft.commit_height for raft in cluster.rafts.values()) >= height,
+        10 * limits.ELECTION_TICKS_MAX,
+    )
     assert cluster.rafts[3].commit_height >= 1
 
 

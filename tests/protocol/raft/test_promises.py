@@ -300,6 +300,21 @@ def test_p3_a_proof_for_a_block_that_is_not_here_commits_nothing_and_is_no_fault
     assert cluster.rafts[3].commit_height == 1
 
 
+def test_p3_a_proof_for_another_block_of_the_height_commits_nothing():
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.partition((1,), (2, 3))
+    own = cluster.propose(1)
+    cluster.drain(1)
+    cluster.elect(2)
+    proof = cluster.disks[2].proofs[own]
+    base = cluster.disks[1].blocks[1]
+    election = elected(cluster, 2, term=2, tip=base.hash, by=(2, 3))
+    take(cluster, 2, 1, frame(cluster, 2, term=2, prev=base, election=election, proof=proof))
+    assert cluster.rafts[1].leader == cluster.node(2)
+    assert cluster.rafts[1].commit_height < own
+
+
 def test_p3_a_proof_covers_ancestors_through_linking_headers():
     cluster = Cluster(5)
     cluster.elect(1)
