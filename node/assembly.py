@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from node.attachments import Attachments
+from node.audit import Audit
 from node.authority import Authorities
 from node.chunk_holder import ChunkHolder
 from node.clock_watch import ClockWatch
@@ -17,9 +18,11 @@ from node.core import Core
 from node.epochs import Epochs
 from node.grant_bundles import GrantBundles
 from node.grant_watcher import GrantWatcher
+from node.handover import Handover, PatientDesk
 from node.held_grants import HeldGrants
 from node.identity import Identity
 from node.ingest import Ingest
+from node.ledger_audit import LedgerAudit
 from node.opening import Opening
 from node.patients import Patients
 from node.query import Query
@@ -34,6 +37,7 @@ from node.rotation import Rotation
 from node.sealed_rows import SealedRows
 from node.services import Services
 from node.status import Machine, StatusReporter
+from node.store_audit import Database, StoreAudit
 from node.vaults import Vaults
 from protocol.identifiers import NodeId
 from protocol.signing import SigningKey
@@ -45,11 +49,12 @@ from storage.keystore import Keystore
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What the node remembers: the ledger database's rows, the chunks, the keys."""
+    """What the node remembers: the ledger database's rows, the chunks, the keys; `databases` are all of them, for audits."""
 
     rows: KeyValue
     chunks: ChunkStore
     keystore: Keystore
+    databases: tuple[Database, ...]
 
 
 class Records:
@@ -238,6 +243,36 @@ class Assembly:
             clock_watch=self._clock_watch,
             machine=machine,
         )
+        self._audit = Audit(
+            authorities=sharing.authorities,
+            attachments=sharing.attachments,
+            store=core.store,
+            ledger_audit=LedgerAudit(core.store, stores.rows, ports.workers),
+            store_audit=StoreAudit(
+                chunks=stores.chunks,
+                envelopes=records.envelopes,
+                keystore=stores.keystore,
+                store=core.store,
+                databases=stores.databases,
+                workers=ports.workers,
+            ),
+        )
+        self._handover = Handover(
+            me=core.store.configuration.by_node[ports.transport.me],
+            patients=sharing.patients,
+            vaults=sharing.vaults,
+            consent=sharing.consent,
+            rotation=sharing.rotation,
+            keystore=stores.keystore,
+            store=core.store,
+            submitter=core.submitter,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+        names = {member.node: member.name for member in core.store.configuration.members}
+        self._desk = PatientDesk(sharing.patients, self._handover, names)
         self._transport = ports.transport
 
     @property
@@ -245,11 +280,11 @@ class Assembly:
         """What the local socket offers."""
         return Services(
             status=self.status,
-            patients=self.sharing.patients,
+            patients=self._desk,
             ingest=self.ingest,
             query=self.query,
             consent=self.sharing.consent,
-            audit=None,  # type: ignore[arg-type]
+            audit=self._audit,
         )
 
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:

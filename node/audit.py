@@ -62,7 +62,9 @@ class Audit:
                 if isinstance(event.transaction, VaultOpen):
                     custodian = event.transaction.custodian
                 place = event.receipt.height, event.receipt.index
-                found += [(*place, entry) for entry in await self._entries(event, vault, authority, custodian)]
+                found += [
+                    (*place, entry) for entry in await self._entries(event, vault, authority, custodian)
+                ]
                 if isinstance(event.transaction, CustodyTransfer):
                     custodian = event.transaction.new_custodian
         found.sort(key=lambda one: one[:2])
@@ -104,7 +106,9 @@ class Audit:
             case Grant() as grant:
                 facility = self._name(grant.facility)
                 gid, purpose = event.receipt.txid, " ".join(grant.purposes)
-                return [self._entry(event, vault, "grant", facility, actor=holder, purpose=purpose, grant=gid)]
+                return [
+                    self._entry(event, vault, "grant", facility, actor=holder, purpose=purpose, grant=gid)
+                ]
             case Revoke() as revoke:
                 state = self._store.grant(revoke.gid)
                 facility = self._name(state.grant.facility) if state is not None else ""
@@ -112,14 +116,23 @@ class Audit:
             case EpochRotate():
                 return [self._entry(event, vault, "rotate", holder, actor=holder)]
             case CustodyTransfer() as transfer:
-                return [self._entry(event, vault, "handover", holder, actor=self._name(transfer.new_custodian))]
+                return [
+                    self._entry(event, vault, "handover", holder, actor=self._name(transfer.new_custodian))
+                ]
             case Read() as read:
                 actor = await self._reader(read, vault, authority)
                 facility = self._name(NodeId(event.signers[1]))
                 gid = read.gid if read.gid != ZERO else Txid(b"")
                 return [
                     self._entry(
-                        event, vault, "read", facility, actor=actor, purpose=read.purpose, record=rid, grant=gid
+                        event,
+                        vault,
+                        "read",
+                        facility,
+                        actor=actor,
+                        purpose=read.purpose,
+                        record=rid,
+                        grant=gid,
                     )
                     for rid in read.rids
                 ]

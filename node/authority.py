@@ -21,9 +21,7 @@ from protocol.wallet import Wallet, WalletVault, open_wallet
 from protocol.wraps import GrantContents, seal_grant
 from storage.ledger_store import LedgerStore
 
-_NEEDS_SIGNATURE = (
-    "this needs the patient's signature, and this facility does not hold the patient's keys; give --wallet FILE"
-)
+_NEEDS_SIGNATURE = "this needs the patient's signature, and this facility does not hold the patient's keys; give --wallet FILE"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -4,6 +4,7 @@ Every member serves; nobody is believed (`protocol.catchup`). Observers and witn
 its blocks from the leader through Raft and only serves here.
 """
 
+import math
 from collections.abc import AsyncIterator
 
 import trio
@@ -21,10 +22,11 @@ from protocol.catchup import (
     Announce,
     BlocksFrom,
     Position,
+    Run,
     Segment,
-    check_run,
 )
-from protocol.certificate import CommitProof
+from protocol.certificate import CommitProof, check_commit_proof
+from protocol.configuration import network_id
 from protocol.errors import Invalid, Malformed, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId
 from storage.ledger_store import LedgerStore
@@ -32,6 +34,9 @@ from storage.ledger_store import LedgerStore
 CHANNEL = "blocks"
 _POLL_MS = 2_000
 """How long an observer trusts that silence means nothing happened."""
+_STALL_S = 10.0
+"""A peer that brings nothing for so long is given up for now."""
+_BYTES_PER_S_MIN = 64 * 1024
 _ANNOUNCEMENTS_MAX = 64
 _RUN_BYTES_MAX = 64 * 1024 * 1024
 """Unproven blocks held while waiting for the proof above them: the uncertified tail is bounded (ledger.md P6)."""
@@ -46,6 +51,8 @@ class BlockServer:
     async def serve(self, _peer: NodeId, body: bytes) -> AsyncIterator[bytes]:
         """Yield segments from the height asked for to the newest applied block that has its own proof."""
         height = codec.decode(body, BlocksFrom).height
+        if height == 0:
+            raise Invalid("genesis is made from the configuration, not asked for")
         while height <= self._store.applied().height:
             proof = self._store.proof_at_or_above(height)
             if proof is None:
@@ -83,6 +90,7 @@ class Follower:
         log: EventLog,
     ) -> None:
         self._store = store
+        self._network = network_id(store.configuration)
         self._applier = applier
         self._transport = transport
         self._verification = verification
@@ -95,30 +103,38 @@ class Follower:
         """Follow until cancelled."""
         announcements = self._transport.subscribe(TOPIC, _ANNOUNCEMENTS_MAX)
         await self._pull()
+        poll_at = trio.current_time() + _POLL_MS / 1000
         while True:
-            with trio.move_on_after(_POLL_MS / 1000):
-                publisher, body = await announcements.receive()
-                if await self._take(publisher, body):
-                    continue
-            await self._pull()
+            heard: tuple[NodeId, bytes] | None = None
+            with trio.move_on_at(poll_at):
+                heard = await announcements.receive()
+            before = self._applier.mark.height
+            if heard is None or not await self._take(*heard):
+                await self._pull()
+            # Only what brought us further counts as news: who repeats old announcements must not keep us from polling.
+            if heard is None or self._applier.mark.height > before:
+                poll_at = trio.current_time() + _POLL_MS / 1000
 
     async def _take(self, publisher: NodeId, body: bytes) -> bool:
         """Apply an announcement that continues what we hold; return False when something has to be pulled."""
         try:
             announcement = codec.decode(body, Announce)
-            blocks = tuple(Block.decode(raw) for raw in announcement.blocks)
-            self.last_leader = announcement.proof.header.leader
-            if announcement.proof.header.height <= self._applier.mark.height:
+            proof = announcement.proof
+            if proof.header.height <= self._applier.mark.height:
                 return True
-            if not blocks or blocks[0].height > self._applier.mark.height + 1:
+            blocks = tuple(Block.decode(raw) for raw in announcement.blocks)
+            new = tuple(block for block in blocks if block.height > self._applier.mark.height)
+            run = self._run()
+            if not new or new[0].height > self._applier.mark.height + 1:
+                check_commit_proof(proof, self._network, self._store.configuration)
+                # Proven to lead, so that submissions find it; what it announces is pulled.
+                self.last_leader = proof.header.leader
                 return False
-            await self._apply(
-                tuple(block for block in blocks if block.height > self._applier.mark.height),
-                announcement.proof,
-            )
+            run.extend(new)
+            await self._apply(run.prove(proof), proof)
         except RemoteFault as fault:
+            # Not worth a pull: who sends what does not hold could make us pull for ever.
             self._verification.reject(publisher, fault)
-            return False
         return True
 
     async def _pull(self) -> None:
@@ -131,11 +147,10 @@ class Follower:
             before = self._applier.mark.height
             try:
                 await self._pull_from(peer)
-            except Unavailable:
-                continue
+            except Unavailable as reason:
+                self._log.debug("catching up elsewhere", peer=peer.hex()[:16], reason=str(reason))
             except RemoteFault as fault:
                 self._verification.reject(peer, fault)
-                continue
             if self._applier.mark.height > before:
                 self._log.info(
                     "caught up", height=self._applier.mark.height, blocks=self._applier.mark.height - before
@@ -143,24 +158,40 @@ class Follower:
                 return
 
     async def _pull_from(self, peer: NodeId) -> None:
-        request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
-        run: list[Block] = []
-        size = 0
-        async with self._transport.fetch(peer, CHANNEL, request) as frames:
-            async for frame in frames:
-                segment = codec.decode(frame, Segment)
-                run.extend(Block.decode(raw) for raw in segment.blocks)
-                size += len(frame)
-                if size > _RUN_BYTES_MAX:
-                    raise Invalid("sends blocks without ever proving them")
-                if segment.proof is not None:
-                    await self._apply(tuple(run), segment.proof)
-                    run, size = [], 0
+        """Apply what one peer can prove, as long as it comes fast enough.
 
-    async def _apply(self, blocks: tuple[Block, ...], proof: CommitProof) -> None:
+        Raises:
+            Unavailable: the peer went away, or is too slow to wait for.
+            RemoteFault: what it sent does not hold. What was proven before that is applied.
+        """
+        request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
+        with trio.move_on_after(_STALL_S) as patience:
+            async with self._transport.fetch(peer, CHANNEL, request) as frames:
+                await self._take_segments(frames, patience)
+        if patience.cancelled_caught:
+            raise Unavailable("it brought too little for too long")
+
+    async def _take_segments(self, frames: AsyncIterator[bytes], patience: trio.CancelScope) -> None:
+        run, size, since = self._run(), 0, trio.current_time()
+        async for frame in frames:
+            segment = codec.decode(frame, Segment)
+            size += len(frame)
+            if size > _RUN_BYTES_MAX:
+                raise Invalid("sends blocks without ever proving them")
+            run.extend(map(Block.decode, segment.blocks))
+            if segment.proof is not None:
+                patience.deadline = math.inf  # our own work is not the peer's delay
+                await self._apply(run.prove(segment.proof), segment.proof)
+                size, since = 0, trio.current_time()
+            # Whoever drips blocks, genuine ones even, gets no more time than a slow line would need for them.
+            patience.deadline = since + _STALL_S + size / _BYTES_PER_S_MIN
+
+    def _run(self) -> Run:
         mark = self._applier.mark
         position = Position(self._store.header(mark.height), mark.hash, mark.frontier)
-        check_run(position, blocks, proof, self._store.configuration)
+        return Run(position, self._store.configuration)
+
+    async def _apply(self, blocks: tuple[Block, ...], proof: CommitProof) -> None:
         for block in blocks:
             try:
                 await self._verification.check_block(block)

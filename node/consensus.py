@@ -5,20 +5,20 @@ proposals. Every turn steps all that is queued, cuts a block when one may be cut
 it in ONE synchronised batch: group commit. Messages leave only after that; committed blocks then go to the applier.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
-from protocol.raft.machine import Raft
 
 from node.applier import AppliedHeight, Committed
 from node.pool import Pool
 from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec, limits
-from protocol.block import Block
+from protocol.block import Block, Entries
 from protocol.errors import Invalid, NotLeader, RemoteFault, Unavailable
-from protocol.identifiers import NodeId, Term, Txid
+from protocol.identifiers import Height, NodeId, Term
+from protocol.raft.machine import Raft
 from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message
 from protocol.raft.state import Ready
 from storage.key_value import Batch
@@ -49,7 +49,8 @@ class _Distrust:
 
 @dataclass(frozen=True, slots=True)
 class _Proposal:
-    transactions: tuple[tuple[Txid, bytes], ...]
+    entries: Entries
+    transactions: tuple[bytes, ...]
 
 
 _Input = _Tick | _FromPeer | _Distrust | _Proposal
@@ -80,9 +81,11 @@ class Consensus:
         self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
         self._led_term: Term | None = None
         self._queued_bytes = 0
+        # What this leader has cut and not yet written: parsed when it was checked, it need not be parsed again.
+        self._cut: dict[Height, tuple[tuple[bytes, ...], Entries]] = {}
 
-    def propose(self, transactions: Sequence[tuple[Txid, bytes]]) -> None:
-        """Queue checked transactions for the next block.
+    def propose(self, entries: Entries, transactions: tuple[bytes, ...]) -> None:
+        """Queue checked transactions, parsed and as bytes, for the next block.
 
         Raises:
             NotLeader: this node does not lead.
@@ -90,11 +93,11 @@ class Consensus:
         """
         if self.raft.leader != self._transport.me:
             raise NotLeader(self.raft.leader)
-        size = sum(len(raw) for _, raw in transactions)
+        size = sum(map(len, transactions))
         try:
             if self._queued_bytes + size > limits.POOL_BYTES_MAX:
                 raise trio.WouldBlock
-            self._send_input.send_nowait(_Proposal(tuple(transactions)))
+            self._send_input.send_nowait(_Proposal(entries, transactions))
         except trio.WouldBlock:
             raise Unavailable("the leader has more to do than it can; retry in a moment") from None
         self._queued_bytes += size
@@ -179,13 +182,13 @@ class Consensus:
                     self._verification.reject(sender, fault)
             case _Distrust(leader):
                 self.raft.distrust(leader)
-            case _Proposal(transactions):
-                self._queued_bytes -= sum(len(raw) for _, raw in transactions)
-                for txid, raw in transactions:
+            case _Proposal(entries, transactions):
+                self._queued_bytes -= sum(map(len, transactions))
+                for (signed, txid), raw in zip(entries, transactions, strict=True):
                     # A full pool drops the rest: whoever submitted it retries (back-pressure, no error to a stranger).
                     try:
                         if self._store.receipt(txid) is None:
-                            self._pool.add(txid, raw)
+                            self._pool.add(txid, raw, signed)
                     except Unavailable:
                         break
 
@@ -196,15 +199,23 @@ class Consensus:
         # Also when leadership was lost and won back within one turn: what the old term had in flight may be truncated.
         if led_term is None or led_term != self._led_term:
             self._pool.clear()
+            self._cut.clear()
         self._led_term = led_term
         while (
-            leads and len(self._pool) and self.raft.may_propose and self.raft.uncommitted_count < _BLOCKS_IN_FLIGHT
+            leads
+            and len(self._pool)
+            and self.raft.may_propose
+            and self.raft.uncommitted_count < _BLOCKS_IN_FLIGHT
         ):
-            txids, entries = self._pool.take()
-            height = self.raft.propose(entries, self._clock.now_ms())
-            self._pool.ordered(height, txids)
+            entries, transactions = self._pool.take()
+            height = self.raft.propose(transactions, self._clock.now_ms())
+            self._pool.ordered(height, entries)
+            self._cut[height] = transactions, entries
 
     async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+        # A leader's frames promise nothing: its followers write while it does. (Its own acknowledgement, in the
+        # proofs, waits for its own disk: `Log.persisted`.)
+        self._send(message for message in ready.messages if isinstance(message[1], AppendEntries))
         if ready.hard_state is not None or ready.append or ready.truncate_from is not None:
             batch = Batch()
             if ready.truncate_from is not None:
@@ -214,17 +225,28 @@ class Consensus:
                 self._store.put_hard_state(batch, ready.hard_state)
             # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
             await self._disk.commit(batch, sync=True)
+        self._send(message for message in ready.messages if not isinstance(message[1], AppendEntries))
+        self._recall(ready.append)
+        if ready.committed:
+            assert ready.proof is not None, "what is committed is proven"
+            await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
+        self.raft.advance(ready)
+
+    def _send(self, messages: Iterable[tuple[NodeId, Message]]) -> None:
         encoded: dict[int, bytes] = {}
-        for peer, message in ready.messages:
+        for peer, message in messages:
             # The same message to several followers is encoded once.
             body = encoded.get(id(message))
             if body is None:
                 body = encoded[id(message)] = codec.encode(message)
             self._transport.send(peer, CHANNEL, body)
-        if ready.committed:
-            assert ready.proof is not None, "what is committed is proven"
-            await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
-        self.raft.advance(ready)
+
+    def _recall(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            transactions, entries = self._cut.pop(block.height, ((), ()))
+            # Of the very tuple it was cut from, and of no other block that came to stand at its height.
+            if transactions and block.transactions is transactions:
+                block.remember(entries)
 
 
 class _Slot:

@@ -82,6 +82,7 @@ class Consent:
         self._clock = clock
         self._entropy = entropy
         self._log = log
+        self._making = trio.Lock()
         self._unfinished = {bundle.id for bundle in bundles if not self._is_decided(bundle)}
 
     async def run(self) -> None:
@@ -132,7 +133,12 @@ class Consent:
 
     async def grant_as(self, authority: Authority, wish: Wish) -> dict[str, object]:
         """Grant what was wished with keys at hand; as `grant`."""
-        bundle = self._repeated(authority, wish) or await self._make(authority, wish)
+        # One at a time: of two equal commands given at once, the second is a repetition.
+        async with self._making:
+            if authority.custodian != ZERO:
+                # The command before this one may have made vaults.
+                authority = self._authorities.custody(self._patients.resolve(authority.patient))
+            bundle = self._repeated(authority, wish) or await self._make(authority, wish)
         self._unfinished.add(bundle.id)
         with trio.move_on_after(_ANSWER_S) as budget:
             try:
@@ -178,14 +184,20 @@ class Consent:
         for bundle in self._bundles.with_terms(_terms(vaults, wish)):
             states = [self._store.grant(Txid(item.gid)) for item in bundle.items]
             ends = [item.grant.valid_until_ms for item in bundle.items if not self._receipt(item)]
-            refused = any(not state and self._receipt(item) for state, item in zip(states, bundle.items, strict=True))
-            live = all(state is None or (not state.revoked_ms and now_ms < state.grant.exp) for state in states)
+            refused = any(
+                not state and self._receipt(item) for state, item in zip(states, bundle.items, strict=True)
+            )
+            live = all(
+                state is None or (not state.revoked_ms and now_ms < state.grant.exp) for state in states
+            )
             if live and not refused and all(now_ms < end for end in ends):
                 return bundle
         return None
 
     async def _make(self, authority: Authority, wish: Wish) -> Bundle:
-        vaults = [vault for category in wish.categories if (vault := self._vault_for(authority, category, wish))]
+        vaults = [
+            vault for category in wish.categories if (vault := self._vault_for(authority, category, wish))
+        ]
         if not vaults:
             raise Refused("the patient has no vault yet, so there is nothing that the wallet could grant")
         wraps: list[bytes] = []
@@ -193,7 +205,9 @@ class Consent:
         for vault in vaults:
             state = self._store.vault(Vid(vault.vid))
             if state is not None and not authority.holds(vault, state):
-                raise Forbidden("these keys do not sign for the patient's vaults any more; use the newest wallet")
+                raise Forbidden(
+                    "these keys do not sign for the patient's vaults any more; use the newest wallet"
+                )
             epochs.append(state.epoch if state is not None else 0)
             seed = self._entropy.bytes(32)
             wraps.append(authority.wrap(vault, epochs[-1], wish.facility.team, wish.facility, seed32=seed))
@@ -258,7 +272,9 @@ class Consent:
         for item in bundle.items:
             receipt = self._receipt(item)
             if receipt is not None and receipt != "accepted":
-                raise Refused(f"the ledger refused the grant for {item.category} ({receipt}); repeat the command")
+                raise Refused(
+                    f"the ledger refused the grant for {item.category} ({receipt}); repeat the command"
+                )
 
     async def revoke(self, grant: str, *, wallet: SealedWallet | None = None) -> dict[str, object]:
         """End a grant or a bundle of them; as `Revocation.revoke`."""
@@ -279,12 +295,20 @@ class Consent:
                 state = self._store.grant(gid)
                 if state is not None:
                     found.append((state.height, self._entry(gid, vault.category, state)))
-        return {"grants": [entry for _, entry in sorted(found, key=lambda pair: (pair[0], str(pair[1]["grant"])))]}
+        return {
+            "grants": [entry for _, entry in sorted(found, key=lambda pair: (pair[0], str(pair[1]["grant"])))]
+        }
 
     def _entry(self, gid: Txid, category: str, state: GrantState) -> dict[str, object]:
         bundle = self._bundles.of_grant(gid)
         facility = self._store.configuration.by_node.get(state.grant.facility)
-        ended = "revoked" if state.revoked_ms else "expired" if state.grant.exp <= self._vaults.now_ms() else "live"
+        ended = (
+            "revoked"
+            if state.revoked_ms
+            else "expired"
+            if state.grant.exp <= self._vaults.now_ms()
+            else "live"
+        )
         return {
             "grant": gid.hex(),
             "bundle": bundle.id if bundle else "",
@@ -339,4 +363,3 @@ def _terms(vaults: Sequence[WalletVault], wish: Wish) -> Terms:
 def iso_time(time_ms: int) -> str:
     """Return Unix milliseconds as UTC, to the second."""
     return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-

@@ -6,7 +6,6 @@
 from dataclasses import dataclass
 
 import trio
-from protocol.raft.machine import Raft
 
 from node.applier import Applier, Committed
 from node.catchup import CHANNEL as BLOCKS
@@ -25,6 +24,7 @@ from protocol.configuration import network_id
 from protocol.errors import NotLeader, Unavailable
 from protocol.identifiers import Height, NodeId
 from protocol.raft.log import Log
+from protocol.raft.machine import Raft
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
 from storage.key_value import Batch
@@ -117,9 +117,9 @@ class Core:
         """
         if self.consensus is None or self.leader() != self.ports.transport.me:
             raise NotLeader(self.leader())
-        held, fault = await self.verification.sift_transactions(raw)
+        entries, held, fault = await self.verification.sift_transactions(raw)
         if held:
-            self.consensus.propose(held)
+            self.consensus.propose(entries, held)
         if fault is not None:
             raise fault
 
@@ -169,8 +169,16 @@ class Core:
         transport.serve(SUBMIT, self._answer_submit)
         transport.serve(WATERMARK, self._answer_watermark)
         announcer = Announcer(transport, consensus.raft, self.ports.log)
+        # Voters have the blocks from the leader; a voter that rejoins pulls.
+        followed = any(member.role != "voter" for member in self.store.configuration.members)
         send, receive = trio.open_memory_channel[Committed](_COMMITTED_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announcer.run)
-            nursery.start_soon(self.applier.run, receive, announcer.announce)
+            nursery.start_soon(
+                self.applier.run, receive, announcer.announce if followed else _announce_to_nobody
+            )
             nursery.start_soon(consensus.run, send)
+
+
+async def _announce_to_nobody(_committed: Committed) -> None:
+    """Announce nothing: a signed gossip message for each block, and nobody who follows."""

@@ -25,6 +25,7 @@ from node.home import Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
 from node.status import Machine
+from node.store_audit import Database
 from node.system import SystemClock, SystemEntropy, ThreadWorkers
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
@@ -100,7 +101,11 @@ async def serve(
         transport = _transport(home, settings, identity, genesis, log)
         ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
         core = Core(ports, LedgerStore(opened.ledger, genesis), SigningKey(identity.node))
-        stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore)
+        audited = tuple(
+            Database(name, rows, databases.REBUILD[name] or "")
+            for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
+        )
+        stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore, audited)
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),

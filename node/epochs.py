@@ -65,14 +65,18 @@ class Epochs:
             Corruption: a link does not lead to the key that the ledger names.
         """
         if epoch > known_epoch:
-            raise Unavailable("the key for the newest records of this vault has not arrived yet; retry in a moment")
+            raise Unavailable(
+                "the key for the newest records of this vault has not arrived yet; retry in a moment"
+            )
         secret = known_secret
         for newer in range(known_epoch, epoch, -1):
             link = await self._attachments.get(Digest(self.row(vid, newer).link_hash))
             try:
                 secret = open_epoch_link(vid, newer - 1, link, newer=secret)
             except RemoteFault:
-                raise Corruption(f"the link to epoch {newer - 1} of vault {vid.hex()[:16]} does not open") from None
+                raise Corruption(
+                    f"the link to epoch {newer - 1} of vault {vid.hex()[:16]} does not open"
+                ) from None
         if PublicKey(self.row(vid, epoch).cat_pk) != x25519_public(secret):
             raise Corruption(f"the key of epoch {epoch} of vault {vid.hex()[:16]} is not the ledger's")
         return secret

@@ -4,7 +4,6 @@ The leader announces height, hash and proof; the bodies ride along while the mes
 """
 
 import trio
-from protocol.raft.machine import Raft
 
 from node.applier import Committed
 from node.event_log import EventLog
@@ -12,6 +11,7 @@ from node.ports import PeerTransport
 from protocol import codec, limits
 from protocol.catchup import Announce
 from protocol.errors import CarechainError
+from protocol.raft.machine import Raft
 
 TOPIC = "blocks"
 _ANNOUNCEMENTS_MAX = 64

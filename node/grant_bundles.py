@@ -81,7 +81,9 @@ class GrantBundles:
                 assert row is not None, "names come from the rows"
                 bundle = codec.decode(row, Bundle)
             except (Corruption, Malformed):
-                self.problems.append(f"the key store row {name} is damaged: restore the key store from a backup")
+                self.problems.append(
+                    f"the key store row {name} is damaged: restore the key store from a backup"
+                )
                 continue
             self._bundles[bundle.id] = bundle
 

@@ -10,6 +10,7 @@ that nothing is lost in a crash; the rows are then worked off, again and again u
 """
 
 import heapq
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -39,6 +40,7 @@ _MARK = WATCH_MARK + b"grants"
 _BLOCKS_PER_MARK = 64
 """A crash reads at most so many blocks again; each of them may be taken twice without harm."""
 _RETRY_MS = 1_000
+_AFTER_DAMAGE_MS = 10_000
 _KINDS = tuple(codec.pack(kind)[1:] for kind in ("VaultOpen", "Grant", "Revoke", "EpochRotate"))
 _KIND_WITHIN = 32
 
@@ -84,11 +86,18 @@ class GrantWatcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        self._remember_expiries()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow)
-            nursery.start_soon(self._work_off)
-            nursery.start_soon(self._expire)
+            for task in (self._follow, self._work_off, self._expire):
+                nursery.start_soon(self._steadily, task)
+
+    async def _steadily(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task, again when stored bytes are damaged or the disk is full: an operator mends that, not a crash."""
+        while True:
+            try:
+                await task()
+            except (Corruption, Unavailable) as error:
+                self._log.error("watching grants was interrupted and begins again", reason=str(error))
+                await self._clock.sleep_ms(_AFTER_DAMAGE_MS)
 
     # --- reading blocks -----------------------------------------------------------------------------------------
 
@@ -121,7 +130,9 @@ class GrantWatcher:
             if receipt is not None and receipt.is_accepted and receipt.height == block.height:
                 self._take(signed.transaction, txid, receipt.time_ms, batch, ended)
 
-    def _take(self, transaction: Transaction, txid: Txid, time_ms: int, batch: Batch, ended: list[Grant]) -> None:
+    def _take(
+        self, transaction: Transaction, txid: Txid, time_ms: int, batch: Batch, ended: list[Grant]
+    ) -> None:
         match transaction:
             case VaultOpen():
                 self._epochs.stage(batch, transaction)
@@ -153,6 +164,7 @@ class GrantWatcher:
         self._log.info("a grant to this facility ended", grant=gid.hex()[:16])
 
     def _remember_expiries(self) -> None:
+        self._expiring.clear()
         for _, row in self._patients.own():
             for vault in row.vaults if row.keys is not None else ():
                 state = self._store.vault(Vid(vault.vid))
@@ -162,6 +174,7 @@ class GrantWatcher:
                         heapq.heappush(self._expiring, (grant.grant.exp, gid))
 
     async def _expire(self) -> None:
+        self._remember_expiries()
         while True:
             batch, ended = Batch(), list[Digest]()
             now_ms = self._now_ms()
@@ -175,7 +188,12 @@ class GrantWatcher:
                 exp, gid = heapq.heappop(self._expiring)
                 state = self._store.grant(gid)
                 vault = self._store.vault(state.grant.vid) if state is not None else None
-                if state is not None and vault is not None and not state.revoked_ms and vault.epoch_since_ms <= exp:
+                if (
+                    state is not None
+                    and vault is not None
+                    and not state.revoked_ms
+                    and vault.epoch_since_ms <= exp
+                ):
                     self._ask(batch, ROTATION_DUE + vault.vid, pack(exp))
             if ended:
                 await self._attachments.forget(ended)

@@ -42,7 +42,9 @@ _PREFIX = "handover/"
 _ID_BYTES = 16
 _ANSWER_S = 8.5
 _RETRY_MS = 2_000
-_CHANGED = "the patient's vaults changed since the wallet was made; repeat the handover with a new wallet file"
+_CHANGED = (
+    "the patient's vaults changed since the wallet was made; repeat the handover with a new wallet file"
+)
 _NOT_FINAL = "the handover is under way and not final yet: keep the wallet file; it is completed by itself"
 
 
@@ -98,10 +100,11 @@ class Handover:
     async def run(self) -> None:
         """Complete handovers that were interrupted, until cancelled."""
         while True:
-            for handle, row in self._patients.own():
-                handover = self._row(handle) if row.handover else None
-                if handover is None:
-                    continue
+            for name in tuple(self._keystore.names(_PREFIX)):
+                handle = name.removeprefix(_PREFIX)
+                row = self._patients.row(handle)
+                if row is None or not row.handover:
+                    continue  # prepared only: nothing happens before the wallet is stored
                 try:
                     async with self._turn:
                         await self._finish(handle)
@@ -152,7 +155,9 @@ class Handover:
                 self._begin(handle, grants_back=grant)
                 try:
                     return await self._finish(handle)
-                except Unavailable:
+                except CarechainError as error:
+                    # Whatever it is: a refusal would make the client delete the wallet, and custody may have moved.
+                    self._log.warning("a handover is not complete", reason=type(error).__name__)
                     raise NotFinal(_NOT_FINAL, (handover_id,)) from None
         raise NotFinal(_NOT_FINAL, (handover_id,))
 
@@ -196,7 +201,9 @@ class Handover:
             raise Refused(_CHANGED)
         if row.handover:
             return
-        if tuple(self._wallet_vaults(row, row.keys)) != handover.vaults or len(handover.vaults) != len(row.vaults):
+        if tuple(self._wallet_vaults(row, row.keys)) != handover.vaults or len(handover.vaults) != len(
+            row.vaults
+        ):
             raise Refused(_CHANGED)
         self._keystore.put(_PREFIX + handle, codec.encode(replace(handover, grants_back=grants_back)))
         self._patients.put(handle, replace(row, handover=handover.id))
@@ -213,8 +220,7 @@ class Handover:
             return {"patient": handle, "vaults": len(row.vaults), "grants": []}
         new = PatientKeys(handover.root, handover.recovery_root)
         authority = Authority(new, row.person, handover.vaults, NodeId(ZERO), handle)
-        for vault in handover.vaults:
-            await self._transfer(vault, row.keys, authority)
+        await self._transfer_all(handover.vaults, row.keys, authority)
         granted = await self._grant_back(authority) if handover.grants_back and handover.vaults else {}
         # Only now, with every vault and grant final: without these roots the facility cannot go on.
         kept = tuple([replace(vault, audit_secrets=()) for vault in row.vaults])
@@ -222,7 +228,30 @@ class Handover:
         self._patients.erase_former(handle)
         self._keystore.delete(_PREFIX + handle)
         self._log.info("custody was handed over", vaults=len(kept))
-        return {"patient": handle, "vaults": len(kept), "grants": granted.get("grants", []), "handover": handover.id}
+        return {
+            "patient": handle,
+            "vaults": len(kept),
+            "grants": granted.get("grants", []),
+            "handover": handover.id,
+        }
+
+    async def _transfer_all(
+        self, vaults: tuple[WalletVault, ...], old: PatientKeys, authority: Authority
+    ) -> None:
+        """Transfer all vaults at once; raise what the first that failed raised, once all have been tried."""
+        failures: list[CarechainError] = []
+
+        async def transfer(vault: WalletVault) -> None:
+            try:
+                await self._transfer(vault, old, authority)
+            except CarechainError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for vault in vaults:
+                nursery.start_soon(transfer, vault)
+        if failures:
+            raise failures[0]
 
     async def _transfer(self, vault: WalletVault, old: PatientKeys, authority: Authority) -> None:
         vid = Vid(vault.vid)

@@ -104,8 +104,14 @@ class LedgerAudit:
             findings.height = height
             if height % 64 == 0 or height == goal:
                 yield height, goal
+        if findings.next_proof is not None and findings.next_proof.header.height > findings.height:
+            findings.problems.add(
+                f"block {findings.height} is applied, and its proof is for a block above it"
+            )
         if not findings.is_replayable:
-            findings.problems.add("the ledger state could not be compared, because the chain of blocks is broken")
+            findings.problems.add(
+                "the ledger state could not be compared, because the chain of blocks is broken"
+            )
             return
         suspects = await self._compare(findings)
         self._recheck(findings, suspects)
@@ -159,6 +165,11 @@ class LedgerAudit:
                     findings.problems.add(f"block {block.height} is applied without a commit proof")
                     return
                 check_commit_proof(proof, self._network, self._configuration)
+                if proof.header.height < block.height:
+                    findings.problems.add(
+                        f"the commit proof at or above block {block.height} is for an older block"
+                    )
+                    return
                 findings.next_proof = proof
         except (Corruption, RemoteFault) as error:
             findings.next_proof = None

@@ -20,7 +20,7 @@ from node.retrieval import GROUP, Retrieval
 from protocol import limits
 from protocol.configuration import Configuration
 from protocol.envelope import Label, OpenedEnvelope, open_envelope
-from protocol.errors import CarechainError, Corruption, Invalid, RemoteFault
+from protocol.errors import CarechainError, Corruption, RemoteFault
 from protocol.identifiers import Cid, Digest, NetworkId, NodeId, PublicKey
 from protocol.ledger_rows import Record
 from protocol.manifest import Meta
@@ -106,12 +106,9 @@ class OpenedRecord:
                 # Hashed while the next ones are opened.
                 hashed = partial(self._hash, digest, block)
                 _, following = await _together([hashed, partial(_next, blocks)])
-                if following:
-                    yield block
-                elif total == meta.plain_bytes and digest.digest() == meta.sha256:
-                    yield block
-                else:
+                if not following and (total != meta.plain_bytes or digest.digest() != meta.sha256):
                     raise _rubbish(self._record)
+                yield block
                 block = following
         if total != meta.plain_bytes:
             raise _rubbish(self._record)

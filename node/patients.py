@@ -99,7 +99,9 @@ class Patients:
                 assert row is not None, "names come from the rows"
                 self._index(name.removeprefix(_PREFIX), codec.decode(row, PatientRow))
             except (Corruption, Malformed):
-                self.problems.append(f"the key store row {name} is damaged: restore the key store from a backup")
+                self.problems.append(
+                    f"the key store row {name} is damaged: restore the key store from a backup"
+                )
 
     # --- what people ask ----------------------------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class Patients:
 
     def all(self) -> tuple[LocalPatient, ...]:
         """Return every patient known here: own ones, then granted ones, each by handle."""
-        granted = sorted({grant.patient for grant in self._held} - set(self._rows))
+        granted = sorted(self._held.patients() - set(self._rows))
         return tuple([self._patient(handle) for handle in (*sorted(self._rows), *granted)])
 
     def resolve(self, text: str) -> LocalPatient:
@@ -159,9 +161,10 @@ class Patients:
         Raises:
             Refused: none or several; the sentence is the same for an unknown patient and for somebody else's.
         """
-        handles = set(self._rows) | {grant.patient for grant in self._held}
-        wanted = text.strip().lower()
-        found = [wanted] if wanted in handles else [handle for handle in handles if wanted and handle.startswith(wanted)]
+        granted, wanted = self._held.patients(), text.strip().lower()
+        if wanted in self._rows or wanted in granted:
+            return self._patient(wanted)
+        found = [handle for handle in granted.union(self._rows) if wanted and handle.startswith(wanted)]
         if not found:
             raise Refused(_UNKNOWN)
         if len(found) > 1:
@@ -195,10 +198,16 @@ class Patients:
         own, wanted = patient.identity, frozenset(identifiers)
         dates_agree = own.birth_date.startswith(birth_date) or birth_date.startswith(own.birth_date)
         if own.identifiers & wanted:
-            others = {handle for one in wanted for handle in self._by_identifier.get(one, ())} - {patient.handle}
+            others = {handle for one in wanted for handle in self._by_identifier.get(one, ())} - {
+                patient.handle
+            }
             # A granted patient may be registered here too: then the identifiers are rightly those of both.
             return not dates_agree or (patient.custody != "granted" and bool(others))
-        return not dates_agree or bool(wanted and own.identifiers) or any(one in self._by_identifier for one in wanted)
+        return (
+            not dates_agree
+            or bool(wanted and own.identifiers)
+            or any(one in self._by_identifier for one in wanted)
+        )
 
     # --- rows, for the services that own a patient's keys -------------------------------------------------------
 
@@ -209,6 +218,14 @@ class Patients:
     def owner_of(self, vid: Vid) -> str | None:
         """Return the handle of the own patient whose vault this is, on the ledger or not."""
         return self._by_vault.get(vid)
+
+    def patient_of(self, vid: Vid) -> LocalPatient | None:
+        """Return the patient whose vault this is, own or granted; None when nobody here knows."""
+        owner = self.owner_of(vid)
+        if owner is not None:
+            return self._patient(owner)
+        grants = self._held.of_vault(vid)
+        return self._patient(grants[0].patient) if grants else None
 
     def put(self, handle: str, row: PatientRow) -> None:
         """Write a row, durably on return."""
@@ -284,7 +301,9 @@ def _given(
         found.identifiers | extra, name.strip() or found.name, birth_date.strip() or found.birth_date
     )
     if not given.identifiers and not (given.name and given.birth_date):
-        raise Refused("a patient needs an identifier with system and value, or a name with a birth date; give them")
+        raise Refused(
+            "a patient needs an identifier with system and value, or a name with a birth date; give them"
+        )
     if any(not system or not value for system, value in extra):
         raise Refused("an identifier is SYSTEM|VALUE, neither of them empty; correct it")
     if birth_date and found.birth_date and not _dates_agree(birth_date.strip(), found.birth_date):
@@ -305,7 +324,9 @@ def _learnt(person: Person, given: PatientIdentity) -> Person:
     known = {(one.system, one.value) for one in person.identifiers}
     new = tuple([Identifier(*one) for one in sorted(given.identifiers - known)])
     if len(known) + len(new) > _IDENTIFIERS_MAX:
-        raise Refused(f"a patient has at most {_IDENTIFIERS_MAX} identifiers; leave out those that changed hands")
+        raise Refused(
+            f"a patient has at most {_IDENTIFIERS_MAX} identifiers; leave out those that changed hands"
+        )
     longer = max(person.birth_date, given.birth_date, key=len)
     return Person(person.name or given.name, longer, person.identifiers + new)
 

@@ -8,15 +8,17 @@ nothing here needs to survive a crash or a change of leader.
 from collections import OrderedDict
 
 from protocol import limits
+from protocol.block import Entries
 from protocol.errors import Unavailable
 from protocol.identifiers import Height, Txid
+from protocol.transaction import SignedTransaction
 
 
 class Pool:
     """Transactions by id, first come first served, bounded in number and bytes."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Txid, bytes] = OrderedDict()
+        self._waiting: OrderedDict[Txid, tuple[bytes, SignedTransaction]] = OrderedDict()
         self._bytes = 0
         self._in_flight: dict[Height, tuple[Txid, ...]] = {}
         self._in_flight_ids: set[Txid] = set()
@@ -24,8 +26,8 @@ class Pool:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, txid: Txid, raw: bytes) -> None:
-        """Add a checked transaction; one that is here already, waiting or in flight, changes nothing.
+    def add(self, txid: Txid, raw: bytes, signed: SignedTransaction) -> None:
+        """Add a checked transaction as bytes and as parsed; one that is here already, waiting or in flight, changes nothing.
 
         Raises:
             Unavailable: the pool is full (back-pressure: the client retries).
@@ -37,27 +39,28 @@ class Pool:
             or self._bytes + len(raw) > limits.POOL_BYTES_MAX
         ):
             raise Unavailable("the pool of transactions is full; retry in a moment")
-        self._waiting[txid] = raw
+        self._waiting[txid] = raw, signed
         self._bytes += len(raw)
 
-    def take(self) -> tuple[tuple[Txid, ...], tuple[bytes, ...]]:
-        """Remove and return the transactions of the next block (BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX)."""
-        txids: list[Txid] = []
-        entries: list[bytes] = []
+    def take(self) -> tuple[Entries, tuple[bytes, ...]]:
+        """Remove and return the transactions of the next block (BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX), parsed and as bytes."""
+        entries: list[tuple[SignedTransaction, Txid]] = []
+        transactions: list[bytes] = []
         total = 0
         while self._waiting and len(entries) < limits.BLOCK_TRANSACTIONS_MAX:
-            txid, raw = next(iter(self._waiting.items()))
+            txid, (raw, signed) = next(iter(self._waiting.items()))
             if entries and total + len(raw) > limits.BLOCK_BYTES_MAX:
                 break
             del self._waiting[txid]
             self._bytes -= len(raw)
             total += len(raw)
-            txids.append(txid)
-            entries.append(raw)
-        return tuple(txids), tuple(entries)
+            entries.append((signed, txid))
+            transactions.append(raw)
+        return tuple(entries), tuple(transactions)
 
-    def ordered(self, height: Height, txids: tuple[Txid, ...]) -> None:
+    def ordered(self, height: Height, entries: Entries) -> None:
         """Remember that a block at `height` carries these."""
+        txids = tuple([txid for _, txid in entries])
         self._in_flight[height] = txids
         self._in_flight_ids.update(txids)
 

@@ -4,7 +4,8 @@ A transaction is handed to the leader and watched for in our own applied blocks:
 what somebody told us. Whatever is not seen in time is handed over again; the ledger refuses a second copy.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -13,7 +14,7 @@ from protocol import codec, limits
 from protocol.errors import NotFinal, RemoteFault, Unavailable
 from protocol.identifiers import NetworkId, NodeId, Txid
 from protocol.ledger_rows import Receipt
-from protocol.transaction import SignedTransaction, txid_of
+from protocol.transaction import SignedTransaction, encoded
 from storage.ledger_store import LedgerStore
 
 CHANNEL = "submit"
@@ -23,46 +24,55 @@ VALID_MS = 3_600_000
 _RESUBMIT_MS = 1_500
 """Longer than a normal commit, shorter than an election: a retry then finds the new leader."""
 _FORWARD_BATCH_MAX = 256
+"""Transactions of one hand-over; what is gathered into one call to the leader is less than twice that."""
 _LEADER_POLL_MS = 50
 
 
-class _Waiter:
-    """One task waiting for one receipt."""
+class Waiter:
+    """The receipts that one task waits for: those still missing, in the order they were asked for, and those here."""
 
-    __slots__ = ("event", "receipt")
+    __slots__ = ("done", "missing", "receipts")
 
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.receipt: Receipt | None = None
+    def __init__(self, txids: Iterable[Txid]) -> None:
+        self.missing = dict.fromkeys(txids)
+        self.receipts: dict[Txid, Receipt] = {}
+        self.done = trio.Event()
+
+    def take(self, receipt: Receipt) -> None:
+        """Take a receipt; the last one ends the waiting."""
+        if receipt.txid in self.missing:
+            del self.missing[receipt.txid]
+            self.receipts[receipt.txid] = receipt
+        if not self.missing:
+            self.done.set()
 
 
 class Receipts:
     """One-shot values: who waits for which transaction's receipt. Bounded by the tasks that wait."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Txid, list[_Waiter]] = {}
+        self._waiting: dict[Txid, list[Waiter]] = {}
 
     def resolve(self, receipts: Iterable[Receipt]) -> None:
         """Hand out receipts of applied transactions. Called by the applier alone."""
         for receipt in receipts:
             for waiter in self._waiting.pop(receipt.txid, ()):
-                waiter.receipt = receipt
-                waiter.event.set()
+                waiter.take(receipt)
 
-    async def wait(self, txid: Txid) -> Receipt:
-        """Wait for a transaction to be applied here."""
-        waiter = _Waiter()
-        self._waiting.setdefault(txid, []).append(waiter)
+    @contextmanager
+    def expect(self, txids: Iterable[Txid]) -> Iterator[Waiter]:
+        """Collect the receipts of transactions that are applied here inside the block."""
+        waiter = Waiter(txids)
+        asked = tuple(waiter.missing)
+        for txid in asked:
+            self._waiting.setdefault(txid, []).append(waiter)
         try:
-            await waiter.event.wait()
+            yield waiter
         finally:
-            others = [other for other in self._waiting.get(txid, ()) if other is not waiter]
-            if others:
-                self._waiting[txid] = others
-            else:
-                self._waiting.pop(txid, None)
-        assert waiter.receipt is not None, "resolve sets it before the event"
-        return waiter.receipt
+            for txid in asked:
+                others = [other for other in self._waiting.pop(txid, ()) if other is not waiter]
+                if others:
+                    self._waiting[txid] = others
 
 
 class Submitter:
@@ -86,7 +96,9 @@ class Submitter:
         self._clock = clock
         self._leader = leader
         self._propose = propose
-        self._outbox, self._forwarding = trio.open_memory_channel[bytes](limits.CONSENSUS_INPUTS_MAX)
+        self._outbox, self._forwarding = trio.open_memory_channel[tuple[bytes, ...]](
+            limits.CONSENSUS_INPUTS_MAX
+        )
 
     def valid_until(self, ms: int = VALID_MS) -> int:
         """Return a `valid_until_ms` for a transaction made now."""
@@ -98,56 +110,50 @@ class Submitter:
         Raises:
             NotFinal: not final in time. It may still become so until its valid_until; submitting it again is harmless.
         """
-        txid, raw = txid_of(signed.transaction, self.ledger), codec.encode(signed)
-        receipt: Receipt | None = self._store.receipt(txid)
-        with trio.move_on_after(timeout_ms / 1000):
-            while receipt is None:
-                await self._outbox.send(raw)
-                with trio.move_on_after(_RESUBMIT_MS / 1000):
-                    receipt = await self._receipts.wait(txid)
-                # Between the look into the store and the wait, the applier may have passed it.
-                receipt = receipt or self._store.receipt(txid)
-        if receipt is None:
-            raise NotFinal(
-                "no quorum confirmed it in time; it is queued and becomes final by itself later",
-                (txid.hex(),),
-            )
-        return receipt
+        return (await self.submit_all((signed,), timeout_ms=timeout_ms))[0]
 
     async def submit_all(
         self, signed: Sequence[SignedTransaction], *, timeout_ms: int = 8_000
     ) -> tuple[Receipt, ...]:
         """Submit several transactions at once; return their receipts in order. Raises NotFinal if any is not final."""
-        receipts: dict[int, Receipt] = {}
-        missing: list[str] = []
-
-        async def one(index: int) -> None:
-            try:
-                receipts[index] = await self.submit(signed[index], timeout_ms=timeout_ms)
-            except NotFinal as error:
-                missing.extend(error.ids)
-
-        async with trio.open_nursery() as nursery:
-            for index in range(len(signed)):
-                nursery.start_soon(one, index)
-        if missing:
+        forms = [encoded(one, self.ledger) for one in signed]
+        raw = dict(forms)
+        with self._receipts.expect(raw) as waiter:
+            # Waiting began before this look into the store: the applier cannot pass between the two.
+            for txid in raw:
+                receipt = self._store.receipt(txid)
+                if receipt is not None:
+                    waiter.take(receipt)
+            with trio.move_on_after(timeout_ms / 1000):
+                while waiter.missing:
+                    await self._hand_over([raw[txid] for txid in waiter.missing])
+                    with trio.move_on_after(_RESUBMIT_MS / 1000):
+                        await waiter.done.wait()
+        if waiter.missing:
             raise NotFinal(
-                f"{len(missing)} transactions are not final yet; they become final by themselves",
-                tuple(sorted(missing)),
+                "no quorum confirmed it in time; it is queued and becomes final by itself later"
+                if len(raw) == 1
+                else f"{len(waiter.missing)} transactions are not final yet; they become final by themselves",
+                tuple(sorted(txid.hex() for txid in waiter.missing)),
             )
-        return tuple(receipts[index] for index in range(len(signed)))
+        return tuple([waiter.receipts[txid] for txid, _ in forms])
+
+    async def _hand_over(self, raw: list[bytes]) -> None:
+        for start in range(0, len(raw), _FORWARD_BATCH_MAX):
+            await self._outbox.send(tuple(raw[start : start + _FORWARD_BATCH_MAX]))
 
     async def run(self) -> None:
         """Forward what was submitted to whoever leads, in batches, until cancelled."""
-        async for raw in self._forwarding:
-            batch = [raw]
-            total = len(raw)
+        async for first in self._forwarding:
+            batch = list(first)
+            total = sum(map(len, first))
             while len(batch) < _FORWARD_BATCH_MAX and total < limits.BLOCK_BYTES_MAX:
                 try:
-                    batch.append(self._forwarding.receive_nowait())
+                    more = self._forwarding.receive_nowait()
                 except trio.WouldBlock:
                     break
-                total += len(batch[-1])
+                batch += more
+                total += sum(map(len, more))
             await self._forward(tuple(batch))
 
     async def _forward(self, batch: tuple[bytes, ...]) -> None:

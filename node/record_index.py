@@ -6,7 +6,7 @@ from typing import Annotated
 from node.sealed_rows import SealedRows
 from protocol import codec
 from protocol.codec import Size, wire
-from protocol.identifiers import Rid, ZERO
+from protocol.identifiers import ZERO, Rid
 from protocol.transaction import RidField, VidField
 from storage.key_value import Batch
 from storage.keyspace import FINGERPRINT, RECORD_NOTE

@@ -9,7 +9,7 @@ with our envelope counts as final. The DEK stays in the row (sealed) only until 
 been rotated meanwhile, the envelope is sealed anew under the present one.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from node.ports import Clock, Disk, Entropy
 from node.receipts import Submitter
 from node.record_index import RecordIndex
 from node.repair import put_under_replicated
-from node.replication import Replication
+from node.replication import Replication, Tally
 from node.sealed_rows import SealedRows
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits, signing
@@ -75,13 +75,14 @@ class QueuedRecord:
 class _Progress:
     """What the task knows of one record beside its row."""
 
-    __slots__ = ("done", "fresh", "retry_ms", "state")
+    __slots__ = ("done", "fresh", "retry_ms", "state", "tally")
 
     def __init__(self, *, fresh: bool) -> None:
         self.state = "received"
         self.fresh = fresh
         self.retry_ms = _RETRY_MS_MIN
         self.done = trio.Event()
+        self.tally = Tally()
 
 
 class RecordQueue:
@@ -165,15 +166,25 @@ class RecordQueue:
         for record in records:
             self._send.send_nowait(record.rid)
 
-    async def wait(self, rids: Iterable[Rid], timeout_ms: int) -> bool:
-        """Wait until none of the records is queued any more; return whether that happened in time."""
-        with trio.move_on_after(timeout_ms / 1000):
-            for rid in rids:
-                progress = self._progress.get(rid)
-                if progress is not None:
-                    await progress.done.wait()
-            return True
+    async def wait(self, rids: Sequence[Rid], timeout_ms: int) -> bool:
+        """Wait until none of the records is queued any more; return whether that happened.
+
+        Gives up when nothing has moved for `timeout_ms`: a large record takes as long as its chunks need to travel.
+        """
+        moved = -1
+        while (present := self._moved(rids)) != moved:
+            moved = present
+            with trio.move_on_after(timeout_ms / 1000):
+                for rid in rids:
+                    progress = self._progress.get(rid)
+                    if progress is not None:
+                        await progress.done.wait()
+                return True
         return False
+
+    def _moved(self, rids: Sequence[Rid]) -> int:
+        """Return a number that grows while chunks of these records travel."""
+        return sum(progress.tally.count for rid in rids if (progress := self._progress.get(rid)) is not None)
 
     async def run(self) -> None:
         """Bring queued records to the ledger until cancelled; those of before the start first."""
@@ -218,7 +229,7 @@ class RecordQueue:
             await self._refuse(record, str(error)[:200])
             return
         placed = exchange.PlacedChunks(record.cids, self._me, vault.replicas)
-        confirmations = await self._replication.confirm(placed, fresh=progress.fresh)
+        confirmations = await self._replication.confirm(placed, fresh=progress.fresh, tally=progress.tally)
         offer = exchange.OfferEnvelope(
             record.vid, rid, record.epoch, self._me, record.envelope, record.cids, confirmations
         )

@@ -1,9 +1,13 @@
 """A voter whose ledger was rebuilt signs nothing until it has caught up past what its peers saw.
 
-Its votes and acknowledgements are forgotten, and a block may be committed on the strength of one of them. So it follows
-like an observer, asks so many other voters for their newest block that one of any quorum it was part of is among them
-(n - r + 1), and takes part again when what it applied has reached the highest answer, in the highest term, with the
-vote of that term spent. (ledger.md 7.3; a Rejoin transaction replaces this when certificates exist.)
+Its votes and acknowledgements are forgotten, and a block may be committed, or a leader elected, on the strength of one
+of them. So it follows like an observer, asks *every* other voter for its newest block and term, and takes part again when
+what it applied has reached the highest answer, in the highest term, with the vote of that term spent.
+
+Every one, not n - r + 1: a forgotten acknowledgement still counts for the leader that holds it, together with those that
+other voters give *after* they have answered here. Only that leader surely knows the block, only the candidate surely knows
+the term; either may be the one that was not asked. (ledger.md 7.3; a Rejoin transaction replaces this when certificates
+exist: its new incarnation makes the forgotten signatures worthless.)
 """
 
 from dataclasses import dataclass
@@ -54,10 +58,9 @@ class Rejoin:
         """Return the hard state to begin with, once it is safe to sign again."""
         marks: dict[NodeId, Watermark] = {}
         others = [node for node in self._configuration.voters if node != self._transport.me]
-        needed = len(self._configuration.voters) - self._configuration.raft_quorum + 1
-        while len(marks) < min(needed, len(others)):
+        while len(marks) < len(others):
             async with trio.open_nursery() as nursery:
-                for node in others:
+                for node in [other for other in others if other not in marks]:
                     nursery.start_soon(self._ask, node, marks)
             await self._clock.sleep_ms(_ASK_AGAIN_MS)
         goal = max((mark.tip_height for mark in marks.values()), default=Height(0))

@@ -12,14 +12,16 @@ import trio
 
 from node.applier import AppliedHeight
 from node.chunk_holder import ChunkHolder
+from node.idle_memory import release_free_memory
 from node.ports import Clock, Disk, PeerTransport, Workers
 from node.replication import Replication
 from node.retrieval import GROUP, Retrieval
 from protocol import chunk_exchange as exchange
 from protocol import codec
+from protocol.block import Block
 from protocol.errors import Corruption, RemoteFault, StorageFull, Unavailable
 from protocol.identifiers import Cid, Height, NodeId, Rid
-from protocol.transaction import RecordCommit
+from protocol.transaction import RecordCommit, parse
 from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
 from storage.key_value import Batch, KeyValue
@@ -27,6 +29,9 @@ from storage.keyspace import LACKING, UNDER_REPLICATED, WATCH_MARK, prefix_range
 from storage.ledger_store import LedgerStore
 
 _MARK = WATCH_MARK + b"repair"
+_COMMIT = codec.pack("RecordCommit")[1:]
+_TAG_WITHIN = 32
+"""A signed transaction begins with two tags; the second one, its kind, ends before this byte."""
 _PERIOD_MS = 5_000
 """How long after a look at the lists the next one is taken; what is new has then had the time to arrive by itself."""
 _QUIET_LOOKS = 4
@@ -106,18 +111,27 @@ class Repair:
             height = Height(min(await self._applied.wait_above(mark), mark + _BLOCKS_PER_BATCH))
             batch = Batch()
             for block in self._ledger.blocks(Height(mark + 1), height):
-                for signed, txid in block.entries():
-                    commit = signed.transaction
-                    if not isinstance(commit, RecordCommit) or commit.author_pk == me:
-                        continue
-                    receipt = self._ledger.receipt(txid)
-                    if receipt is not None and receipt.is_accepted and receipt.height == block.height:
-                        batch.put(LACKING + commit.rid, b"")
-                block.forget()
+                for raw in block.transactions:
+                    rid = self._new_record(raw, block)
+                    if rid is not None:
+                        batch.put(LACKING + rid, b"")
             batch.put(_MARK, codec.pack(height))
             # Not synchronised: mark and rows are in one batch, and a lost one is only made again.
             await self._disk.commit(batch, sync=False)
             mark = height
+
+    def _new_record(self, raw: bytes, block: Block) -> Rid | None:
+        """Return the record of others that a transaction put on the ledger, if it did."""
+        if _COMMIT not in raw[:_TAG_WITHIN]:
+            return (
+                None  # most transactions are of another kind: parsing them all would cost as much as applying
+            )
+        signed, txid = parse(raw, block.header.net)
+        commit, receipt = signed.transaction, self._ledger.receipt(txid)
+        if not isinstance(commit, RecordCommit) or commit.author_pk == self._transport.me:
+            return None
+        is_here = receipt is not None and receipt.is_accepted and receipt.height == block.height
+        return commit.rid if is_here else None
 
     async def _work(self) -> None:
         seen, quiet_looks = 0, 0
@@ -129,6 +143,9 @@ class Repair:
             seen = stored
             if quiet_looks == _QUIET_LOOKS:
                 await self._workers.run(self._chunks.flush)
+            if quiet_looks and quiet_looks % _QUIET_LOOKS == 0:
+                # Again and again: reading leaves free memory behind as well.
+                await self._workers.run(release_free_memory)
 
     async def look(self) -> None:
         """Take one look at both lists and at what is in quarantine, and put right what can be put right now."""

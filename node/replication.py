@@ -15,11 +15,11 @@ from node.chunk_holder import ChunkHolder
 from node.ports import Clock, PeerTransport, Workers
 from protocol import chunk_exchange as exchange
 from protocol import codec
+from protocol.envelope import envelope_hash
 from protocol.errors import CarechainError, Corruption, Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId
 from protocol.signing import verify
 from protocol.transaction import EnvelopeReceipt, receipt_form
-from protocol.envelope import envelope_hash
 from storage.chunk_store import ChunkStore
 from storage.ledger_store import LedgerStore
 
@@ -31,6 +31,15 @@ _ROUNDS_MAX = 3
 """Push, confirm: a holder that still lacks chunks after this many rounds is broken or full."""
 _BEHIND_RETRIES = 20
 _BEHIND_MS = 100
+
+
+class Tally:
+    """How many messages of chunks the members have taken of one record: who waits for it sees whether it moves."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class Replication:
@@ -56,11 +65,11 @@ class Replication:
         self._clock = clock
 
     async def confirm(
-        self, placed: exchange.PlacedChunks, *, fresh: bool
+        self, placed: exchange.PlacedChunks, *, fresh: bool, tally: Tally | None = None
     ) -> tuple[exchange.StorageReceipt, ...]:
         """Push a record's chunks and return w storage receipts for each of them, or more.
 
-        `fresh` says that no member can have any of them yet, which saves asking.
+        `fresh` says that no member can have any of them yet, which saves asking. `tally` counts what the members take.
 
         Raises:
             Unavailable: too few of the replicas answered; try again later.
@@ -69,7 +78,7 @@ class Replication:
         shares = await self._workers.run(placed.holders, storing)
 
         async def one(node: NodeId) -> exchange.StorageReceipt:
-            return await self.push(node, shares[node], fresh=fresh)
+            return await self.push(node, shares[node], fresh=fresh, tally=tally)
 
         def is_enough(receipts: dict[NodeId, exchange.StorageReceipt]) -> bool:
             return not exchange.unconfirmed(placed, frozenset(receipts), storing)
@@ -82,7 +91,7 @@ class Replication:
         return tuple(receipts.values())
 
     async def push(
-        self, node: NodeId, cids: tuple[Cid, ...], *, fresh: bool = False
+        self, node: NodeId, cids: tuple[Cid, ...], *, fresh: bool = False, tally: Tally | None = None
     ) -> exchange.StorageReceipt:
         """Bring a member its share of a record and return its storage receipt.
 
@@ -99,7 +108,7 @@ class Replication:
         lacking = cids if fresh else ()
         for _ in range(_ROUNDS_MAX):
             if lacking:
-                await self._put(node, lacking)
+                await self._put(node, lacking, tally or Tally())
             answer = await self._ask_confirmation(node, cids)
             if isinstance(answer, exchange.StorageReceipt):
                 return answer
@@ -167,7 +176,7 @@ class Replication:
             await self._workers.run(exchange.check_storage_receipt, answer, cids, self._network)
         return answer
 
-    async def _put(self, node: NodeId, cids: tuple[Cid, ...]) -> None:
+    async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally) -> None:
         """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
         groups = iter(
             [
@@ -181,13 +190,18 @@ class Replication:
                 body = await self._workers.run(self._message, group)
                 raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
                 codec.decode(raw, exchange.Stored)
+                tally.count += 1
 
         await _both([sender] * _MESSAGES_IN_FLIGHT)
 
     def _message(self, cids: tuple[Cid, ...]) -> bytes:
         chunks = []
         for cid in cids:
-            data = self._chunks.get(cid)
+            try:
+                data = self._chunks.get(cid)
+            except Corruption:
+                self._chunks.quarantine(cid)  # so that `repair` brings it back before the next try
+                raise
             if data is None:
                 raise Corruption(f"chunk {cid.hex()[:16]} of a record is missing here")
             chunks.append(data)

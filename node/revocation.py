@@ -29,7 +29,9 @@ NOTICE = (
     "Reads under this grant are now refused by each facility's own daemon; a modified daemon that holds the grant "
     "could still read, without a trace, what was sealed before the key changed."
 )
-_UNKNOWN = "no grant of a patient in this facility's custody has that id; see them with carechain consent list"
+_UNKNOWN = (
+    "no grant of a patient in this facility's custody has that id; see them with carechain consent list"
+)
 _NOT_FINAL = "the revocation is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
 _PREFIX = "revoking/"
 _ANSWER_S = 8.5
@@ -72,13 +74,13 @@ class Revocation:
     async def run(self) -> None:
         """Bring revocations that were not final when their command ended to the ledger, until cancelled."""
         while True:
-            for name in tuple(self._keystore.names(_PREFIX)):
-                try:
+            try:
+                for name in tuple(self._keystore.names(_PREFIX)):
                     await self._submit(Txid(bytes.fromhex(name.removeprefix(_PREFIX))), None)
-                except Unavailable:
-                    continue  # still no quorum: the next round tries again
-                except CarechainError as error:
-                    self._log.error("a queued revocation cannot be used", reason=type(error).__name__)
+            except Unavailable:
+                pass  # still no quorum: the next round tries again
+            except CarechainError as error:
+                self._log.error("a queued revocation cannot be used", reason=str(error))
             await self._clock.sleep_ms(_RETRY_MS)
 
     async def revoke(self, grant: str, *, wallet: SealedWallet | None = None) -> dict[str, object]:
@@ -98,8 +100,7 @@ class Revocation:
             self._prepare(target)
         with trio.move_on_after(_ANSWER_S) as budget:
             try:
-                for target in targets:
-                    await self._submit(target.gid, target)
+                await self._submit_all(targets)
             except Unavailable:
                 raise NotFinal(_NOT_FINAL, (found,), self._document(found, targets, rotated=False)) from None
             return self._document(found, targets, rotated=await self._rotate(targets))
@@ -147,7 +148,9 @@ class Revocation:
         signer = authority or self._authorities.of_vault(vid)
         vault = signer.vault(vid) if signer is not None else None
         if signer is None or vault is None:
-            raise Forbidden("this needs the patient's signature; give --wallet FILE with the wallet of that patient")
+            raise Forbidden(
+                "this needs the patient's signature; give --wallet FILE with the wallet of that patient"
+            )
         return _Target(gid, signer, vault)
 
     # --- ending them --------------------------------------------------------------------------------------------
@@ -162,6 +165,23 @@ class Revocation:
         signed = sign(revoke, self._submitter.ledger, target.authority.auth_key(target.vault))
         # Persist before sending.
         self._keystore.put(name, codec.encode(signed))
+
+    async def _submit_all(self, targets: list[_Target]) -> None:
+        """Submit the Revokes of all targets at once; raise what the first of them that failed raised."""
+        failures: list[CarechainError] = []
+
+        async def submit(target: _Target) -> None:
+            try:
+                await self._submit(target.gid, target)
+            except CarechainError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                nursery.start_soon(submit, target)
+        if failures:
+            # A refusal says more than "not yet".
+            raise next((error for error in failures if not isinstance(error, Unavailable)), failures[0])
 
     async def _submit(self, gid: Txid, target: _Target | None) -> None:
         """Bring a prepared Revoke to the ledger and forget its row.
@@ -189,17 +209,23 @@ class Revocation:
 
     async def _rotate(self, targets: list[_Target]) -> bool:
         """Change the keys of the vaults; return whether all are changed. What fails, the watcher of custody repeats."""
-        rotated = True
         latest = {target.vault.vid: target for target in targets}
-        for target in latest.values():
+        failed: list[str] = []
+
+        async def rotate(target: _Target) -> None:
             gids = [other.gid for other in targets if other.vault.vid == target.vault.vid]
             after_ms = max(self._revoked_ms(gid) for gid in gids)
             try:
                 await self._rotation.rotate(target.authority, target.vault, after_ms=after_ms)
             except (Unavailable, Forbidden) as error:
-                self._log.info("an epoch could not be changed yet", reason=type(error).__name__)
-                rotated = False
-        return rotated
+                failed.append(type(error).__name__)
+
+        async with trio.open_nursery() as nursery:
+            for target in latest.values():
+                nursery.start_soon(rotate, target)
+        if failed:
+            self._log.info("an epoch could not be changed yet", reason=failed[0], count=len(failed))
+        return not failed
 
     def _revoked_ms(self, gid: Txid) -> int:
         state: GrantState | None = self._store.grant(gid)

@@ -113,7 +113,11 @@ class Rotation:
         grants = [(gid, self._store.grant(gid)) for gid in sorted(state.grants)]
         # Not yet begun counts as remaining: its wrap is of an epoch that is about to end.
         return tuple(
-            [(gid, grant) for gid, grant in grants if grant and not grant.revoked_ms and now_ms < grant.grant.exp]
+            [
+                (gid, grant)
+                for gid, grant in grants
+                if grant and not grant.revoked_ms and now_ms < grant.grant.exp
+            ]
         )
 
     async def _attempt(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     # Only names are needed here: the real modules reach consensus and storage, which the routes must not load.
     from node.audit import Audit
     from node.consent import Consent
+    from node.handover import PatientDesk
     from node.ingest import Ingest
-    from node.patients import Patients
     from node.query import Query
     from node.status import StatusReporter
 
@@ -47,7 +47,7 @@ class Services:
     """The daemon's services, by noun."""
 
     status: "StatusReporter"
-    patients: "Patients"
+    patients: "PatientDesk"
     ingest: "Ingest"
     query: "Query"
     consent: "Consent"

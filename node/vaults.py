@@ -26,7 +26,9 @@ from storage.ledger_store import LedgerStore
 
 NOT_YOURS = "there is no such record, or nothing that allows this facility to open it; ask for a grant"
 """The one sentence for every refused read: it must not tell whether the record exists."""
-_MAY_NOT_WRITE = "this facility may not add records of that category for this patient; ask for a grant with --write"
+_MAY_NOT_WRITE = (
+    "this facility may not add records of that category for this patient; ask for a grant with --write"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,9 @@ class Vaults:
         return VaultHandle(vid, category, 0, category_public, audit_public, is_open=False)
 
     def _owns(self, vault: Vault, keys: PatientKeys) -> bool:
-        return vault.custodian == self._me and vault.auth_pk == SigningKey(keys.auth_seed(vault.vid, 0)).public
+        return (
+            vault.custodian == self._me and vault.auth_pk == SigningKey(keys.auth_seed(vault.vid, 0)).public
+        )
 
     def _allows(self, grant: HeldGrant, record: Record, purpose: str | None) -> bool:
         state = self._store.grant(Txid(grant.gid))
@@ -224,4 +228,3 @@ class Vaults:
             return False
         in_period = state.grant.rec_from <= record.time_ms <= state.grant.rec_to
         return in_period and (purpose is None or purpose in grant.purposes)
-

@@ -65,7 +65,12 @@ def measure(
 
 
 def _measured(
-    voters: "list[VoterProcess]", parts: list[Row], seconds: float, *, compare: bool, show: Callable[[str], None]
+    voters: "list[VoterProcess]",
+    parts: list[Row],
+    seconds: float,
+    *,
+    compare: bool,
+    show: Callable[[str], None],
 ) -> dict[str, list[Row]]:
     show("three voters are up; warming up …")
     parts += _idle(voters)
@@ -144,7 +149,9 @@ def _sustained(voters: "list[VoterProcess]", seconds: float) -> tuple[float, lis
     while (left := end - time.monotonic()) > 0 and not any(state["exhausted"] for state in after):
         time.sleep(min(1.0, left))
         after = ask_all(voters, do="state")
-    cpu = sum(late["cpu_s"] - early["cpu_s"] for early, late in zip(usage, ask_all(voters, do="usage"), strict=True))
+    cpu = sum(
+        late["cpu_s"] - early["cpu_s"] for early, late in zip(usage, ask_all(voters, do="usage"), strict=True)
+    )
     ask_all(voters, do="halt")
     final = _settle(voters)
     rates = [_rate(early, late) for early, late in zip(before, after, strict=True)]
@@ -153,13 +160,21 @@ def _sustained(voters: "list[VoterProcess]", seconds: float) -> tuple[float, lis
     failed = sum(state["refused"] + state["not_final"] for state in final)
     answered = failed + sum(state["accepted"] for state in final)
     rows = [
-        row("transaction_bytes", voters[0].ask(do="prepare", count=0)["transaction_bytes"], "bytes, 2 signatures"),
+        row(
+            "transaction_bytes",
+            voters[0].ask(do="prepare", count=0)["transaction_bytes"],
+            "bytes, 2 signatures",
+        ),
         row("sustained_for", after[0]["at_s"] - before[0]["at_s"], "s"),
         row("outstanding", VOTERS * _CLIENTS * _BATCH, "transactions"),
         row("block_transactions", done / max(1, blocks), "per block"),
         row("failed", 100 * failed / max(1, answered), "% of transactions"),
         row("cpu_per_transaction", cpu / max(1, done) * 1e6, "us, all voters and clients"),
-        row("busy_voter_memory", max(usage["rss_anon_mib"] for usage in ask_all(voters, do="usage")), "MiB RssAnon"),
+        row(
+            "busy_voter_memory",
+            max(usage["rss_anon_mib"] for usage in ask_all(voters, do="usage")),
+            "MiB RssAnon",
+        ),
     ]
     return min(rates), rows
 
@@ -172,8 +187,18 @@ def _single_submits(voters: "list[VoterProcess]", count: int) -> tuple[list[floa
         voter.send(do="singles", count=count, every_ms=every_ms, offset_ms=position * every_ms / VOTERS)
     answers = [voter.receive() for voter in voters]
     leader = voters[0].ask(do="state")["leader"]
-    at_leader = [ms for voter, answer in zip(voters, answers, strict=True) if voter.node == leader for ms in answer["ms"]]
-    elsewhere = [ms for voter, answer in zip(voters, answers, strict=True) if voter.node != leader for ms in answer["ms"]]
+    at_leader = [
+        ms
+        for voter, answer in zip(voters, answers, strict=True)
+        if voter.node == leader
+        for ms in answer["ms"]
+    ]
+    elsewhere = [
+        ms
+        for voter, answer in zip(voters, answers, strict=True)
+        if voter.node != leader
+        for ms in answer["ms"]
+    ]
     return at_leader + elsewhere, [
         row("latency_p50_at_leader", percentile(at_leader, 0.5), "ms"),
         row("latency_p50_at_followers", percentile(elsewhere, 0.5), "ms"),
@@ -213,7 +238,7 @@ class VoterProcess:
     def __init__(self, node: str) -> None:
         self.node = node
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-        self.process = subprocess.Popen(  # noqa: S603  (this very program)
+        self.process = subprocess.Popen(
             (sys.executable, "-P", "-m", "node.bench.voter"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -270,7 +295,10 @@ def ask_all(voters: list[VoterProcess], **command: object) -> list[Answer]:
 @contextlib.contextmanager
 def _voters(folder: Path, *, limit_s: float) -> Iterator[list[VoterProcess]]:
     """Start three voters and wait for their leader; stop them afterwards, and kill them when they take over `limit_s`."""
-    keys = {key.public: seed for seed, key in ((seed, SigningKey(seed)) for seed in (os.urandom(32) for _ in range(VOTERS)))}
+    keys = {
+        key.public: seed
+        for seed, key in ((seed, SigningKey(seed)) for seed in (os.urandom(32) for _ in range(VOTERS)))
+    }
     # The lower id dials at once, the higher one waits: who starts later is to be lower.
     seeds = [keys[node] for node in sorted(keys, reverse=True)]
     genesis = codec.encode(configuration.found(tuple(map(_card, seeds)), nonce=os.urandom(32))).hex()
@@ -302,7 +330,9 @@ def _kill(voters: list[VoterProcess]) -> None:
 def _card(seed: bytes) -> configuration.Card:
     key = SigningKey(seed)
     node = NodeId(key.public)
-    member = configuration.Member(node.hex()[:16], "hospital", "voter", node, key.public, key.public, key.public, ())
+    member = configuration.Member(
+        node.hex()[:16], "hospital", "voter", node, key.public, key.public, key.public, ()
+    )
     return configuration.Card.make(member, key)
 
 
@@ -311,7 +341,11 @@ def _wait_for_leader(voters: list[VoterProcess]) -> None:
     while time.monotonic() < deadline:
         states = ask_all(voters, do="state")
         leaders = {state["leader"] for state in states}
-        if len(leaders) == 1 and None not in leaders and all(state["connected"] == VOTERS - 1 for state in states):
+        if (
+            len(leaders) == 1
+            and None not in leaders
+            and all(state["connected"] == VOTERS - 1 for state in states)
+        ):
             return
         time.sleep(0.1)
     raise Unavailable("the voters of the benchmark did not find a leader")

@@ -100,7 +100,11 @@ def of_storage(folder: Path) -> list[Row]:
         row("cores", cores(), ""),
         row("load_before", os.getloadavg()[0], "processes"),
         row("sha256", _rate(lambda: hashlib.sha256(chunk).digest()) * len(chunk) / limits.MIB, "MiB/s"),
-        row("aes_256_gcm", _rate(lambda: cipher.encrypt(bytes(12), chunk, None)) * len(chunk) / limits.MIB, "MiB/s"),
+        row(
+            "aes_256_gcm",
+            _rate(lambda: cipher.encrypt(bytes(12), chunk, None)) * len(chunk) / limits.MIB,
+            "MiB/s",
+        ),
         row("fsync_4_kib_p50", percentile(synced, 0.5), "ms"),
         row("fsync_4_kib_p99", percentile(synced, 0.99), "ms"),
         row("leveldb_write", _leveldb_mib_per_s(folder, chunk), "MiB/s"),

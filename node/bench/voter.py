@@ -279,7 +279,16 @@ class _Signer:
         return [
             transaction.sign(
                 VaultOpen(
-                    Vid(self._entropy.bytes(32)), key, key, key, key, 0, node, self._writers, 3, self._valid_until_ms
+                    Vid(self._entropy.bytes(32)),
+                    key,
+                    key,
+                    key,
+                    key,
+                    0,
+                    node,
+                    self._writers,
+                    3,
+                    self._valid_until_ms,
                 ),
                 self._network,
                 self._auth,

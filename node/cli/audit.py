@@ -1,6 +1,8 @@
 """`carechain audit`: the log of accesses, and the verification of the ledger."""
 
 import datetime as dt
+import itertools
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -40,20 +42,29 @@ def verify(
 ) -> None:
     """Recompute chain, tree and certificates; exit 1 when anything is wrong."""
     session = Session.start(home, as_json)
-    result: Document | None = None
-    with progress("Verifying", None) as show:
-        for document in Client(session.home).lines("/v1/audit/verify", full=full):
-            if "result" in document:
-                result = document["result"]
-            elif isinstance(document.get("progress"), dict):
-                show(int(document["progress"].get("done", 0)))
-    if result is None:
-        raise Unavailable(
-            "the verification broke off before its end; repeat it, and see the daemon's log if it stays so"
-        )
+    result = _followed(Client(session.home).lines("/v1/audit/verify", full=full))
     session.output.document(result, _show_verification)
     if not result["ok"]:
         raise typer.Exit(1)
+
+
+def _followed(lines: Iterator[Document]) -> Document:
+    """Show the progress of each part on a terminal, and return the result.
+
+    Raises:
+        Unavailable: the answer ended before its result.
+    """
+    for part, group in itertools.groupby(lines, key=lambda line: line.get("progress", {}).get("part", "")):
+        first = next(group)
+        if "result" in first:
+            result: Document = first["result"]
+            return result
+        with progress(f"Verifying {part}".strip(), first["progress"].get("total")) as show:
+            for line in itertools.chain([first], group):
+                show(int(line.get("progress", {}).get("done", 0)))
+    raise Unavailable(
+        "the verification broke off before its end; repeat it, and see the daemon's log if it stays so"
+    )
 
 
 def _show_log(document: Document) -> None:

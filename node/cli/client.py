@@ -3,9 +3,11 @@
 import base64
 import contextlib
 import json
+import socket
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from node.cli.output import Document
@@ -106,13 +108,13 @@ class Client:
 
     @contextlib.contextmanager
     def _request(self, method: str, path: str, **content: Any) -> Iterator["httpx.Response"]:
-        socket = self.home.socket_path()
-        if socket is None:
+        path_of_socket = self.home.socket_path()
+        if path_of_socket is None or not _listens(path_of_socket):
             raise self._no_daemon()
         import httpx  # noqa: PLC0415  (a quarter of a second that --help does not pay)
 
         # No TLS on a local socket: an SSL context would cost more than the call. No proxies from the environment.
-        transport = httpx.HTTPTransport(uds=str(socket), verify=False)
+        transport = httpx.HTTPTransport(uds=str(path_of_socket), verify=False)
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         with httpx.Client(
             transport=transport, base_url="http://carechain", timeout=timeout, trust_env=False
@@ -133,6 +135,19 @@ class Client:
                 f"no facility at {self.home.path}; make one with carechain init --name NAME, or name its --home"
             )
         return Unavailable(f"no daemon is running for {self.home.path}; start it with carechain run")
+
+
+def _listens(path: Path) -> bool:
+    """Return whether somebody answers at a socket: a killed daemon leaves its own behind.
+
+    Asked before httpx is loaded, which takes longer than the answer and leaks its socket when there is none.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
 
 
 def _json(fields: dict[str, Any]) -> bytes:

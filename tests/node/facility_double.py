@@ -123,11 +123,15 @@ class FacilityDouble:
         form = receipt_form(self.ledger.network, vid, rid, env_hash)
         storing = [m for m in self.ledger.members if m.member.node in self.ledger.genesis.storing]
         nodes = sorted(storing, key=lambda member: member.member.node)
-        receipts = tuple(EnvelopeReceipt(m.member.node, SigningKey(m.identity.node).sign(form)) for m in nodes)
+        receipts = tuple(
+            EnvelopeReceipt(m.member.node, SigningKey(m.identity.node).sign(form)) for m in nodes
+        )
         commit = RecordCommit(
             vid, rid, epoch, self.me, env_hash, receipts, Rid(bytes(32)), self.submitter.valid_until()
         )
-        return await self.submitter.submit(sign(commit, self.ledger.network, SigningKey(self.member.identity.node)))
+        return await self.submitter.submit(
+            sign(commit, self.ledger.network, SigningKey(self.member.identity.node))
+        )
 
     async def read(self, record: Record, user: str = "Dr Sample") -> Receipt:
         """Announce the opening of a record, as queries do."""

@@ -151,6 +151,11 @@ class Facility(FacilityDouble):
         return str(answer["patient"])
 
 
+def entries(document: Any) -> Any:
+    """The records of a JSON answer, in their order. Any: JSON."""
+    return document["records"]
+
+
 async def pieces(data: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]

@@ -150,12 +150,16 @@ async def test_a_commit_proof_for_something_else_is_named(autojump_clock: Clock)
 async def test_changed_state_is_named_by_record(autojump_clock: Clock) -> None:
     async with facilities() as (hospital, clinic, _):
         _, record = await story(hospital, clinic)
-        forged = codec.encode(Record(record.rid, record.vid, 5, record.author, record.env_hash, record.height, 1, record.txid))
+        forged = codec.encode(
+            Record(record.rid, record.vid, 5, record.author, record.env_hash, record.height, 1, record.txid)
+        )
         flip(hospital, STATE + record_key(record.rid), lambda _: forged)
 
         result = await result_of(hospital)
 
-        assert result["problems"] == [f"record {record.rid.hex()}: the stored state is not what the ledger says"]
+        assert result["problems"] == [
+            f"record {record.rid.hex()}: the stored state is not what the ledger says"
+        ]
 
 
 async def test_invented_and_lost_rows_are_named(autojump_clock: Clock) -> None:
@@ -175,7 +179,9 @@ async def test_a_damaged_chunk_attachment_and_key_are_named(autojump_clock: Cloc
         patient, _ = await story(hospital, clinic)
         cid = cid_of(b"chunk")
         hospital.chunks.put_many([(cid, b"chunk")])
-        (payload,) = [key for key, value in hospital.member.payloads._values.items() if value.endswith(b"chunk")]
+        (payload,) = [
+            key for key, value in hospital.member.payloads._values.items() if value.endswith(b"chunk")
+        ]
         hospital.member.payloads._values[payload] = last_byte(hospital.member.payloads._values[payload])
         attachment = next(key for key, _ in hospital.member.rows.scan(*prefix_range(ATTACHMENT)))
         flip(hospital, attachment, last_byte)

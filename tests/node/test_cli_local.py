@@ -15,6 +15,7 @@ from node.cli.run import first_fault
 from node.home import Home
 from node.identity import Identity, opened_keystore
 from protocol.errors import Refused
+from tests.node.web_services import Calls, serving
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -283,7 +284,7 @@ def _listed(help_text: str) -> list[str]:
     ],
 )
 def test_commands_load_only_what_they_need(tmp_path: Path, arguments: str, unwanted: str) -> None:
-    with Home(tmp_path).bound_socket():  # bound, but nobody listens: the client gets as far as connecting
+    with serving(Home(tmp_path), Calls()):
         program = (
             f"import sys; HOME = {str(tmp_path)!r}\nfrom node.cli.main import main\nmain({arguments})\n"
             f"print([name for name in {unwanted.split()} if name in sys.modules], file=sys.stderr)"

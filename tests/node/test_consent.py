@@ -62,6 +62,21 @@ async def test_repeating_a_grant_reports_the_same_ids(autojump_clock: Clock) -> 
         assert hospital.store.applied().height == height + 1
 
 
+async def test_the_same_command_twice_at_once_is_one_grant(autojump_clock: Clock) -> None:
+    async with facilities() as (hospital, _, _):
+        patient = await hospital.register("1")
+        answers: list[dict[str, object]] = []
+
+        async def grant() -> None:
+            answers.append(await hospital.consent.grant(patient.handle, to="clinic", categories=["labs"]))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(grant)
+
+        assert answers[0] == answers[1] == answers[2]
+
+
 async def test_after_a_revocation_the_same_command_grants_anew(autojump_clock: Clock) -> None:
     async with facilities() as (hospital, _, _):
         patient = await hospital.register("1")

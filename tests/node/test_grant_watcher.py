@@ -15,7 +15,11 @@ Clock = trio.testing.MockClock
 
 
 async def granted(
-    hospital: FacilityDouble, grantee: FacilityDouble, patient: LocalPatient, *categories: str, expires_ms: int = 86_400_000
+    hospital: FacilityDouble,
+    grantee: FacilityDouble,
+    patient: LocalPatient,
+    *categories: str,
+    expires_ms: int = 86_400_000,
 ) -> str:
     answer = await hospital.consent.grant(
         patient.handle, to=grantee.member.name, categories=categories, expires_ms=expires_ms
@@ -56,7 +60,9 @@ async def test_only_the_category_granted_is_opened(autojump_clock: Clock) -> Non
     async with facilities() as (hospital, clinic, _):
         patient = await hospital.register("1")
         labs = await hospital.add_record(patient, "labs")
-        others = [await hospital.add_record(patient, name) for name in ("mental-health", "mixed", "emergency")]
+        others = [
+            await hospital.add_record(patient, name) for name in ("mental-health", "mixed", "emergency")
+        ]
 
         await granted(hospital, clinic, patient, "labs")
 

@@ -186,7 +186,9 @@ async def test_a_wrong_passphrase_and_another_patients_wallet_are_refused(autoju
             await hospital.consent.list(other.handle, wallet=wallet)
 
 
-async def test_before_completion_nothing_has_changed_and_the_same_wallet_comes_again(autojump_clock: Clock) -> None:
+async def test_before_completion_nothing_has_changed_and_the_same_wallet_comes_again(
+    autojump_clock: Clock,
+) -> None:
     async with facilities() as (hospital, _, _):
         patient = await hospital.register("1")
         record = await hospital.add_record(patient, "labs")
@@ -218,7 +220,9 @@ async def test_an_outdated_wallet_is_refused_before_anything_changes(autojump_cl
         await hand_over(hospital, patient)
 
 
-async def test_a_handover_without_a_quorum_is_completed_by_itself_even_after_a_crash(autojump_clock: Clock) -> None:
+async def test_a_handover_without_a_quorum_is_completed_by_itself_even_after_a_crash(
+    autojump_clock: Clock,
+) -> None:
     async with facilities() as (hospital, _, _):
         patient = await hospital.register("1")
         record = await hospital.add_record(patient, "labs")

@@ -8,7 +8,8 @@ from node.sample_records import synthesise
 from protocol import limits
 from protocol.errors import NotFinal, Refused, StorageFull
 from protocol.health.categories import Category
-from tests.node.record_house import Facility, houses, pieces
+from protocol.identifiers import Rid
+from tests.node.record_house import Facility, entries, houses, pieces
 from tests.samples import sample_files
 
 
@@ -115,7 +116,7 @@ async def test_ndjson_is_sorted_line_by_line(several):
     async with houses() as (hospital,):
         await hospital.admit()
 
-        records = (await hospital.ingest.add(pieces(data, 100), file_suffix=".ndjson"))["records"]
+        records = entries(await hospital.ingest.add(pieces(data, 100), file_suffix=".ndjson"))
 
         expected = {"mixed", "labs", "mental-health"} if several else {"labs"}
         assert expected <= {r["category"] for r in records}
@@ -190,7 +191,8 @@ async def test_a_document_that_names_somebody_else_needs_force_and_says_so():
             await hospital.add(data, patient=patient)
         (record,) = (await hospital.add(data, patient=patient, force=True))["records"]
 
-        found = hospital.member.store.record(bytes.fromhex(record["record"]))
+        found = hospital.member.store.record(Rid(bytes.fromhex(record["record"])))
+        assert found is not None
         key = await hospital.vaults.key_for(found)
         opened = await hospital.query._opening.open(found, key.category_secret)
         assert opened.meta.identity_override
@@ -209,7 +211,7 @@ async def test_without_a_quorum_the_record_is_queued_and_becomes_final_by_itself
         (record,) = (await hospital.add(b"%PDF-1.4", patient=patient))["records"]
 
         assert answer.value.ids == again.value.ids == (record["record"],)
-        assert [r["state"] for r in answer.value.details["records"]] == ["received"]
+        assert [r["state"] for r in entries(answer.value.details)] == ["received"]
         assert record["state"] == "final"
 
 

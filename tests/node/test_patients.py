@@ -36,7 +36,9 @@ def fhir_patient(*identifiers: tuple[str, str], birth_date: str = "1980-02-03") 
     ).encode()
 
 
-async def add(patients: Patients, *identifiers: tuple[str, str], birth_date: str = "1980-02-03") -> LocalPatient:
+async def add(
+    patients: Patients, *identifiers: tuple[str, str], birth_date: str = "1980-02-03"
+) -> LocalPatient:
     answer = await patients.register(fhir_patient(*identifiers, birth_date=birth_date))
     return patients.resolve(str(answer["patient"]))
 
@@ -148,7 +150,9 @@ async def test_patients_survive_a_restart(member: MemberDouble, patients: Patien
     assert again.row(patient.handle) == patients.row(patient.handle)
 
 
-async def test_a_damaged_row_is_named_and_the_others_are_served(member: MemberDouble, patients: Patients) -> None:
+async def test_a_damaged_row_is_named_and_the_others_are_served(
+    member: MemberDouble, patients: Patients
+) -> None:
     lost = await add(patients, (SSN, "1"))
     kept = await add(patients, (SSN, "2"))
     key = b"kpatient/" + lost.handle.encode()

@@ -11,6 +11,7 @@ from protocol.errors import Invalid, Malformed, NotFinal, RemoteFault, Unavailab
 from protocol.identifiers import Cid, PublicKey, Rid
 from protocol.transaction import EnvelopeReceipt
 from storage.key_value import Batch
+from storage.keyspace import LACKING
 from tests.node.record_house import Facility, houses
 
 
@@ -216,3 +217,42 @@ async def test_garbage_on_the_channels_is_refused(autojump_clock):
                     await hospital.member.transport.call(
                         clinic.member.member.node, channel, body, timeout_ms=100
                     )
+
+
+async def test_a_member_that_missed_everything_pulls_envelope_and_chunks_when_it_learns_of_the_record(
+    autojump_clock,
+):
+    async with houses(3) as (hospital, clinic, laboratory):
+        rid = await added(hospital)
+        await trio.sleep(30)
+        placed = hospital.holder.placed(rid)
+        assert placed is not None
+        batch = Batch()
+        laboratory.member.envelopes.delete_envelope(batch, rid)
+        batch.put(LACKING + rid, b"")
+        laboratory.member.rows.write(batch, sync=True)
+        laboratory.chunks.delete(placed.cids)
+
+        await laboratory.repair.look()
+
+        assert laboratory.member.envelopes.envelope_of(rid) == clinic.member.envelopes.envelope_of(rid)
+        assert all(laboratory.chunks.has(cid) for cid in placed.cids)
+        assert laboratory.member.rows.get(LACKING + rid) is None
+
+
+async def test_a_chunk_that_is_damaged_before_it_was_pushed_stops_nothing_else(autojump_clock):
+    async with houses(3) as (hospital, clinic, laboratory):
+        await added(hospital)
+        clinic.member.transport.is_up = laboratory.member.transport.is_up = False
+        with pytest.raises(NotFinal):
+            await added(hospital)
+        (waiting,) = [rid for rid in hospital.index.rids() if hospital.queue.state(rid) == "received"]
+        lost_byte(hospital, max(hospital.chunks.index.locations(), key=lambda one: one[1].sequence)[0])
+        clinic.member.transport.is_up = laboratory.member.transport.is_up = True
+
+        patient = await hospital.admit()
+        (entry,) = (await hospital.add(b"%PDF-1.4 another", patient=patient))["records"]
+
+        assert entry["state"] == "final"
+        assert hospital.queue.state(waiting) == "received"
+        assert hospital.repair.status()["corrupt"] == 1

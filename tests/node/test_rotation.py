@@ -37,7 +37,9 @@ async def test_the_link_leads_from_the_new_key_to_the_old_one(autojump_clock: Cl
         row = hospital.epochs.row(vault.vid, 1)
         link = await hospital.attachments.get(Digest(row.link_hash))
         newer = authority.keys.category_secret(vault.vid, 1)
-        assert open_epoch_link(vault.vid, 0, link, newer=newer) == authority.keys.category_secret(vault.vid, 0)
+        assert open_epoch_link(vault.vid, 0, link, newer=newer) == authority.keys.category_secret(
+            vault.vid, 0
+        )
 
 
 async def test_wraps_are_made_for_the_remaining_grants_only(autojump_clock: Clock) -> None:
@@ -49,7 +51,9 @@ async def test_wraps_are_made_for_the_remaining_grants_only(autojump_clock: Cloc
 
         await hospital.consent.revoke(str(ended["grant"]))
 
-        await hospital.until("indexed", lambda: hospital.watcher.seen.value >= hospital.store.applied().height)
+        await hospital.until(
+            "indexed", lambda: hospital.watcher.seen.value >= hospital.store.applied().height
+        )
         listing = await hospital.attachments.get(Digest(hospital.epochs.row(vault.vid, 1).wraps_hash))
         named = [wrap.gid.hex() for wrap in codec.decode(listing, EpochWraps).wraps]
         assert named == [entry["grant"] for entry in kept["grants"]]  # type: ignore[attr-defined]
@@ -88,7 +92,9 @@ async def test_a_revoke_by_transaction_alone_makes_the_custodian_rotate(autojump
         gid = Txid(bytes.fromhex(answer["grants"][0]["grant"]))  # type: ignore[index]
 
         revoke = Revoke(vault.vid, gid, hospital.submitter.valid_until())
-        await hospital.submitter.submit(sign(revoke, hospital.ledger.network, authority.auth_key(wallet_vault)))
+        await hospital.submitter.submit(
+            sign(revoke, hospital.ledger.network, authority.auth_key(wallet_vault))
+        )
 
         def has_new_epoch() -> bool:
             latest = hospital.store.vault(vault.vid)

@@ -87,7 +87,16 @@ async def test_somebody_else_is_refused_in_the_same_words_whether_it_exists_or_n
     async with facilities(3) as (hospital, clinic, _):
         patient = await hospital.register("1")
         record = await hospital.add_record(patient, "labs")
-        no_such = Record(record.rid, type(record.vid)(bytes(32)), 0, record.author, record.env_hash, record.height, 1, record.txid)
+        no_such = Record(
+            record.rid,
+            type(record.vid)(bytes(32)),
+            0,
+            record.author,
+            record.env_hash,
+            record.height,
+            1,
+            record.txid,
+        )
 
         for asked in (record, no_such):
             with pytest.raises(Forbidden) as refusal:

@@ -55,8 +55,6 @@ def test_a_home_with_a_long_path_is_served_from_a_private_directory() -> None:
         assert not (place.path / "api.path").exists()
 
 
-# httpcore leaves its socket to the garbage collector when nobody listens.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_socket_left_by_a_killed_daemon_is_taken_over(home: Home) -> None:
     with home.bound_socket() as left:
         os.link(home.path / "api.sock", home.path / "left")

@@ -179,7 +179,7 @@ class Calls:
 
     async def verify(self, *, full: bool) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(("verify", full))
-        yield {"progress": {"done": 1, "total": 2}}
+        yield {"progress": {"part": "ledger", "done": 1, "total": 2}}
         if self.breaks_after is not None:
             raise Unavailable("stopping")
         yield {

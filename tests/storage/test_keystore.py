@@ -114,3 +114,20 @@ def test_its_repr_shows_nothing() -> None:
     _, store = made()
     store.put("node", b"seed")
     assert repr(store) == "Keystore(…)"
+
+
+def test_a_replaced_secret_leaves_the_files(tmp_path: Path) -> None:
+    database = LevelDb(tmp_path / "keys", create=True, rebuild=None)
+    store = Keystore.create(database, "correct horse", entropy, hardness=QUICK)
+    store.put("patient", b"s" * 64)
+    sealed = database.get(SECRET + b"patient")
+    assert sealed is not None
+    database.flush()
+    store.put("patient", b"t" * 64)
+
+    store.erase_former("patient")
+
+    assert store.get("patient") == b"t" * 64
+    files = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir() if path.is_file())
+    assert sealed[24:40] not in files
+    database.close()

@@ -1,0 +1,153 @@
+"""The one file that touches trio's private names: a trio run that depends on its seed and on nothing else.
+
+trio sorts no batch of runnable tasks and reverses it by the toss of a coin. With its flag for deterministic scheduling
+it sorts each batch by the tasks' age and shuffles it with its own random generator; that, seeded, and a clock that jumps
+when all tasks wait make a run repeatable. None of this is public in trio 0.35, which is why trio is pinned and
+`tests/simulations/test_determinism.py` compares two processes.
+
+While a simulation runs, the outside world is closed: the wall clock, unseeded randomness, threads and sockets raise. The
+collector runs only when the simulation says so: it may end async generators, and when it runs depends on how modules
+were loaded.
+"""
+
+import contextlib
+import gc
+import hashlib
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import trio
+import trio.testing
+from nacl.exceptions import BadSignatureError
+from trio._core import _run as scheduler
+
+from protocol import signing
+from protocol.errors import LocalFault
+
+T = TypeVar("T")
+
+_CLOSED: Final = (
+    (time, ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep")),
+    (os, ("urandom", "getrandom")),
+    (
+        random,
+        ("random", "randint", "randrange", "choice", "choices", "shuffle", "sample", "uniform", "randbytes"),
+    ),
+    (random, ("getrandbits", "gauss", "expovariate", "seed", "SystemRandom")),
+    (secrets, ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "randbits", "choice")),
+    (threading.Thread, ("start",)),
+    (trio.to_thread, ("run_sync",)),
+    (socket, ("socket", "create_connection", "getaddrinfo", "socketpair")),
+    (trio.socket, ("socket", "getaddrinfo")),
+    (trio, ("open_tcp_stream", "open_unix_socket", "run_process")),
+)
+_FAKE_SECRET_BYTES: Final = 64
+
+
+def stream(seed: int, name: str) -> random.Random:
+    """Return the random generator of one part of the world: Random(SHA-256(seed ‖ name))."""
+    return random.Random(hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
+    """Run `main` to its end in virtual time, scheduled by `seed`, with the outside world closed; return its value."""
+
+    async def closed() -> T:
+        # Only from here on: trio opens a socket pair of its own before.
+        with no_outside_world():
+            return await main()
+
+    collects = gc.isenabled()
+    before: tuple[bool, random.Random] = (
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING,  # noqa: SLF001 - see the module's docstring
+        scheduler._r,  # noqa: SLF001
+    )
+    gc.collect()
+    gc.disable()
+    _schedule_by(deterministic=True, rng=stream(seed, "scheduler"))
+    try:
+        return trio.run(closed, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        _schedule_by(deterministic=before[0], rng=before[1])
+        if collects:
+            gc.enable()
+
+
+def _schedule_by(*, deterministic: bool, rng: random.Random) -> None:
+    # setattr, because the flag is declared final: trio means it for test suites, which is what this is.
+    setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", deterministic)  # noqa: B010
+    setattr(scheduler, "_r", rng)  # noqa: B010
+
+
+def collect_garbage() -> None:
+    """Free cycles now. Called at virtual times, never by the number of allocations (see above)."""
+    gc.collect()
+
+
+@contextlib.contextmanager
+def no_outside_world() -> Iterator[None]:
+    """Let everything raise LocalFault that a simulation could not repeat; restore it afterwards."""
+    with contextlib.ExitStack() as stack:
+        for owner, names in _CLOSED:
+            for name in names:
+                if hasattr(owner, name):
+                    stack.enter_context(_replaced(owner, name, _refusing(f"{owner.__name__}.{name}")))
+        yield
+
+
+@contextlib.contextmanager
+def fake_signatures() -> Iterator[None]:
+    """Replace Ed25519 by a keyed hash, thirty times faster, which anybody could forge: nobody in here does.
+
+    A signature is BLAKE2b-512 of the message keyed by the public key. That forms, keys and messages match is still
+    checked; a run in ten of the long suites uses real signatures to check the rest.
+    """
+    with _replaced(signing, "bindings", _FakeBindings):
+        yield
+
+
+class _FakeBindings:
+    """The three functions of `nacl.bindings` that `protocol.signing` uses."""
+
+    @staticmethod
+    def crypto_sign_seed_keypair(seed: bytes) -> tuple[bytes, bytes]:
+        """Return (public[32], secret[64] = seed ‖ public)."""
+        public = hashlib.blake2b(seed, digest_size=32, person=b"fake-public").digest()
+        return public, seed + public
+
+    @staticmethod
+    def crypto_sign(message: bytes, secret: bytes) -> bytes:
+        """Return signature[64] ‖ message."""
+        assert len(secret) == _FAKE_SECRET_BYTES
+        return hashlib.blake2b(message, key=secret[32:]).digest() + message
+
+    @staticmethod
+    def crypto_sign_open(signed: bytes, public: bytes) -> bytes:
+        """Return the message, or raise BadSignatureError."""
+        message = signed[64:]
+        if hashlib.blake2b(message, key=public).digest() != signed[:64]:
+            raise BadSignatureError("a fake signature that does not verify")
+        return message
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:  # Any: a module or a class
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _refusing(what: str) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise LocalFault(f"{what} was used inside a simulation; use a port")
+
+    return refuse

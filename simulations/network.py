@@ -1,0 +1,188 @@
+"""A network that delays, loses, doubles, reorders and cuts: one medium, and a virtual `PeerTransport` for each node.
+
+Every message takes a link's delay. In order within one link unless a plan says otherwise. Messages without an answer
+may be lost or doubled. A cut link drops what is on its way; who calls across it waits for its time-out until the
+connection is seen to be gone (`_PING_S`). A node that stops breaks the calls and streams it was part of.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol import limits
+from protocol.errors import Unavailable
+from protocol.identifiers import NodeId
+
+if TYPE_CHECKING:
+    from simulations.transport import VirtualTransport
+
+_PING_S = 3.0
+"""How long a cut goes unnoticed: the interval and patience of health pings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What every link does: the least delay, the mean of what comes on top, and chances per message."""
+
+    delay_ms: float = 0.3
+    jitter_ms: float = 0.4
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+
+
+GOOD = Quality()
+
+
+class _Link:
+    """One direction between two nodes."""
+
+    __slots__ = ("cut_at", "in_flight", "last_arrival")
+
+    def __init__(self) -> None:
+        self.cut_at: float | None = None
+        self.last_arrival = 0.0
+        self.in_flight = 0
+
+
+class Network:
+    """The medium between all nodes. `run` delivers."""
+
+    def __init__(self, rng: Random) -> None:
+        self.quality = GOOD
+        self._rng = rng
+        self._links: dict[tuple[NodeId, NodeId], _Link] = {}
+        self._running: dict[NodeId, VirtualTransport] = {}
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._sleep = trio.CancelScope()
+
+    # --- who is there ---------------------------------------------------------------------------------------------
+
+    def attach(self, transport: "VirtualTransport") -> None:
+        """Let a node's new incarnation take part."""
+        self._running[transport.me] = transport
+
+    def detach(self, transport: "VirtualTransport") -> None:
+        """Take a node off the network at once; its peers' calls to it break."""
+        if self._running.get(transport.me) is not transport:
+            return
+        del self._running[transport.me]
+        for other in self._running.values():
+            self.later(self._delay_s(), lambda other=other: other.lost(transport))  # type: ignore[misc]
+
+    def running(self) -> tuple["VirtualTransport", ...]:
+        """Return the transports of all running nodes, in the order they started."""
+        return tuple(self._running.values())
+
+    def is_connected(self, one: NodeId, other: NodeId) -> bool:
+        """Whether a connection between two nodes stands, as far as both can tell."""
+        if one not in self._running or other not in self._running:
+            return False
+        cuts = (self._link(one, other).cut_at, self._link(other, one).cut_at)
+        return all(cut is None or trio.current_time() - cut < _PING_S for cut in cuts)
+
+    def connected(self, source: NodeId, target: NodeId) -> "VirtualTransport":
+        """Return the running incarnation of a connected node.
+
+        Raises:
+            Unavailable: there is no connection.
+        """
+        if not self.is_connected(source, target):
+            raise Unavailable(f"{target.hex()[:16]} is not connected")
+        return self._running[target]
+
+    def is_present(self, transport: "VirtualTransport") -> bool:
+        """Whether this incarnation is still running."""
+        return self._running.get(transport.me) is transport
+
+    # --- cuts -----------------------------------------------------------------------------------------------------
+
+    def cut(self, source: NodeId, target: NodeId) -> None:
+        """Let nothing through from one node to another; the other direction is not touched."""
+        link = self._link(source, target)
+        if link.cut_at is None:
+            link.cut_at = trio.current_time()
+
+    def heal(self) -> None:
+        """Undo all cuts."""
+        for link in self._links.values():
+            link.cut_at = None
+
+    def is_cut(self, source: NodeId, target: NodeId) -> bool:
+        """Whether messages from one node to another are dropped."""
+        return self._link(source, target).cut_at is not None
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    def post(
+        self, source: NodeId, target: "VirtualTransport", deliver: Callable[[], None], *, lossy: bool
+    ) -> None:
+        """Call `deliver` when a message sent now would arrive, unless it does not.
+
+        Calls and their answers ride on a connection that repeats what is lost: only cuts and crashes stop them.
+        """
+        link = self._link(source, target.me)
+        quality, rng = self.quality, self._rng
+        copies = 1
+        if lossy:
+            if link.in_flight >= limits.PEER_QUEUE_MESSAGES_MAX or not self.is_connected(source, target.me):
+                return
+            if quality.loss and rng.random() < quality.loss:
+                return
+            if quality.duplicate and rng.random() < quality.duplicate:
+                copies = 2
+
+        def arrive() -> None:
+            link.in_flight -= 1
+            # A message that is on its way when the link is cut is lost with it.
+            if link.cut_at is None and self._running.get(target.me) is target:
+                deliver()
+
+        for _ in range(copies):
+            link.in_flight += 1
+            self.later(self._arrival_s(link), arrive)
+
+    def later(self, after_s: float, action: Callable[[], None]) -> None:
+        """Call `action` after a while; equal times in the order of asking."""
+        when = trio.current_time() + after_s
+        self._sequence += 1
+        heapq.heappush(self._due, (when, self._sequence, action))
+        if when < self._sleep.deadline:  # noqa: PLR1730 - setting it costs more than looking at it
+            self._sleep.deadline = when
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        while True:
+            while self._due and self._due[0][0] <= trio.current_time():
+                heapq.heappop(self._due)[2]()
+            with trio.CancelScope() as self._sleep:
+                if self._due:
+                    self._sleep.deadline = self._due[0][0]
+                await trio.sleep_forever()
+
+    def delay_s(self, source: NodeId, target: NodeId) -> float:
+        """Return how long a piece of a stream takes on a link."""
+        return self._arrival_s(self._link(source, target))
+
+    def _arrival_s(self, link: _Link) -> float:
+        now = trio.current_time()
+        arrival = now + self._delay_s()
+        if not (self.quality.reorder and self._rng.random() < self.quality.reorder):
+            arrival = max(arrival, link.last_arrival)
+            link.last_arrival = arrival
+        return arrival - now
+
+    def _delay_s(self) -> float:
+        quality = self.quality
+        return (quality.delay_ms + quality.jitter_ms * self._rng.expovariate(1)) / 1000
+
+    def _link(self, source: NodeId, target: NodeId) -> _Link:
+        link = self._links.get((source, target))
+        if link is None:
+            link = self._links[source, target] = _Link()
+        return link

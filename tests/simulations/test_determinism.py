@@ -1,0 +1,129 @@
+import json
+import os
+import random
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from protocol import signing
+from protocol.errors import LocalFault
+from protocol.signing import SigningKey, verify
+from simulations import determinism
+from simulations.runner import Options, simulate
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_processes_with_other_hash_seeds_tell_the_same_history() -> None:
+    command = [sys.executable, "-m", "simulations", "--seed", "7", "--seconds", "30", "--json"]
+    running = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for hash_seed in ("1", "2")
+    ]
+    told = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    for document in told:
+        del document["real_seconds"]
+    assert told[0] == told[1]
+    assert told[0]["commits"] > 3
+    assert told[0]["violations"] == []
+
+
+def test_a_seed_tells_its_history_again_in_one_process_and_another_seed_another() -> None:
+    one, again, other = (simulate(Options(seed, 10)).history_sha256 for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_tasks_that_race_are_ordered_by_the_seed_alone() -> None:
+    def race(seed: int) -> list[int]:
+        order: list[int] = []
+
+        async def step(number: int) -> None:
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+                order.append(number)
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(step, number)
+
+        determinism.run(seed, main)
+        return order
+
+    assert race(1) == race(1)
+    assert race(1) != race(2)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        time.time,
+        time.monotonic,
+        random.random,
+        lambda: os.urandom(1),
+        lambda: secrets.token_bytes(1),
+        lambda: threading.Thread(target=print).start(),
+        socket.socket,
+        lambda: time.sleep(0),
+    ],
+)
+def test_the_outside_world_is_closed_during_a_run(use) -> None:
+    name = getattr(use, "__name__", "")
+
+    async def main() -> None:
+        owner = next((m for m in (time, random) if name and hasattr(m, name)), None)
+        with pytest.raises(LocalFault, match="inside a simulation"):
+            (getattr(owner, name) if owner else use)() if use is not socket.socket else socket.socket()
+
+    determinism.run(1, main)
+
+
+def test_the_outside_world_is_open_again_after_a_run_that_failed() -> None:
+    async def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        determinism.run(1, main)
+    assert time.time() > 0
+    assert len(os.urandom(2)) == 2
+
+
+def test_an_hour_of_sleep_takes_no_time_to_speak_of() -> None:
+    async def main() -> float:
+        await trio.sleep(3600)
+        return trio.current_time()
+
+    started = time.monotonic()
+    assert determinism.run(1, main) >= 3600
+    assert time.monotonic() - started < 5
+
+
+def test_streams_are_told_apart_by_name_and_seed() -> None:
+    draws = {determinism.stream(seed, name).random() for seed in (1, 2) for name in ("disk", "network")}
+    assert len(draws) == 4
+
+
+def test_fake_signatures_verify_only_for_their_key_and_message() -> None:
+    real = signing.bindings
+    with determinism.fake_signatures():
+        key, other = SigningKey(bytes(32)), SigningKey(b"1" * 32)
+        signature = key.sign(b"message")
+        assert len(signature) == 64
+        assert verify(key.public, b"message", signature)
+        assert not verify(other.public, b"message", signature)
+        assert not verify(key.public, b"massage", signature)
+    assert signing.bindings is real
