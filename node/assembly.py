@@ -296,6 +296,7 @@ class Assembly:
             sharing.watcher.run,
             sharing.consent.run,
             self._clock_watch.run,
+            self._handover.run,
         )
 
     async def run(self) -> None:

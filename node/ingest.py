@@ -109,10 +109,9 @@ class Ingest:
         """
         named = self._patients.resolve(patient) if patient else None
         chosen = _category(category)
-        if named is not None and chosen is not None:
-            self._vaults.handle(
-                named, chosen.value
-            )  # refused before the whole file has been sent for nothing
+        if named is not None and chosen is not None and named.custody != "facility":
+            # Without a right to write, refused before the whole file has been sent for nothing.
+            self._vaults.handle(named, chosen.value)
         self._queue.check_room()
         self._check_room()
         async with self._uploads:

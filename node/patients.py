@@ -172,24 +172,22 @@ class Patients:
         return self._patient(found[0])
 
     def match(self, identifiers: Collection[tuple[str, str]], birth_date: str = "") -> LocalPatient | None:
-        """Return the patient who has one of these identifiers, own patients first; None when nobody has.
+        """Return the own patient who has one of these identifiers; None when nobody has.
 
         Raises:
-            Refused: they are of two patients, or the birth date differs.
+            Refused: they are of two patients, the birth date differs, or only somebody else's patient has them.
         """
         wanted = PatientIdentity(frozenset(identifiers), "", birth_date)
         own = self._own_of(wanted)
         if own is not None:
             return self._patient(own)
-        granted: set[str] = set()
         for grant in self._held:
-            theirs = _identity_of(grant.person)
-            if theirs.identifiers & wanted.identifiers:
-                _agreed(theirs, wanted)
-                granted.add(grant.patient)
-        if len(granted) > 1:
-            raise Refused("the identifiers are of two patients who granted access; name one with --patient")
-        return self._patient(next(iter(granted))) if granted else None
+            # Not taken by itself: whoever grants writing for somebody it does not know would get that person's documents.
+            if _identity_of(grant.person).identifiers & wanted.identifiers:
+                raise Refused(
+                    "the document names a patient of another facility who granted access; add it with --patient if it belongs there"
+                )
+        return None
 
     def names_somebody_else(
         self, patient: LocalPatient, identifiers: Collection[tuple[str, str]], birth_date: str = ""

@@ -59,7 +59,7 @@ def header_hash(header: Header) -> Digest:
 class Block:
     """One immutable block, with its bytes kept beside the parsed view. Equality is that of the bytes."""
 
-    __slots__ = ("_entries", "hash", "header", "opening", "raw", "signature", "transactions")
+    __slots__ = ("_entries", "_leaves", "hash", "header", "opening", "raw", "signature", "transactions")
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Block:
         self.raw = raw or codec.pack(codec.to_plain(header), signature, opening, transactions)
         self.hash = header_hash(header)
         self._entries: tuple[tuple[SignedTransaction, Txid], ...] | None = None
+        self._leaves: tuple[Digest, ...] | None = None
 
     @staticmethod
     def decode(raw: bytes) -> "Block":
@@ -107,8 +108,10 @@ class Block:
         return self.header.term
 
     def leaves(self) -> tuple[Digest, ...]:
-        """Return the leaf hashes of its transactions."""
-        return tuple([merkle.leaf_hash(entry) for entry in self.transactions])
+        """Return the leaf hashes of its transactions: needed to check, to append and to apply it, hashed once."""
+        if self._leaves is None:
+            self._leaves = tuple([merkle.leaf_hash(entry) for entry in self.transactions])
+        return self._leaves
 
     def entries(self) -> tuple[tuple[SignedTransaction, Txid], ...]:
         """Return the parsed transactions with their ids; their signatures are `check_body`'s business.
@@ -124,8 +127,8 @@ class Block:
         self._entries = entries
 
     def forget(self) -> None:
-        """Drop the parsed transactions: an applied block in a cache need not cost three times its bytes."""
-        self._entries = None
+        """Drop what was parsed and hashed: an applied block in a cache need not cost three times its bytes."""
+        self._entries = self._leaves = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Block) and self.raw == other.raw
@@ -238,7 +241,8 @@ def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]
     """
     check_shape(block)
     header = block.header
-    if body_root(block.opening, block.transactions) != header.tx_root:
+    root = merkle.leaf_hash(block.opening) if block.opening else merkle.root_of_leaves(block.leaves())
+    if root != header.tx_root:
         raise Invalid(f"block {header.height} does not hash to its tx_root")
     entries = checked or tuple([transaction.check(entry, header.net) for entry in block.transactions])
     txids = tuple([txid for _, txid in entries])

@@ -140,10 +140,12 @@ def found(cards: tuple[Card, ...], *, nonce: bytes, suites: tuple[int, ...] = (0
     """Return the genesis configuration of the founding members' cards.
 
     Raises:
-        Refused: a bad card, two cards of one name or key, or no voter.
+        Refused: a bad card, two cards of one name or key, too many, or no voter.
     """
     if not cards:
         raise Refused("no card given; name the card.json of every founding member")
+    if len(cards) > limits.MEMBERS_MAX:
+        raise Refused(f"{len(cards)} cards; a network has at most {limits.MEMBERS_MAX} members")
     for card in cards:
         card.check()
     _refuse_twins("name", cards, [card.member.name for card in cards])

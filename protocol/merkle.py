@@ -64,7 +64,12 @@ class Frontier:
 
 def root_of(entries: Sequence[bytes]) -> Digest:
     """Return the root of the tree over `entries`."""
-    return Frontier().append(leaf_hash(entry) for entry in entries).root()
+    return root_of_leaves([leaf_hash(entry) for entry in entries])
+
+
+def root_of_leaves(leaves: Iterable[Digest]) -> Digest:
+    """Return the root of the tree over leaf hashes."""
+    return Frontier().append(leaves).root()
 
 
 def range_root(begin: int, end: int, subtree: SubtreeRoot) -> Digest:

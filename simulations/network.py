@@ -145,11 +145,14 @@ class Network:
 
         for _ in range(copies):
             link.in_flight += 1
-            self.later(self._arrival_s(link), arrive)
+            self._at(self._arrival_s(link), arrive)
 
     def later(self, after_s: float, action: Callable[[], None]) -> None:
-        """Call `action` after a while; equal times in the order of asking."""
-        when = trio.current_time() + after_s
+        """Call `action` after a while."""
+        self._at(trio.current_time() + after_s, action)
+
+    def _at(self, when: float, action: Callable[[], None]) -> None:
+        """Call `action` at a virtual time; equal times in the order of asking."""
         self._sequence += 1
         heapq.heappush(self._due, (when, self._sequence, action))
         if when < self._sleep.deadline:  # noqa: PLR1730 - setting it costs more than looking at it
@@ -167,15 +170,14 @@ class Network:
 
     def delay_s(self, source: NodeId, target: NodeId) -> float:
         """Return how long a piece of a stream takes on a link."""
-        return self._arrival_s(self._link(source, target))
+        return self._arrival_s(self._link(source, target)) - trio.current_time()
 
     def _arrival_s(self, link: _Link) -> float:
-        now = trio.current_time()
-        arrival = now + self._delay_s()
+        arrival = trio.current_time() + self._delay_s()
         if not (self.quality.reorder and self._rng.random() < self.quality.reorder):
             arrival = max(arrival, link.last_arrival)
             link.last_arrival = arrival
-        return arrival - now
+        return arrival
 
     def _delay_s(self) -> float:
         quality = self.quality

@@ -7,7 +7,7 @@ and the applied mark shares one with the rows it explains.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from protocol import codec, ledger_rows
 from protocol.block import Block, Header, genesis_block
@@ -21,6 +21,8 @@ from protocol.merkle import Frontier
 from protocol.raft.state import HardState
 from storage import keyspace
 from storage.key_value import Batch, KeyValue
+
+T = TypeVar("T")
 
 
 @wire("applied")
@@ -42,6 +44,14 @@ class AppliedMark:
 
 _ABOVE = b"\xff" * 33
 """Above every 32-byte suffix: ends a scan over a prefix that itself may end in 0xff."""
+
+
+def _decoded(row: bytes, kind: type[T]) -> T:
+    try:
+        return codec.decode(row, kind)
+    except Malformed as error:
+        # What does not decode came from our own disk: damage, not a peer's fault.
+        raise Corruption(f"a {codec.tag_of(kind)} row of the ledger does not decode: {error}") from None
 
 
 def _height_key(prefix: bytes, height: int) -> bytes:
@@ -75,13 +85,13 @@ class LedgerStore:
     def hard_state(self) -> HardState | None:
         """Return the Raft hard state, or None before the first."""
         row = self._rows.get(keyspace.HARD_STATE)
-        return codec.decode(row, HardState) if row is not None else None
+        return _decoded(row, HardState) if row is not None else None
 
     def applied(self) -> AppliedMark:
         """Return the applied mark."""
         row = self._rows.get(keyspace.APPLIED)
         assert row is not None, "written when the store was made"
-        return codec.decode(row, AppliedMark)
+        return _decoded(row, AppliedMark)
 
     def tip_height(self) -> Height:
         """Return the height of the last stored block, applied or not."""
@@ -124,14 +134,14 @@ class LedgerStore:
         for _, row in self._rows.scan(
             _height_key(keyspace.PROOF, height), keyspace.prefix_range(keyspace.PROOF)[1]
         ):
-            return codec.decode(row, CommitProof)
+            return _decoded(row, CommitProof)
         return None
 
     def proof(self, height: Height) -> CommitProof | None:
         """Return the commit proof of the highest proven block at or below `height`."""
         stop = _height_key(keyspace.PROOF, height + 1)
         for _, row in self._rows.scan(keyspace.PROOF, stop, reverse=True):
-            return codec.decode(row, CommitProof)
+            return _decoded(row, CommitProof)
         return None
 
     def state(self, key: bytes) -> bytes | None:
@@ -141,22 +151,22 @@ class LedgerStore:
     def vault(self, vid: Vid) -> Vault | None:
         """Return a vault's state."""
         row = self.state(ledger_rows.vault_key(vid))
-        return codec.decode(row, Vault) if row is not None else None
+        return _decoded(row, Vault) if row is not None else None
 
     def record(self, rid: Rid) -> Record | None:
         """Return a record's state."""
         row = self.state(ledger_rows.record_key(rid))
-        return codec.decode(row, Record) if row is not None else None
+        return _decoded(row, Record) if row is not None else None
 
     def grant(self, gid: Txid) -> GrantState | None:
         """Return a grant's state."""
         row = self.state(ledger_rows.grant_key(gid))
-        return codec.decode(row, GrantState) if row is not None else None
+        return _decoded(row, GrantState) if row is not None else None
 
     def receipt(self, txid: Txid) -> Receipt | None:
         """Return what became of a transaction."""
         row = self.state(ledger_rows.receipt_key(txid))
-        return codec.decode(row, Receipt) if row is not None else None
+        return _decoded(row, Receipt) if row is not None else None
 
     def records_of(self, vid: Vid) -> tuple[Rid, ...]:
         """Return the records of a vault, sorted by id."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 
 from node.disk import GroupCommitDisk
 from protocol.errors import Corruption, StorageFull, Unavailable
@@ -20,14 +21,15 @@ class GatedStore:
         self.gate = threading.Event()
         self.gate.set()
         self.begun = threading.Event()
-        self.failures: list[Exception] = []
+        self.failures: dict[bytes, Exception] = {}
         self.writes: list[tuple[tuple[bytes, ...], bool]] = []
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         self.begun.set()
         self.gate.wait(5)
-        if self.failures:
-            raise self.failures.pop(0)
+        for key in batch.writes:
+            if key in self.failures:
+                raise self.failures[key]
         self.writes.append((tuple(batch.writes), sync))
         self.rows.write(batch, sync=sync)
 
@@ -68,39 +70,105 @@ async def disk(store: GatedStore, nursery: trio.Nursery) -> GroupCommitDisk:
 async def hold_first(disk: GroupCommitDisk, store: GatedStore, nursery: trio.Nursery) -> None:
     """Let one batch be in the middle of its write, so that what is asked for now waits together."""
     store.gate.clear()
-    nursery.start_soon(lambda: disk.commit(put(b"first"), sync=False))
+
+    async def first() -> None:
+        await disk.commit(put(b"first"), sync=False)
+
+    nursery.start_soon(first)
     await trio.to_thread.run_sync(store.begun.wait, 5)
 
 
 async def test_what_waits_shares_one_synchronised_write_and_the_last_write_to_a_key_wins(disk, store, nursery) -> None:
     await hold_first(disk, store, nursery)
     async with trio.open_nursery() as callers:
-        for number, sync in enumerate((False, True, False)):
-            callers.start_soon(lambda n=number, s=sync: disk.commit(put(b"key", b"%d" % n), sync=s))
+
+        async def ask(value: bytes, sync: bool) -> None:
+            await disk.commit(put(b"key", value), sync=sync)
+
+        for value, sync in ((b"0", False), (b"1", True), (b"2", False)):
+            callers.start_soon(ask, value, sync)
             await trio.testing.wait_all_tasks_blocked()
         store.gate.set()
     assert store.writes == [((b"first",), False), ((b"key",), True)]
     assert disk.read(b"key") == b"2"
 
 
-async def test_a_full_disk_is_told_to_every_caller_and_leaves_nothing_behind(disk, store, nursery) -> None:
+async def test_a_full_disk_is_told_to_every_caller_and_leaves_nothing_half_written(disk, store, nursery) -> None:
     await hold_first(disk, store, nursery)
-    told: list[bool] = []
+    store.failures[b"a"] = StorageFull("full")
+    told: list[bytes] = []
 
-    async def ask(key: bytes) -> None:
+    async def ask(batch: Batch, name: bytes) -> None:
         with pytest.raises(StorageFull):
-            await disk.commit(put(key), sync=True)
-        told.append(disk.is_full)
+            await disk.commit(batch, sync=True)
+        told.append(name)
 
+    one, other = put(b"a"), put(b"b")
     async with trio.open_nursery() as callers:
-        callers.start_soon(ask, b"a")
-        callers.start_soon(ask, b"b")
+        callers.start_soon(ask, one, b"a")
         await trio.testing.wait_all_tasks_blocked()
-        store.failures = []
-        failures = store.failures
+        callers.start_soon(ask, other, b"b")
+        await trio.testing.wait_all_tasks_blocked()
         store.gate.set()
-        failures.extend([])
-        del failures
-        store.failures.append(StorageFull("full"))
-    # The first write may have met the failure instead of the second: what counts is that nobody waits for ever.
-    assert told
+    assert sorted(told) == [b"a", b"b"]
+    assert disk.is_full
+    assert disk.read(b"b") is None
+    # A caller that comes again brings its own rows only, not those of whom it waited with.
+    assert (list(one.writes), list(other.writes)) == ([b"a"], [b"b"])
+    store.failures.clear()
+    await disk.commit(other, sync=True)
+    assert (disk.is_full, disk.read(b"b"), disk.read(b"a")) == (False, b"value", None)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "device"), Corruption("tables"), ValueError("a bug")])
+async def test_after_a_failure_nothing_is_written_any_more_and_everybody_hears_of_it(disk, store, failure) -> None:
+    store.failures[b"a"] = failure
+    with pytest.raises(type(failure)):
+        await disk.commit(put(b"a"), sync=True)
+    with trio.fail_after(5), pytest.raises(type(failure)):
+        await disk.commit(put(b"b"), sync=True)
+    assert disk.read(b"b") is None
+
+
+async def test_a_cancelled_caller_waits_for_the_write_that_is_under_way(disk, store, nursery) -> None:
+    await hold_first(disk, store, nursery)
+    left = trio.Event()
+
+    async def ask(scope: trio.CancelScope) -> None:
+        with scope:
+            await disk.commit(put(b"key"), sync=True)
+        left.set()
+
+    scope = trio.CancelScope()
+    nursery.start_soon(ask, scope)
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not left.is_set()
+    store.gate.set()
+    with trio.fail_after(5):
+        await left.wait()
+    assert disk.read(b"key") == b"value"
+
+
+async def test_stopping_writes_what_was_asked_for_and_refuses_what_comes_later(store) -> None:
+    disk = GroupCommitDisk(store, SilentLog())
+    async with trio.open_nursery() as nursery:
+        writer = trio.CancelScope()
+
+        async def run() -> None:
+            with writer:
+                await disk.run()
+
+        async def ask() -> None:
+            await disk.commit(put(b"late"), sync=True)
+
+        nursery.start_soon(run)
+        await hold_first(disk, store, nursery)
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        writer.cancel()
+        store.gate.set()
+    assert disk.read(b"late") == b"value"
+    with trio.fail_after(5), pytest.raises(Unavailable):
+        await disk.commit(put(b"later"), sync=True)

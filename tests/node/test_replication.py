@@ -252,6 +252,7 @@ async def test_a_chunk_that_is_damaged_before_it_was_pushed_stops_nothing_else(a
 
         patient = await hospital.admit()
         (entry,) = (await hospital.add(b"%PDF-1.4 another", patient=patient))["records"]
+        await trio.sleep(30)
 
         assert entry["state"] == "final"
         assert hospital.queue.state(waiting) == "received"

@@ -1,0 +1,106 @@
+import dataclasses
+
+import pytest
+
+from node.verification import _VERDICTS_MAX, Verification
+from protocol import block as blocks
+from protocol import codec, limits
+from protocol.errors import Invalid, RemoteFault
+from protocol.merkle import Frontier
+from protocol.transaction import SignedTransaction, VaultOpen, sign
+from tests.node.ledger_double import InlineWorkers, SilentLog
+from tests.protocol import chain
+from tests.protocol.chain import FACILITY, NETWORK, OWNER, filled
+
+
+class CountingWorkers(InlineWorkers):
+    """Counts what is handed to threads."""
+
+    def __init__(self) -> None:
+        self.items = 0
+
+    async def run(self, function, *args):
+        self.items += len(args[0])
+        return await super().run(function, *args)
+
+
+def vaults(count: int) -> tuple[bytes, ...]:
+    pattern = chain.transactions()[0][0]
+    assert isinstance(pattern, VaultOpen)
+    return tuple(
+        codec.encode(sign(dataclasses.replace(pattern, vid=filled(f"vault {n}")), NETWORK, OWNER, FACILITY))
+        for n in range(count)
+    )
+
+
+def forged(raw: bytes) -> bytes:
+    signed = codec.decode(raw, SignedTransaction)
+    bad = dataclasses.replace(signed.signatures[0], signature=bytes(64))
+    return codec.encode(dataclasses.replace(signed, signatures=(bad, *signed.signatures[1:])))
+
+
+@pytest.fixture
+def verification() -> Verification:
+    return Verification(NETWORK, CountingWorkers(), SilentLog())
+
+
+async def test_one_bad_transaction_refuses_a_block_and_spares_the_others_of_a_submission(verification) -> None:
+    good = vaults(5)
+    mixed = (*good[:3], forged(good[3]), b"garbage", good[4])
+    with pytest.raises(RemoteFault):
+        await verification.check_transactions(mixed)
+    entries, raw, fault = await verification.sift_transactions(mixed)
+    assert raw == (*good[:3], good[4])
+    assert len(entries) == 4
+    assert isinstance(fault, RemoteFault)
+
+
+@pytest.mark.parametrize("beside", [0, 5])
+async def test_a_bad_verdict_is_never_remembered_as_a_good_one(verification, beside) -> None:
+    good = vaults(beside + 1)
+    bad = forged(good[-1])
+    for _ in range(2):
+        with pytest.raises(Invalid):
+            await verification.check_transactions((*good[:beside], bad))
+    entries = await verification.check_transactions(good)
+    assert len(entries) == beside + 1
+
+
+async def test_the_memory_of_good_verdicts_is_bounded(verification, monkeypatch) -> None:
+    monkeypatch.setattr("node.verification._VERDICTS_MAX", 8)
+    await verification.check_transactions(vaults(20))
+    assert len(verification._known) == 8
+    assert _VERDICTS_MAX > limits.BLOCK_TRANSACTIONS_MAX * 4
+
+
+async def test_every_mutation_of_a_transaction_is_a_remote_fault_and_nothing_else(verification) -> None:
+    raw = vaults(1)[0]
+    for position in range(0, len(raw), 3):
+        mutated = raw[:position] + bytes([raw[position] ^ 0x41]) + raw[position + 1 :]
+        with pytest.raises(RemoteFault):
+            await verification.check_transactions((mutated,))
+    assert not verification._known
+
+
+async def test_an_oversized_block_costs_no_signature_checks(verification) -> None:
+    many = vaults(3) * 400
+    block = blocks.cut(
+        many, predecessor=chain.build()[1].header, predecessor_hash=chain.build()[1].hash,
+        frontier=Frontier(), term=chain.build()[1].term, key=chain.VOTERS[0], now_ms=chain.NOW_MS,
+    )  # fmt: skip
+    with pytest.raises(Invalid, match="counts 1200"):
+        await verification.check_block(block)
+    assert verification._workers.items == 0
+
+
+async def test_a_block_that_carries_a_transaction_twice_is_refused(verification) -> None:
+    genesis, opening, *_ = chain.build()
+    block = chain.successor(opening, Frontier(), body=vaults(1) * 2)
+    with pytest.raises(Invalid, match="twice"):
+        await verification.check_block(block)
+
+
+async def test_faults_are_counted_per_peer(verification) -> None:
+    for _ in range(3):
+        verification.reject(chain.NODES[1], Invalid("nonsense"))
+    assert verification.faults == {chain.NODES[1]: 3}

@@ -1,0 +1,143 @@
+import dataclasses
+
+import pytest
+
+from protocol import codec
+from protocol.block import Block
+from protocol.catchup import Announce, BlocksFrom, Position, Run, Segment, check_run
+from protocol.certificate import CommitProof
+from protocol.configuration import Card, found
+from protocol.errors import Invalid, Malformed, RemoteFault
+from protocol.identifiers import Height
+from protocol.merkle import Frontier
+from tests.protocol import chain
+from tests.protocol.chain import CONFIGURATION, NETWORK, acknowledgement
+from tests.protocol.ledgers import key, member
+
+CHAIN = chain.build()
+START = Position(CHAIN[0].header, CHAIN[0].hash, Frontier())
+
+
+def proof_of(block: Block, *voters: int, term: int = 3) -> CommitProof:
+    return CommitProof(block.header, (), tuple(acknowledgement(n, block, term=term) for n in voters or (0, 1)))
+
+
+def with_header(block: Block, **changes: object) -> Block:
+    header = dataclasses.replace(block.header, **changes)  # type: ignore[arg-type]
+    return Block(header, block.signature, block.opening, block.transactions)
+
+
+def test_a_run_counts_with_the_proof_of_its_last_block_and_goes_on_after_it() -> None:
+    run = Run(START, CONFIGURATION)
+    run.extend(CHAIN[1:3])
+    assert run.prove(chain.proof(CHAIN)) == CHAIN[1:3]
+    run.extend(CHAIN[3:])
+    assert run.prove(proof_of(CHAIN[3])) == CHAIN[3:]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        (CHAIN[2],),
+        (CHAIN[1], CHAIN[3]),
+        (CHAIN[2], CHAIN[1]),
+        (CHAIN[1], CHAIN[1]),
+        (CHAIN[0], CHAIN[1]),
+        (with_header(CHAIN[1], net=bytes(32)),),
+        (with_header(CHAIN[1], epoch=1),),
+        (with_header(CHAIN[1], time_ms=CHAIN[1].header.time_ms + 1),),
+        (with_header(CHAIN[1], config_hash=bytes(32)),),
+        (with_header(CHAIN[1], tree_size=7),),
+        (Block(CHAIN[1].header, b"", CHAIN[1].opening, ()),),
+        (CHAIN[1], Block(CHAIN[2].header, bytes(64), b"", CHAIN[2].transactions)),
+    ],
+    ids="gap hole backwards twice genesis network epoch altered configuration tree unsigned forged".split(),
+)
+def test_a_broken_link_is_found_at_once(blocks: tuple[Block, ...]) -> None:
+    with pytest.raises(Invalid):
+        Run(START, CONFIGURATION).extend(blocks)
+
+
+def test_a_term_opens_only_with_the_election_of_its_leader() -> None:
+    tip = CHAIN[0].hash
+    for opening in (
+        codec.encode(chain.election(term=4, leader=0, tip=tip)),
+        codec.encode(chain.election(term=3, leader=1, tip=tip)),
+        codec.encode(chain.election(term=3, leader=0, tip=CHAIN[1].hash)),
+        codec.encode(chain.election(term=3, leader=0, tip=tip, by=(0,))),
+        b"\x90",
+    ):
+        block = chain.successor(CHAIN[0], Frontier(), term=3, opening=opening)
+        with pytest.raises(RemoteFault):
+            Run(START, CONFIGURATION).extend((block,))
+    without = chain.successor(CHAIN[0], Frontier(), term=3)
+    with pytest.raises(Invalid):
+        Run(START, CONFIGURATION).extend((without,))
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        proof_of(CHAIN[2]),
+        proof_of(CHAIN[1]),
+        proof_of(CHAIN[3], 0),
+        proof_of(CHAIN[3], 0, 0),
+        proof_of(CHAIN[3], term=2),
+        CommitProof(CHAIN[3].header, (), (acknowledgement(0, CHAIN[3]), acknowledgement(1, CHAIN[2]))),
+        dataclasses.replace(proof_of(CHAIN[3]), links=(CHAIN[3].header,)),
+        dataclasses.replace(
+            proof_of(CHAIN[3]),
+            acknowledgements=(
+                acknowledgement(0, CHAIN[3]),
+                dataclasses.replace(acknowledgement(1, CHAIN[3]), signature=bytes(64)),
+            ),
+        ),
+    ],
+    ids="below lower few doubled old-term of-an-ancestor not-a-chain forged".split(),
+)
+def test_nothing_counts_without_a_proof_of_exactly_the_last_block(proof: CommitProof) -> None:
+    with pytest.raises(Invalid):
+        check_run(START, CHAIN[1:], proof, CONFIGURATION)
+
+
+def test_a_proof_by_members_that_do_not_vote_proves_nothing() -> None:
+    with pytest.raises(Invalid):
+        check_run(
+            START,
+            CHAIN[1:],
+            proof_of(CHAIN[3]),
+            dataclasses.replace(
+                CONFIGURATION,
+                members=tuple(dataclasses.replace(one, role="observer") for one in CONFIGURATION.members[:2])
+                + CONFIGURATION.members[2:],
+            ),
+        )
+
+
+def test_blocks_of_another_network_do_not_continue_ours() -> None:
+    other = found((Card.make(member("hospital"), key("hospital")),), nonce=bytes(31) + b"\x01")
+    assert other.digest != NETWORK
+    foreign = chain.block.genesis_block(other)
+    with pytest.raises(Invalid):
+        Run(Position(foreign.header, foreign.hash, Frontier()), other).extend(CHAIN[1:])
+
+
+def test_an_empty_run_cannot_be_proven() -> None:
+    with pytest.raises(Invalid):
+        Run(START, CONFIGURATION).prove(proof_of(CHAIN[1]))
+
+
+def test_messages_round_trip_and_bound_their_parts() -> None:
+    proof = proof_of(CHAIN[3])
+    for message in (
+        BlocksFrom(Height(7)),
+        Segment((CHAIN[1].raw,), None),
+        Segment((CHAIN[1].raw,), proof),
+        Announce(proof, ()),
+    ):
+        assert codec.decode(codec.encode(message), type(message)) == message
+    for raw in (codec.encode(Segment((), proof)), codec.encode(Segment((b"x",) * 257, None))):
+        with pytest.raises(Malformed):
+            codec.decode(raw, Segment)
+    with pytest.raises(Malformed):
+        codec.decode(codec.encode(Announce(proof, (b"x",) * 65)), Announce)
