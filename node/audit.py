@@ -11,7 +11,7 @@ from node.attachments import Attachments
 from node.authority import Authorities, Authority
 from node.consent import iso_time
 from node.ledger_audit import LedgerAudit
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from node.store_audit import StoreAudit
 from node.vault_events import VaultEvent, events_of
 from protocol.errors import RemoteFault, Unavailable

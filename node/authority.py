@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from node.patients import LocalPatient, PatientRow, Patients
 from node.ports import Workers
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from protocol.codec import pack
 from protocol.configuration import Member
 from protocol.errors import Forbidden, Refused

@@ -18,7 +18,7 @@ from node.patients import Patients
 from node.ports import Clock, Entropy
 from node.receipts import Submitter
 from node.revocation import Revocation
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from node.vaults import Vaults
 from protocol import limits
 from protocol.configuration import Member

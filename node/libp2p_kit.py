@@ -118,6 +118,32 @@ class HalfOpenHandshakes:
         self._open.pop(key, None)
 
 
+class ConnectionEvents:
+    """What libp2p calls a notifee; it is awaited before the connection is used."""
+
+    def __init__(self, connected: Callable[[Any], None]) -> None:
+        self._connected = connected
+
+    async def connected(self, _network: Any, connection: Any) -> None:
+        """Hand a new connection on."""
+        self._connected(connection)
+
+    async def disconnected(self, _network: Any, _connection: Any) -> None:
+        """Sessions watch their own connection."""
+
+    async def opened_stream(self, _network: Any, _stream: Any) -> None:
+        """Of no interest."""
+
+    async def closed_stream(self, _network: Any, _stream: Any) -> None:
+        """Of no interest."""
+
+    async def listen(self, _network: Any, _address: Any) -> None:
+        """Of no interest."""
+
+    async def listen_close(self, _network: Any, _address: Any) -> None:
+        """Of no interest."""
+
+
 def node_of(peer: Any) -> NodeId | None:
     """Return the node key in a libp2p `ID`, or None when it is no Ed25519 key."""
     return node_of_bytes(bytes(peer.to_bytes()))
@@ -228,6 +254,15 @@ async def open_stream(connection: Any, protocol: str) -> Stream:
         raise
     stream.set_protocol(protocol)
     return Stream(stream)
+
+
+def is_wrong_peer(error: BaseException | None) -> bool:
+    """Return whether a failed dial found another node than it was looking for."""
+    while error is not None:
+        if "mismatch" in type(error).__name__.lower() or "mismatch" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 async def _nothing() -> None:

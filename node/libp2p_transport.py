@@ -26,6 +26,7 @@ from node.discovery import MdnsDiscovery
 from node.endpoints import Endpoint, check_listen, parse_endpoint, reachable
 from node.event_log import EventLog
 from node.framing import BODY_BYTES_MAX, Fetch, Hello
+from node.gossip_topics import GossipTopics
 from node.peer_session import (
     BULK_PROTOCOL,
     CONSENSUS_PROTOCOL,
@@ -45,7 +46,6 @@ DIAL_S = 5
 CLOSE_S = 2.5
 RIVAL_S = 10
 """Two connections of one pair this close in time are a simultaneous dial; later, the newer one replaces a dead one."""
-HOUSEKEEPING_S = 30
 
 
 class Libp2pTransport:
@@ -82,14 +82,16 @@ class Libp2pTransport:
         me = libp2p_kit.node_of(self._host.get_id())
         assert me is not None
         self._me = me
-        self._pubsub, self._gossip = libp2p_kit.make_pubsub(self._host, self._count, log)
+        self._pubsub, self._router = libp2p_kit.make_pubsub(self._host, self._count, log)
+        self._gossip = GossipTopics(
+            self._pubsub, self._router, network=network, members=self._members, me=me, count=self._count
+        )
         self._server = RequestServer(network, self._count, log)
         self._dialer = Dialer(
             me=me, members=members, connect=self._connect, clock=clock, entropy=entropy, log=log
         )
         self._sessions: dict[NodeId, PeerSession] = {}
         self._strangers: dict[NodeId, str] = {}
-        self._topics: dict[str, trio.MemorySendChannel[tuple[NodeId, bytes]]] = {}
         self._dialling: dict[NodeId, str] = {}
         self._bound: tuple[Endpoint, ...] = ()
         self._tasks: trio.Nursery | None = None
@@ -155,21 +157,11 @@ class Libp2pTransport:
 
     async def publish(self, topic: str, body: bytes) -> None:
         """Gossip a message of at most 64 KiB, best effort; dropped and counted before `run`."""
-        if len(body) > limits.PUBLISH_BYTES_MAX:
-            raise LocalFault(f"a gossip message of {len(body)} bytes is over the limit")
-        if self._tasks is None:
-            self._count("publishes_dropped_not_running")
-            return
-        await self._pubsub.publish(self._topic(topic), body)
+        await self._gossip.publish(topic, body)
 
     def subscribe(self, topic: str, size: int) -> trio.MemoryReceiveChannel[tuple[NodeId, bytes]]:
         """Return the queue of (publisher, body) of a topic; when it is full, new ones are dropped and counted."""
-        if topic in self._topics:
-            raise LocalFault(f"topic {topic} has a subscription")
-        self._topics[topic], received = trio.open_memory_channel[tuple[NodeId, bytes]](size)
-        if self._tasks is not None:
-            self._tasks.start_soon(self._follow, topic)
-        return received
+        return self._gossip.subscribe(topic, size)
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Return the status of every configured member but this one, sorted by node id."""
@@ -212,9 +204,6 @@ class Libp2pTransport:
             raise Unavailable(f"{peer_id(peer)} is not connected")
         return session
 
-    def _topic(self, topic: str) -> str:
-        return f"/carechain/{self._network.hex()}/{topic}/1"
-
     def _note_fixed_addresses(self, extra_peers: Iterable[str]) -> None:
         others = [node for node in self._members if node != self._me]
         for node in others:
@@ -242,12 +231,12 @@ class Libp2pTransport:
             for protocol in (CONSENSUS_PROTOCOL, MESSAGES_PROTOCOL):
                 self._host.set_stream_handler(protocol, self._on_persistent_stream)
             self._host.set_stream_handler(BULK_PROTOCOL, self._on_bulk_stream)
-            self._host.get_network().register_notifee(_ConnectionEvents(self._on_connected))
+            self._host.get_network().register_notifee(libp2p_kit.ConnectionEvents(self._on_connected))
             async with trio.open_nursery() as tasks:
                 self._tasks = tasks
                 async with self._host.run([Multiaddr(address) for address in self._listen]):
                     self._bound = self._listening()
-                    async with background_trio_service(self._pubsub), background_trio_service(self._gossip):
+                    async with background_trio_service(self._pubsub), background_trio_service(self._router):
                         await self._pubsub.wait_until_ready()
                         self._start_tasks(tasks)
                         task_status.started()
@@ -269,10 +258,8 @@ class Libp2pTransport:
         return tuple(parse_endpoint(address)[0] for address in found)
 
     def _start_tasks(self, tasks: trio.Nursery) -> None:
-        for topic in self._topics:
-            tasks.start_soon(self._follow, topic)
+        tasks.start_soon(self._gossip.run)
         tasks.start_soon(self._dialer.run)
-        tasks.start_soon(self._keep_house)
         if self._mdns and self._bound:
             self._discovery = MdnsDiscovery(
                 network=self._network,
@@ -292,12 +279,6 @@ class Libp2pTransport:
                 nursery.start_soon(self._discovery.stop)
             for session in list(self._sessions.values()):
                 nursery.start_soon(session.close)
-
-    async def _keep_house(self) -> None:
-        while True:
-            await trio.sleep(HOUSEKEEPING_S)
-            # libp2p trims this only with adaptive gossip on: 32 bytes per message, for ever.
-            self._gossip.recent_message_deliveries.clear()
 
     async def _take_discoveries(self, discovery: MdnsDiscovery) -> None:
         async for node, address in discovery.found:
@@ -321,7 +302,7 @@ class Libp2pTransport:
         except trio.TooSlowError:
             raise Unavailable(f"no handshake within {DIAL_S} s") from None
         except Exception as error:  # noqa: BLE001 - libp2p raises a dozen classes
-            if _is_wrong_peer(error):
+            if libp2p_kit.is_wrong_peer(error):
                 self._book.forget(node, address)
                 raise Invalid("another node answers at this address") from None
             raise Unavailable(f"cannot connect: {type(error).__name__}") from None
@@ -428,66 +409,7 @@ class Libp2pTransport:
             raise Invalid("not a member")
         await self._server.serve_bulk(node, libp2p_kit.Stream(stream))
 
-    # --- gossip ---------------------------------------------------------------------------------------------------
-
-    async def _follow(self, topic: str) -> None:
-        full = self._topic(topic)
-        self._pubsub.set_topic_validator(full, self._is_acceptable, is_async_validator=False)
-        subscription = await self._pubsub.subscribe(full)
-        while True:
-            message = await subscription.get()
-            node = libp2p_kit.node_of_bytes(message.from_id)
-            if node is None or node == self._me:
-                continue
-            try:
-                self._topics[topic].send_nowait((node, bytes(message.data)))
-            except trio.WouldBlock:
-                self._count("gossip_dropped_queue_full")
-            except trio.BrokenResourceError:
-                self._count("gossip_dropped_nobody_reads")
-
-    def _is_acceptable(self, _forwarder: Any, message: Any) -> bool:
-        # Strict signing proved that the key matches from_id; a member may forward what a stranger signed.
-        node = libp2p_kit.node_of_bytes(message.from_id)
-        if node is None or node not in self._members or len(message.data) > limits.PUBLISH_BYTES_MAX:
-            self._count("gossip_refused")
-            return False
-        return True
-
-
-class _ConnectionEvents:
-    """What libp2p calls a notifee; it is awaited before the connection is used."""
-
-    def __init__(self, connected: Any) -> None:
-        self._connected = connected
-
-    async def connected(self, _network: Any, connection: Any) -> None:
-        self._connected(connection)
-
-    async def disconnected(self, _network: Any, _connection: Any) -> None:
-        """Sessions watch their own connection."""
-
-    async def opened_stream(self, _network: Any, _stream: Any) -> None:
-        """Of no interest."""
-
-    async def closed_stream(self, _network: Any, _stream: Any) -> None:
-        """Of no interest."""
-
-    async def listen(self, _network: Any, _address: Any) -> None:
-        """Of no interest."""
-
-    async def listen_close(self, _network: Any, _address: Any) -> None:
-        """Of no interest."""
-
 
 def _check_body(body: bytes) -> None:
     if len(body) > BODY_BYTES_MAX:
         raise LocalFault(f"a message of {len(body)} bytes is over the limit of {BODY_BYTES_MAX}")
-
-
-def _is_wrong_peer(error: BaseException | None) -> bool:
-    while error is not None:
-        if "mismatch" in type(error).__name__.lower() or "mismatch" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False

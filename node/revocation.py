@@ -14,7 +14,7 @@ from node.grant_bundles import GrantBundles
 from node.ports import Clock
 from node.receipts import Submitter
 from node.rotation import Rotation
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from node.vault_events import events_of
 from protocol import codec, limits
 from protocol.errors import CarechainError, Corruption, Forbidden, Malformed, NotFinal, Refused, Unavailable

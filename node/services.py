@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from node.status import StatusReporter
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SealedWallet:
-    """A patient's wallet file and the passphrase that opens it, as handed over for one call; never stored."""
-
-    data: bytes
-    passphrase: bytes
-
-    def __repr__(self) -> str:
-        return f"SealedWallet({len(self.data)} bytes)"
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """The daemon's services, by noun."""

@@ -13,6 +13,7 @@ were loaded.
 import contextlib
 import gc
 import hashlib
+import math
 import os
 import random
 import secrets
@@ -48,6 +49,7 @@ _CLOSED: Final = (
     (trio, ("open_tcp_stream", "open_unix_socket", "run_process")),
 )
 _FAKE_SECRET_BYTES: Final = 64
+_STUCK: Final = "every task waits and no time-out will wake one"
 
 
 def stream(seed: int, name: str) -> random.Random:
@@ -57,11 +59,13 @@ def stream(seed: int, name: str) -> random.Random:
 
 def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     """Run `main` to its end in virtual time, scheduled by `seed`, with the outside world closed; return its value."""
+    whole = trio.CancelScope()
 
     async def closed() -> T:
         # Only from here on: trio opens a socket pair of its own before.
-        with no_outside_world():
+        with no_outside_world(), whole:
             return await main()
+        raise LocalFault(_STUCK)
 
     collects = gc.isenabled()
     before: tuple[bool, random.Random] = (
@@ -72,7 +76,7 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
     gc.disable()
     _schedule_by(deterministic=True, rng=stream(seed, "scheduler"))
     try:
-        return trio.run(closed, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(closed, clock=_virtual_time(whole))
     finally:
         _schedule_by(deterministic=before[0], rng=before[1])
         if collects:
@@ -83,6 +87,29 @@ def _schedule_by(*, deterministic: bool, rng: random.Random) -> None:
     # setattr, because the flag is declared final: trio means it for test suites, which is what this is.
     setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", deterministic)  # noqa: B010
     setattr(scheduler, "_r", rng)  # noqa: B010
+
+
+def _virtual_time(whole: trio.CancelScope) -> trio.testing.MockClock:
+    """Return a clock that stands still while any task can run, and then jumps to the next deadline.
+
+    Trio takes no class but its own for that. Two of its methods are replaced: it would ask the real clock each time, and
+    spin for ever in a run that is stuck for good: that is ended by cancelling `whole`.
+    """
+    clock: Any = trio.testing.MockClock(autojump_threshold=0)  # Any: private names are set
+
+    def autojump() -> None:
+        deadline = scheduler.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline()
+        if deadline != math.inf:
+            clock.jump(max(0.0, deadline - clock.current_time()))
+        elif not whole.cancel_called:
+            whole.cancel()
+        else:
+            raise LocalFault(_STUCK + ", and is shielded against its end")
+
+    clock._autojump = autojump  # noqa: SLF001
+    clock._real_clock = float  # noqa: SLF001 - always 0.0; the rate is 0 anyway
+    clock._real_base = 0.0  # noqa: SLF001
+    return clock  # type: ignore[no-any-return]
 
 
 def collect_garbage() -> None:

@@ -60,27 +60,35 @@ class VirtualDisk:
         if self._is_dead:
             await trio.sleep_forever()
         request = _Request(batch, sync=sync)
-        await self._send.send(request)
         self._waiting[request] = None
-        with request.scope:
-            await request.done.wait()
-        del self._waiting[request]
+        try:
+            await self._send.send(request)
+            with request.scope:
+                await request.done.wait()
+        finally:
+            del self._waiting[request]
 
     async def run(self) -> None:
-        """Write until cancelled."""
-        async for request in self._requests:
-            group = [request]
-            while True:
-                try:
-                    group.append(self._requests.receive_nowait())
-                except trio.WouldBlock:
-                    break
-            merged = Batch()
-            for member in group:
-                merged.extend(member.batch)
-            await self._write(merged, sync=any(member.sync for member in group))
-            for member in group:
-                member.done.set()
+        """Write until cancelled; whoever waits then is cancelled with it."""
+        try:
+            async for request in self._requests:
+                await self._serve(request)
+        finally:
+            self.power_off()
+
+    async def _serve(self, first: _Request) -> None:
+        group = [first]
+        while True:
+            try:
+                group.append(self._requests.receive_nowait())
+            except trio.WouldBlock:
+                break
+        merged = Batch()
+        for request in group:
+            merged.extend(request.batch)
+        await self._write(merged, sync=any(request.sync for request in group))
+        for request in group:
+            request.done.set()
 
     async def _write(self, batch: Batch, *, sync: bool) -> None:
         self._writing = batch

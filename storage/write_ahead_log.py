@@ -11,12 +11,14 @@ length was changed does, at its true length. So when the last block ends in such
 in one byte is tried. The manifest needs the same care: a lost last edit hides whole tables.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from storage import crc32c
 
 BLOCK_BYTES = 32 * 1024
 HEADER_BYTES = 7
-_CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, 12.1)
-_MASK_DELTA = 0xA282EAD8  # LevelDB stores checksums rotated and shifted (util/crc32c.h)
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def damaged_logs(directory: Path) -> tuple[str, ...]:
@@ -42,14 +44,49 @@ def _is_intact_at_another_length(record: bytes, claimed: int) -> bool:
     room = len(record) - HEADER_BYTES
     low, high = claimed & 0xFF, claimed & 0xFF00
     candidates = {high | byte for byte in range(256)} | {(byte << 8) | low for byte in range(256)}
-    crc = 0xFFFFFFFF
-    crc = _TABLE[(crc ^ record[6]) & 0xFF] ^ (crc >> 8)  # the type byte is the first one covered
+    crc = crc32c.extended(crc32c.START, record[6:HEADER_BYTES])  # the type byte is the first one covered
     for length in range(room + 1):
-        if length in candidates and _masked(crc ^ 0xFFFFFFFF) == stored:
+        if length in candidates and crc32c.masked(crc) == stored:
             return True
         if length < room:
-            crc = _TABLE[(crc ^ record[HEADER_BYTES + length]) & 0xFF] ^ (crc >> 8)
+            crc = crc32c.TABLE[(crc ^ record[HEADER_BYTES + length]) & 0xFF] ^ (crc >> 8)
     return False
+
+
+def intact_records(log: bytes) -> Iterator[bytes]:
+    """Yield every record of a log whose checksums hold, in order; pass damaged ones.
+
+    After a damaged fragment the next one is looked for where its length says, and if that is nonsense in the next
+    block: a wrong guess fails its own checksum.
+    """
+    parts: list[bytes] | None = None
+    for start in range(0, len(log), BLOCK_BYTES):
+        for kind, data in _fragments(log[start : start + BLOCK_BYTES]):
+            if kind == _FULL:
+                yield data
+            if kind == _FIRST:
+                parts = [data]
+            elif kind in {_MIDDLE, _LAST} and parts is not None:
+                parts.append(data)
+                if kind == _LAST:
+                    yield b"".join(parts)
+                    parts = None
+            else:
+                parts = None
+
+
+def _fragments(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (type, data) of a block's fragments; type 0 stands for a damaged one."""
+    position = 0
+    while position + HEADER_BYTES <= len(block):
+        end = position + HEADER_BYTES + int.from_bytes(block[position + 4 : position + 6], "little")
+        covered = block[position + 6 : end]
+        stored = int.from_bytes(block[position : position + 4], "little")
+        if end > len(block) or crc32c.masked(crc32c.extended(crc32c.START, covered)) != stored:
+            yield 0, b""
+        else:
+            yield covered[0], covered[1:]
+        position = end
 
 
 def _last_block(path: Path) -> bytes:
@@ -58,20 +95,3 @@ def _last_block(path: Path) -> bytes:
     with path.open("rb") as log:
         log.seek(size - size % BLOCK_BYTES)
         return log.read(BLOCK_BYTES)
-
-
-def _masked(crc: int) -> int:
-    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
-
-
-def _table() -> tuple[int, ...]:
-    rows = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (_CRC32C_POLYNOMIAL if crc & 1 else 0)
-        rows.append(crc)
-    return tuple(rows)
-
-
-_TABLE = _table()

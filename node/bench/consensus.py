@@ -77,7 +77,9 @@ def _measured(
     rate = _warm_up(voters)
     singles_s = min(10.0, max(1.0, seconds / 4))
     singles = int(singles_s * SINGLES_PER_S / VOTERS)
-    ask_all(voters, do="prepare", count=int(rate * seconds * _PREPARED_MORE / VOTERS) + _CLIENTS * _BATCH)
+    prepared = ask_all(
+        voters, do="prepare", count=int(rate * seconds * _PREPARED_MORE / VOTERS) + _CLIENTS * _BATCH
+    )
     show(f"ordering for {seconds:.0f} s …")
     sustained, load = _sustained(voters, seconds)
     show(f"single submits at {SINGLES_PER_S}/s for {singles_s:.0f} s …")
@@ -87,7 +89,8 @@ def _measured(
         figure("latency_p50", percentile(latencies, 0.5), "ms", LATENCY_P50_TARGET_MS, least=False),
         figure("latency_p99", percentile(latencies, 0.99), "ms", None, least=False),
     ]
-    parts += load + single_rows
+    size = prepared[0]["transaction_bytes"]
+    parts += [row("transaction_bytes", size, f"bytes, {SIGNATURES} signatures"), *load, *single_rows]
     return {"figures": figures, "ingredients": parts, "ratios": _ratios(sustained, parts) if compare else []}
 
 
@@ -160,11 +163,6 @@ def _sustained(voters: "list[VoterProcess]", seconds: float) -> tuple[float, lis
     failed = sum(state["refused"] + state["not_final"] for state in final)
     answered = failed + sum(state["accepted"] for state in final)
     rows = [
-        row(
-            "transaction_bytes",
-            voters[0].ask(do="prepare", count=0)["transaction_bytes"],
-            "bytes, 2 signatures",
-        ),
         row("sustained_for", after[0]["at_s"] - before[0]["at_s"], "s"),
         row("outstanding", VOTERS * _CLIENTS * _BATCH, "transactions"),
         row("block_transactions", done / max(1, blocks), "per block"),

@@ -23,7 +23,7 @@ from storage.leveldb import LevelDb
 # Any: rows of a JSON document.
 Row = dict[str, Any]
 
-_SECONDS = 0.4
+_SECONDS = 0.3
 _SYNCED_WRITES = 300
 _SYNCED_BYTES = 4 * limits.KIB
 _PAYLOAD_BYTES = 64 * limits.MIB

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from node.telemetry import Metrics
 from protocol import limits
 from protocol.errors import (

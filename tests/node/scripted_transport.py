@@ -1,7 +1,7 @@
 """A `PeerTransport` whose peers say what a test scripts: the adversary of consensus, catch-up and submission tests."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import trio
 
@@ -10,7 +10,7 @@ from protocol.errors import Unavailable
 from protocol.identifiers import NodeId
 
 Answer = Callable[[bytes], Awaitable[bytes]]
-Stream = Callable[[bytes], AsyncIterator[bytes]]
+Stream = Callable[[bytes], AsyncGenerator[bytes, None]]
 
 
 class ScriptedTransport:
@@ -55,7 +55,8 @@ class ScriptedTransport:
             self.asked.append((peer, channel, body))
             if peer not in self.streams:
                 raise Unavailable("not connected")
-            yield self.streams[peer](body)
+            async with aclosing(self.streams[peer](body)) as pieces:
+                yield pieces
 
         return opened()
 

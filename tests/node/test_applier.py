@@ -2,7 +2,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import Applier, AppliedHeight, Committed
+from node.applier import AppliedHeight, Applier, Committed
 from node.receipts import Receipts
 from protocol.certificate import CommitProof
 from protocol.errors import LocalFault, StorageFull

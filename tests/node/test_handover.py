@@ -3,7 +3,7 @@ import trio
 import trio.testing
 
 from node.patients import LocalPatient
-from node.services import SealedWallet
+from node.sealed_wallet import SealedWallet
 from node.vaults import NOT_YOURS
 from protocol import codec, ledger_state
 from protocol.errors import Forbidden, NotFinal, Refused

@@ -51,7 +51,7 @@ def test_a_run_counts_with_the_proof_of_its_last_block_and_goes_on_after_it() ->
         (Block(CHAIN[1].header, b"", CHAIN[1].opening, ()),),
         (CHAIN[1], Block(CHAIN[2].header, bytes(64), b"", CHAIN[2].transactions)),
     ],
-    ids="gap hole backwards twice genesis network epoch altered configuration tree unsigned forged".split(),
+    ids=["gap", "hole", "backwards", "twice", "genesis", "network", "epoch", "altered", "configuration", "tree", "unsigned", "forged"],
 )
 def test_a_broken_link_is_found_at_once(blocks: tuple[Block, ...]) -> None:
     with pytest.raises(Invalid):
@@ -93,7 +93,7 @@ def test_a_term_opens_only_with_the_election_of_its_leader() -> None:
             ),
         ),
     ],
-    ids="below lower few doubled old-term of-an-ancestor not-a-chain forged".split(),
+    ids=["below", "lower", "few", "doubled", "old-term", "of-an-ancestor", "not-a-chain", "forged"],
 )
 def test_nothing_counts_without_a_proof_of_exactly_the_last_block(proof: CommitProof) -> None:
     with pytest.raises(Invalid):

@@ -8,8 +8,8 @@ from protocol import codec, configuration, limits
 from protocol.configuration import Card, Configuration, found, network_id
 from protocol.errors import Refused
 from protocol.identifiers import NodeId, peer_id
-from tests.protocol.ledgers import key, member
 from tests.protocol.ledgers import configuration as network
+from tests.protocol.ledgers import key, member
 
 
 def card(name: str, role: str = "voter") -> Card:

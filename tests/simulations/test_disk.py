@@ -103,3 +103,14 @@ async def test_cancelling_a_writer_does_not_undo_what_it_has_queued(
     with trio.move_on_after(0.001):
         await disk.commit(row(b"a"), sync=True)
     assert rows.get(b"a") == b"1"
+
+
+async def test_a_disk_that_ends_holds_nobody_back(autojump_clock) -> None:
+    rows = MemoryStore()
+    disk = disk_on(rows)
+    async with trio.open_nursery() as life:
+        life.start_soon(disk.run)
+        life.start_soon(lambda: disk.commit(row(b"a"), sync=True))
+        await trio.sleep(0.001)
+        life.cancel_scope.cancel()
+    assert trio.current_time() < 0.002

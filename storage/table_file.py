@@ -1,0 +1,145 @@
+"""Reads one LevelDB table without the engine: every entry whose block still has its checksum, and nothing else.
+
+    table   = data blocks ‖ filter and meta blocks ‖ index block ‖ footer[48]
+    footer  = meta index handle ‖ index handle (varints: offset, size), padded to 40 ‖ magic[8]
+    block   = entries ‖ restart points (u32le each) ‖ their number u32le, then type[1] ‖ crc32c[4]
+    entry   = shared ‖ not shared ‖ value length (varints) ‖ rest of the key ‖ value
+    key     = the user's key ‖ u64le of sequence « 8 | kind (1 a value, 0 a deletion)
+
+(LevelDB doc/table_format.md; blocks here are never compressed.) The engine refuses a table as a whole when its index or
+footer is damaged; the data blocks lie one behind the other, so that their ends can be found by their checksums.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from storage import crc32c
+
+_FOOTER_BYTES = 48
+_TRAILER_BYTES = 5
+_MAGIC = 0xDB4775248B80FB57
+_MARK_BYTES = 8
+VALUE = 1
+
+Wanted = Callable[[bytes, bytes], bool]
+"""Whether any key in (first, last] is wanted; `first` may be empty."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Change:
+    """One entry: a key, the sequence of its write, and its value, None for a deletion."""
+
+    key: bytes
+    sequence: int
+    value: bytes | None
+
+
+class _Damaged(Exception):  # noqa: N818 - raised and caught in this module
+    """A block or a varint is not what it should be."""
+
+
+def intact_changes(table: bytes, wanted: Wanted) -> Iterator[Change]:
+    """Yield the entries of a table that can still be read; blocks without wanted keys are passed unread."""
+    for block in _data_blocks(table, wanted):
+        try:
+            yield from [_change(key, value) for key, value in _entries(block)]
+        except _Damaged:
+            continue  # its checksum holds and it is no block: not one of ours
+
+
+def change_of(key: bytes, sequence: int, kind: int, value: bytes) -> Change:
+    """Return an entry from its parts; anything but a value is a deletion."""
+    return Change(key, sequence, value if kind == VALUE else None)
+
+
+def _change(internal_key: bytes, value: bytes) -> Change:
+    if len(internal_key) < _MARK_BYTES:
+        raise _Damaged
+    mark = int.from_bytes(internal_key[-_MARK_BYTES:], "little")
+    return change_of(internal_key[:-_MARK_BYTES], mark >> 8, mark & 0xFF, value)
+
+
+def _data_blocks(table: bytes, wanted: Wanted) -> Iterator[bytes]:
+    try:
+        index = [(key[:-_MARK_BYTES], *_handle(value)[:2]) for key, value in _entries(_index_block(table))]
+    except _Damaged:
+        yield from _consecutive_blocks(table)
+        return
+    before = b""
+    for last, offset, size in index:
+        if wanted(before, last):
+            try:
+                yield _block(table, offset, size)
+            except _Damaged:
+                pass  # the damage we are here for
+        before = last
+
+
+def _index_block(table: bytes) -> bytes:
+    footer = table[-_FOOTER_BYTES:]
+    if len(footer) < _FOOTER_BYTES or int.from_bytes(footer[-8:], "little") != _MAGIC:
+        raise _Damaged
+    _, _, position = _handle(footer)
+    offset, size, _ = _handle(footer, position)
+    return _block(table, offset, size)
+
+
+def _block(table: bytes, offset: int, size: int) -> bytes:
+    end = offset + size
+    if end + _TRAILER_BYTES > len(table) or table[end] != 0:
+        raise _Damaged
+    stored = int.from_bytes(table[end + 1 : end + _TRAILER_BYTES], "little")
+    if crc32c.masked(crc32c.extended(crc32c.START, memoryview(table)[offset : end + 1])) != stored:
+        raise _Damaged
+    return table[offset:end]
+
+
+def _consecutive_blocks(table: bytes) -> Iterator[bytes]:
+    """Yield the blocks from the beginning on, as far as one ends where its checksum says it does."""
+    start, state = 0, crc32c.START
+    for position in range(len(table) - _TRAILER_BYTES + 1):
+        with_type = crc32c.extended(state, b"\0")
+        stored = int.from_bytes(table[position + 1 : position + _TRAILER_BYTES], "little")
+        if position > start and table[position] == 0 and crc32c.masked(with_type) == stored:
+            yield table[start:position]
+            start, state = position + _TRAILER_BYTES, crc32c.START
+        elif position >= start:
+            byte = table[position]
+            state = crc32c.TABLE[(state ^ byte) & 0xFF] ^ (state >> 8)
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
+    if end < 0:
+        raise _Damaged
+    position, key = 0, b""
+    while position < end:
+        shared, position = varint(block, position)
+        rest, position = varint(block, position)
+        length, position = varint(block, position)
+        if shared > len(key) or position + rest + length > end:
+            raise _Damaged
+        key = key[:shared] + block[position : position + rest]
+        position += rest
+        yield key, block[position : position + length]
+        position += length
+
+
+def _handle(data: bytes, position: int = 0) -> tuple[int, int, int]:
+    offset, position = varint(data, position)
+    size, position = varint(data, position)
+    return offset, size, position
+
+
+def varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return a number (7 bits a byte, the lowest first) and the position behind it; ValueError when there is none."""
+    number = 0
+    for shift in range(0, 64, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise _Damaged

@@ -1,0 +1,237 @@
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from node.applier import Applier, Committed
+from node.catchup import BlockServer, Follower
+from node.gossip import TOPIC
+from node.receipts import Receipts
+from node.verification import Verification
+from protocol import codec
+from protocol.block import Block
+from protocol.catchup import Announce, BlocksFrom, Segment
+from protocol.certificate import CommitProof
+from protocol.errors import Invalid, RemoteFault, Unavailable
+from protocol.identifiers import Height, NodeId
+from protocol.merkle import Frontier
+from storage.ledger_store import LedgerStore
+from storage.memory import MemoryStore
+from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SeededEntropy, SilentLog
+from tests.node.scripted_transport import ScriptedTransport, Stream
+from tests.protocol import chain
+from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, acknowledgement
+
+CHAIN = chain.build()
+ME = NodeId(bytes(32))
+LIAR, HONEST = NODES[1], NODES[2]
+
+
+def proof_of(block: Block, *voters: int) -> CommitProof:
+    return CommitProof(block.header, (), tuple(acknowledgement(n, block) for n in voters or (0, 1)))
+
+
+def segment(*blocks: Block, proof: CommitProof | None = None) -> bytes:
+    return codec.encode(Segment(tuple(block.raw for block in blocks), proof))
+
+
+def sending(*frames: bytes, then: Callable[[], object] | None = None) -> Stream:
+    async def stream(_body: bytes) -> AsyncGenerator[bytes, None]:
+        for frame in frames:
+            await trio.lowlevel.checkpoint()
+            yield frame
+        if then is not None:
+            await then()  # type: ignore[misc]
+
+    return stream
+
+
+ALL = sending(segment(*CHAIN[1:], proof=proof_of(CHAIN[3])))
+
+
+class House:
+    """An observer and what its peers say."""
+
+    def __init__(self) -> None:
+        rows = MemoryStore()
+        self.store = LedgerStore(rows, CONFIGURATION)
+        self.log = SilentLog()
+        self.applier = Applier(self.store, InlineDisk(rows), Receipts())
+        self.transport = ScriptedTransport(ME, (LIAR, HONEST))
+        self.verification = Verification(NETWORK, InlineWorkers(), self.log)
+        self.follower = Follower(
+            store=self.store, applier=self.applier, transport=self.transport, verification=self.verification,
+            clock=DoubleClock(), entropy=SeededEntropy("observer"), log=self.log,
+        )  # fmt: skip
+
+    def announce(self, sender: NodeId, *blocks: Block, proof: CommitProof) -> None:
+        body = codec.encode(Announce(proof, tuple(block.raw for block in blocks)))
+        self.transport.deliver(TOPIC, sender, body)
+
+
+@pytest.fixture
+def house(autojump_clock: trio.testing.MockClock) -> House:
+    return House()
+
+
+async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_height(house: House) -> None:
+    server = BlockServer(house.store)
+    ask = codec.encode(BlocksFrom(Height(1)))
+    assert [frame async for frame in server.serve(ME, ask)] == []
+    await house.applier.apply(Committed(CHAIN[1:3], chain.proof(CHAIN), is_stored=False))
+    await house.applier.apply(Committed(CHAIN[3:], proof_of(CHAIN[3]), is_stored=False))
+    segments = [codec.decode(frame, Segment) async for frame in server.serve(ME, ask)]
+    assert [len(one.blocks) for one in segments] == [2, 1]
+    assert [one.proof.header.height for one in segments if one.proof] == [2, 3]
+    for height in (4, 2**64 - 1):
+        assert [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(height))))] == []
+    for bad in (b"", b"\xc1", codec.encode(BlocksFrom(Height(0)))):
+        with pytest.raises(RemoteFault):
+            await anext(server.serve(ME, bad))
+
+
+async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House) -> None:
+    other = House()
+    await other.applier.apply(Committed(CHAIN[1:], proof_of(CHAIN[3]), is_stored=False))
+
+    async def served(body: bytes) -> AsyncGenerator[bytes, None]:
+        async for frame in BlockServer(other.store).serve(ME, body):
+            yield frame
+
+    house.transport.streams[HONEST] = served
+    await house.follower._pull()
+    assert house.applier.mark == other.applier.mark
+
+
+WRONG_BODY = Block(CHAIN[2].header, CHAIN[2].signature, b"", CHAIN[2].transactions[::-1])
+UNSIGNED = chain.successor(CHAIN[1], Frontier(), body=(b"garbage",))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (b"garbage",),
+        (codec.encode(Segment((b"garbage",), None)),),
+        (segment(CHAIN[2], CHAIN[3], proof=proof_of(CHAIN[3])),),
+        (segment(CHAIN[1], CHAIN[3], proof=proof_of(CHAIN[3])),),
+        (segment(CHAIN[2], CHAIN[1], proof=proof_of(CHAIN[1])),),
+        (segment(*CHAIN[1:], proof=proof_of(CHAIN[2])),),
+        (segment(*CHAIN[1:], proof=proof_of(CHAIN[3], 0)),),
+        (segment(CHAIN[1], WRONG_BODY, CHAIN[3], proof=proof_of(CHAIN[3])),),
+        (segment(CHAIN[1], UNSIGNED, proof=proof_of(UNSIGNED)),),
+        (segment(CHAIN[1]), segment(CHAIN[1])),
+    ],
+    ids=["garbage", "block", "gap", "hole", "backwards", "other-proof", "few-acks", "wrong-body", "bad-transaction", "repeated"],
+)
+async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(house: House, frames) -> None:
+    house.transport.streams = {LIAR: sending(*frames)}
+    await house.follower._pull()
+    assert house.applier.height.value == 0
+    assert house.store.tip_height() == 0
+    assert house.verification.faults == {LIAR: 1}
+    house.transport.streams[HONEST] = ALL
+    await house.follower._pull()
+    assert house.applier.height.value == 3
+
+
+async def test_what_was_proven_before_the_lie_is_kept(house: House) -> None:
+    house.transport.streams[LIAR] = sending(segment(*CHAIN[1:3], proof=chain.proof(CHAIN)), b"garbage")
+    await house.follower._pull()
+    assert house.applier.height.value == 2
+    assert house.verification.faults == {LIAR: 1}
+
+
+async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(house: House) -> None:
+    house.transport.streams = {LIAR: sending(then=trio.sleep_forever), HONEST: ALL}
+    started = trio.current_time()
+    for _ in range(4):  # whoever comes first by chance
+        await house.follower._pull()
+    assert house.applier.height.value == 3
+    assert trio.current_time() - started < 60
+    with pytest.raises(Unavailable):
+        await house.follower._pull_from(LIAR)
+
+
+async def test_a_peer_that_drips_genuine_blocks_without_proof_runs_out_of_time(house: House) -> None:
+    async def drip(_body: bytes) -> AsyncGenerator[bytes, None]:
+        tip, frontier = CHAIN[1], Frontier()
+        yield segment(CHAIN[1])
+        while True:
+            await trio.sleep(4)
+            tip = chain.successor(tip, frontier)
+            yield segment(tip)
+
+    house.transport.streams[LIAR] = drip
+    started = trio.current_time()
+    with pytest.raises(Unavailable):
+        await house.follower._pull_from(LIAR)
+    assert trio.current_time() - started < 15
+
+
+async def test_endless_unproven_data_ends_at_a_bound(house: House, monkeypatch) -> None:
+    monkeypatch.setattr("node.catchup._RUN_BYTES_MAX", 20_000)
+
+    async def endless(_body: bytes) -> AsyncGenerator[bytes, None]:
+        tip = CHAIN[1]
+        yield segment(CHAIN[1])
+        while True:
+            await trio.lowlevel.checkpoint()
+            tip = chain.successor(tip, Frontier())
+            yield segment(tip)
+
+    house.transport.streams[LIAR] = endless
+    with pytest.raises(Invalid, match="without ever proving"):
+        await house.follower._pull_from(LIAR)
+    assert house.applier.height.value == 0
+
+
+async def test_an_announcement_with_its_blocks_is_applied_without_asking_anybody(house: House, nursery) -> None:
+    nursery.start_soon(house.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    house.transport.asked.clear()
+    house.announce(HONEST, *CHAIN[1:], proof=proof_of(CHAIN[3]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (house.applier.height.value, house.follower.last_leader) == (3, NODES[0])
+    assert house.transport.asked == []
+
+
+async def test_an_announcement_without_blocks_makes_the_follower_pull(house: House, nursery) -> None:
+    nursery.start_soon(house.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    house.transport.streams[HONEST] = ALL
+    house.announce(HONEST, proof=proof_of(CHAIN[3]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.applier.height.value == 3
+
+
+async def test_nobody_names_a_leader_without_a_proof(house: House, nursery) -> None:
+    nursery.start_soon(house.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    usurper = chain.successor(CHAIN[2], Frontier(), leader=1)
+    house.announce(LIAR, proof=proof_of(usurper, 1))
+    house.announce(LIAR, usurper, proof=proof_of(usurper, 1))
+    house.transport.deliver(TOPIC, LIAR, b"garbage")
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.follower.last_leader is None
+    assert house.applier.height.value == 0
+    assert house.verification.faults == {LIAR: 3}
+
+
+async def test_old_announcements_without_end_do_not_keep_a_follower_from_polling(house: House, nursery) -> None:
+    await house.applier.apply(Committed(CHAIN[1:2], proof_of(CHAIN[1]), is_stored=False))
+    nursery.start_soon(house.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    house.transport.streams[HONEST] = sending(segment(*CHAIN[2:], proof=proof_of(CHAIN[3])))
+    for _ in range(10):
+        house.announce(LIAR, proof=proof_of(CHAIN[1]))
+        await trio.sleep(0.5)
+    assert house.applier.height.value == 3
+
+
+async def test_a_follower_without_gossip_still_gets_there(house: House, nursery) -> None:
+    nursery.start_soon(house.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    house.transport.streams[HONEST] = ALL
+    with trio.fail_after(5):
+        assert await house.applier.height.wait_above(Height(2)) == 3
