@@ -8,15 +8,16 @@
 The lower node id dials at once, so that two daemons that start together do not dial each other.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import trio
 
+from node.address_book import AddressBook
 from node.endpoints import parse_endpoint
 from node.event_log import EventLog
 from node.ports import Clock, Entropy
 from protocol import limits
-from protocol.errors import Invalid, Unavailable
+from protocol.errors import Invalid, Refused, Unavailable
 from protocol.identifiers import NodeId, peer_id
 
 STABLE_MS = 5_000
@@ -179,3 +180,37 @@ def _forget_surplus(addresses: dict[str, str]) -> None:
     told = [address for address, found_by in addresses.items() if found_by not in ("genesis", "config")]
     for address in told[: -limits.PEER_ADDRESSES_MAX]:
         del addresses[address]
+
+
+def fixed_addresses(
+    me: NodeId,
+    members: Mapping[NodeId, tuple[str, ...]],
+    extra_peers: Iterable[str],
+    book: AddressBook,
+    log: EventLog,
+) -> Iterator[tuple[NodeId, str, str]]:
+    """Yield (member, address, where from) of all that is known before anybody was met.
+
+    The last one learned is tried first: the address book is the freshest of these.
+
+    Raises:
+        Refused: an operator's peer address is not a multiaddr.
+    """
+    others = [node for node in members if node != me]
+    for node in others:
+        for address in members[node]:
+            yield node, address, "genesis"
+    for address in extra_peers:
+        try:
+            _, named = parse_endpoint(address)
+        except ValueError as error:
+            raise Refused(f"cannot use the peer address {address[:100]}: {error}") from None
+        if named is not None and named not in others:
+            log.warning("peer address ignored: not of another member", peer=peer_id(named))
+            continue
+        # Without a peer id it may be anybody's: whoever is missing is tried there, and the handshake tells.
+        for node in others if named is None else [named]:
+            yield node, address, "config"
+    for node in others:
+        for address in reversed(book.addresses(node)):
+            yield node, address, "book"

@@ -20,12 +20,14 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.errors import Refused, StorageFull
 
+LOCK_TRIES, LOCK_TRY_SECONDS = 5, 0.05
 SOCKET_PATH_BYTES_MAX = 100
 """sun_path has 108 bytes on Linux and 104 elsewhere, one of them a zero."""
 
@@ -106,15 +108,32 @@ class Home:
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Refused(
-                    f"a daemon is already running for {self.path}; stop it before starting another"
-                ) from None
+            for _ in range(LOCK_TRIES):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    # Perhaps only a command that looks whether somebody holds it (`is_held`).
+                    time.sleep(LOCK_TRY_SECONDS)
+            else:
+                raise Refused(f"a daemon is already running for {self.path}; stop it before starting another")
             yield
         finally:
             os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Return whether a daemon holds this home: it runs, or is just starting or stopping."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def socket_path(self) -> Path | None:
         """Return the path of the daemon's socket, or None when there is no socket."""

@@ -10,7 +10,7 @@ network (a different genesis) is found out by the first frame and appears in `pr
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from multiaddr import Multiaddr
 
 from node import libp2p_kit
 from node.address_book import AddressBook
-from node.dialer import Dialer
+from node.dialer import Dialer, fixed_addresses
 from node.discovery import MdnsDiscovery
 from node.endpoints import Endpoint, check_listen, parse_endpoint, reachable
 from node.event_log import EventLog
@@ -96,7 +96,8 @@ class Libp2pTransport:
         self._bound: tuple[Endpoint, ...] = ()
         self._tasks: trio.Nursery | None = None
         self._discovery: MdnsDiscovery | None = None
-        self._note_fixed_addresses(extra_peers)
+        for node, address, found_by in fixed_addresses(me, self._members, extra_peers, address_book, log):
+            self._dialer.learn(node, address, found_by)
 
     @property
     def me(self) -> NodeId:
@@ -204,26 +205,6 @@ class Libp2pTransport:
             raise Unavailable(f"{peer_id(peer)} is not connected")
         return session
 
-    def _note_fixed_addresses(self, extra_peers: Iterable[str]) -> None:
-        others = [node for node in self._members if node != self._me]
-        for node in others:
-            # The last one learned is tried first: the book is the freshest of these.
-            for address in self._members[node]:
-                self._dialer.learn(node, address, "genesis")
-        for address in extra_peers:
-            try:
-                _, named = parse_endpoint(address)
-            except ValueError as error:
-                raise Refused(f"cannot use the peer address {address[:100]}: {error}") from None
-            if named is not None and not self._is_other_member(named):
-                self._log.warning("peer address ignored: not of another member", peer=peer_id(named))
-            # Without a peer id it may be anybody's: whoever is missing is tried there, and the handshake tells.
-            for node in others if named is None else [named]:
-                self._dialer.learn(node, address, "config")
-        for node in others:
-            for address in reversed(self._book.addresses(node)):
-                self._dialer.learn(node, address, "book")
-
     # --- the stack ------------------------------------------------------------------------------------------------
 
     async def _run_stack(self, stop: trio.Event, *, task_status: "TaskStatus[None]") -> None:
@@ -282,11 +263,8 @@ class Libp2pTransport:
 
     async def _take_discoveries(self, discovery: MdnsDiscovery) -> None:
         async for node, address in discovery.found:
-            if not self._is_own_address(address):
+            if address not in self.addresses():
                 self._dialer.learn(node, address, "mdns", fresh=True)
-
-    def _is_own_address(self, address: str) -> bool:
-        return address in self.addresses()
 
     # --- connections ----------------------------------------------------------------------------------------------
 
@@ -391,10 +369,14 @@ class Libp2pTransport:
                     self._book.remember(session.node, session.address)
                     return
 
-    async def _on_persistent_stream(self, stream: Any) -> None:
+    def _member_behind(self, stream: Any) -> NodeId:
         node = libp2p_kit.node_of(stream.muxed_conn.peer_id)
         if node is None or not self._is_other_member(node):
             raise Invalid("not a member")
+        return node
+
+    async def _on_persistent_stream(self, stream: Any) -> None:
+        node = self._member_behind(stream)
         session = self._sessions.get(node)
         hello = self._hello(session) if session is not None else Hello(self._network, ())
         wrapped = libp2p_kit.Stream(stream)
@@ -404,10 +386,7 @@ class Libp2pTransport:
             await wrapped.reset()
 
     async def _on_bulk_stream(self, stream: Any) -> None:
-        node = libp2p_kit.node_of(stream.muxed_conn.peer_id)
-        if node is None or not self._is_other_member(node):
-            raise Invalid("not a member")
-        await self._server.serve_bulk(node, libp2p_kit.Stream(stream))
+        await self._server.serve_bulk(self._member_behind(stream), libp2p_kit.Stream(stream))
 
 
 def _check_body(body: bytes) -> None:

@@ -181,6 +181,7 @@ def cut(
     now_ms: int,
 ) -> Block:
     """Return the next block, signed. `frontier` is the tree after `predecessor`; time is max(now, predecessor + 1)."""
+    leaves = tuple([merkle.leaf_hash(entry) for entry in transactions])
     header = Header(
         predecessor.net,
         predecessor.epoch,
@@ -190,14 +191,16 @@ def cut(
         NodeId(key.public),
         max(now_ms, predecessor.time_ms + 1),
         len(transactions),
-        body_root(opening, transactions),
+        merkle.leaf_hash(opening) if opening else merkle.root_of_leaves(leaves),
         frontier.size,
         frontier.root(),
         predecessor.config_hash,
         ZERO,
         APP_VERSION,
     )
-    return Block(header, key.sign(header_form(header)), opening, transactions)
+    block = Block(header, key.sign(header_form(header)), opening, transactions)
+    block._leaves = leaves  # noqa: SLF001  (this module's own class: hashed once)
+    return block
 
 
 def take(pool: list[bytes]) -> int:

@@ -49,6 +49,7 @@ class VirtualDisk:
         self._send, self._requests = trio.open_memory_channel[_Request](_BATCHES_MAX)
         self._waiting: dict[_Request, None] = {}
         self._writing: Batch | None = None
+        self._begun = trio.Event()
         self._is_dead = False
 
     def read(self, key: bytes) -> bytes | None:
@@ -92,6 +93,8 @@ class VirtualDisk:
 
     async def _write(self, batch: Batch, *, sync: bool) -> None:
         self._writing = batch
+        begun, self._begun = self._begun, trio.Event()
+        begun.set()
         mean_ms = self._speed.sync_ms if sync else _UNSYNCED_MS
         await trio.sleep(mean_ms * self._rng.uniform(0.5, 1.5) / 1000)
         if self._is_dead:
@@ -99,6 +102,10 @@ class VirtualDisk:
         self._rows.write(batch, sync=sync)
         self._writing = None
         self._written(batch)
+
+    async def next_write(self) -> None:
+        """Wait until a write begins: the moment when a crash is most interesting."""
+        await self._begun.wait()
 
     def power_off(self) -> None:
         """Stop here and now: nothing is written any more and nobody hears that something was."""

@@ -26,6 +26,7 @@ class Plan:
     crash_every_s: float = 0.0
     leader_crash_every_s: float = 0.0
     slow_disk_every_s: float = 0.0
+    blackout_every_s: float = 0.0
 
     def describe(self) -> str:
         """Return the faults in one line."""
@@ -41,6 +42,7 @@ class Plan:
                 ("crash_every_s", self.crash_every_s),
                 ("leader_crash_every_s", self.leader_crash_every_s),
                 ("slow_disk_every_s", self.slow_disk_every_s),
+                ("blackout_every_s", self.blackout_every_s),
             )
             if value
         ]
@@ -73,7 +75,7 @@ def _mixed(rng: Random) -> Plan:
         duplicate=some(0, 0.2),
         reorder=some(0, 0.3),
     )
-    return Plan(quality, some(3, 20), some(3, 20), some(5, 30), some(3, 20))
+    return Plan(quality, some(3, 20), some(3, 20), some(5, 30), some(3, 20), some(10, 60))
 
 
 class Faults:
@@ -94,6 +96,7 @@ class Faults:
             nursery.start_soon(self._each, plan.crash_every_s, self._crash)
             nursery.start_soon(self._each, plan.leader_crash_every_s, self._crash_leader)
             nursery.start_soon(self._each, plan.slow_disk_every_s, self._slow_disk)
+            nursery.start_soon(self._each, plan.blackout_every_s, self._blackout)
 
     async def heal(self) -> None:
         """Make everything whole: links, disks, and nodes that are down."""
@@ -141,9 +144,31 @@ class Faults:
             await self._restart(leader)
 
     async def _restart(self, node: Node) -> None:
+        if self._rng.random() < 0.5:
+            await self._reach_a_write(node)
         await self._world.crash(node)
         await trio.sleep(self._rng.expovariate(1) * 2)
         await self._world.start(node)
+
+    async def _reach_a_write(self, node: Node) -> None:
+        """Wait until a node is in the middle of a write, or for a second."""
+        life = node.life
+        if life is not None and life.is_up:
+            with trio.move_on_after(1):
+                await life.disk.next_write()
+            await trio.sleep(self._rng.uniform(0, node.disk_speed.sync_ms) / 1000)
+
+    async def _blackout(self) -> None:
+        """All nodes lose power within a few milliseconds, and come back one by one."""
+        nodes = list(self._world.nodes)
+        self._rng.shuffle(nodes)
+        await self._reach_a_write(nodes[0])
+        for node in nodes:
+            await self._world.crash(node)
+            await trio.sleep(self._rng.uniform(0, 0.005))
+        for node in nodes:
+            await trio.sleep(self._rng.expovariate(1))
+            await self._world.start(node)
 
     async def _slow_disk(self) -> None:
         node = self._rng.choice(self._voters)

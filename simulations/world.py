@@ -168,8 +168,10 @@ class World:
         return best[1] if best else None
 
     async def start(self, node: Node) -> None:
-        """Start a node that is down."""
+        """Start a node that is down, or going down."""
         assert self._nursery is not None
+        if node.life is not None and not node.life.is_up:
+            await node.life.ended.wait()
         if node.life is None:
             self.history.record("start", node.index)
             booted = trio.Event()

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import socket
+import time
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ if typing.TYPE_CHECKING:
     import httpx
 
 CONNECT_SECONDS = 5.0
+STARTING_SECONDS = 15.0
+"""A daemon that holds its home but has no socket yet is opening its databases."""
+STARTING_POLL_SECONDS = 0.05
 OPTIONS_HEADER = "carechain-options"
 INFO_HEADER = "carechain-info"
 BODY_PIECE_BYTES = 1024 * 1024
@@ -128,6 +132,15 @@ class Client:
                 raise Unavailable(
                     "the daemon went away before it answered; start it and repeat, nothing is done twice"
                 ) from None
+
+    def _socket(self) -> Path:
+        """Return the daemon's socket; one that is just starting is waited for."""
+        end = time.monotonic() + STARTING_SECONDS
+        while (socket := self.home.socket_path()) is None:
+            if not self.home.is_held() or time.monotonic() > end:
+                raise self._no_daemon()
+            time.sleep(STARTING_POLL_SECONDS)
+        return socket
 
     def _no_daemon(self) -> Unavailable:
         if not self.home.config.exists():

@@ -18,9 +18,7 @@ CHAIN = chain.build()
 
 
 def committed(first: int, last: int, *, is_stored: bool = False) -> Committed:
-    proof = CommitProof(
-        CHAIN[last].header, (), tuple(acknowledgement(n, CHAIN[last]) for n in (0, 1))
-    )
+    proof = CommitProof(CHAIN[last].header, (), tuple(acknowledgement(n, CHAIN[last]) for n in (0, 1)))
     return Committed(CHAIN[first : last + 1], proof, is_stored)
 
 

@@ -71,11 +71,13 @@ class House:
 
 
 @pytest.fixture
-def house(autojump_clock: trio.testing.MockClock) -> House:
+def house() -> House:
     return House()
 
 
-async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_height(house: House) -> None:
+async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_height(
+    house: House, autojump_clock
+) -> None:
     server = BlockServer(house.store)
     ask = codec.encode(BlocksFrom(Height(1)))
     assert [frame async for frame in server.serve(ME, ask)] == []
@@ -91,7 +93,7 @@ async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_h
             await anext(server.serve(ME, bad))
 
 
-async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House) -> None:
+async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House, autojump_clock) -> None:
     other = House()
     await other.applier.apply(Committed(CHAIN[1:], proof_of(CHAIN[3]), is_stored=False))
 
@@ -122,9 +124,22 @@ UNSIGNED = chain.successor(CHAIN[1], Frontier(), body=(b"garbage",))
         (segment(CHAIN[1], UNSIGNED, proof=proof_of(UNSIGNED)),),
         (segment(CHAIN[1]), segment(CHAIN[1])),
     ],
-    ids=["garbage", "block", "gap", "hole", "backwards", "other-proof", "few-acks", "wrong-body", "bad-transaction", "repeated"],
+    ids=[
+        "garbage",
+        "block",
+        "gap",
+        "hole",
+        "backwards",
+        "other-proof",
+        "few-acks",
+        "wrong-body",
+        "bad-transaction",
+        "repeated",
+    ],
 )
-async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(house: House, frames) -> None:
+async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(
+    house: House, frames, autojump_clock
+) -> None:
     house.transport.streams = {LIAR: sending(*frames)}
     await house.follower._pull()
     assert house.applier.height.value == 0
@@ -135,14 +150,16 @@ async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(h
     assert house.applier.height.value == 3
 
 
-async def test_what_was_proven_before_the_lie_is_kept(house: House) -> None:
+async def test_what_was_proven_before_the_lie_is_kept(house: House, autojump_clock) -> None:
     house.transport.streams[LIAR] = sending(segment(*CHAIN[1:3], proof=chain.proof(CHAIN)), b"garbage")
     await house.follower._pull()
     assert house.applier.height.value == 2
     assert house.verification.faults == {LIAR: 1}
 
 
-async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(house: House) -> None:
+async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(
+    house: House, autojump_clock
+) -> None:
     house.transport.streams = {LIAR: sending(then=trio.sleep_forever), HONEST: ALL}
     started = trio.current_time()
     for _ in range(4):  # whoever comes first by chance
@@ -153,7 +170,9 @@ async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(hou
         await house.follower._pull_from(LIAR)
 
 
-async def test_a_peer_that_drips_genuine_blocks_without_proof_runs_out_of_time(house: House) -> None:
+async def test_a_peer_that_drips_genuine_blocks_without_proof_runs_out_of_time(
+    house: House, autojump_clock
+) -> None:
     async def drip(_body: bytes) -> AsyncGenerator[bytes, None]:
         tip, frontier = CHAIN[1], Frontier()
         yield segment(CHAIN[1])
@@ -169,7 +188,7 @@ async def test_a_peer_that_drips_genuine_blocks_without_proof_runs_out_of_time(h
     assert trio.current_time() - started < 15
 
 
-async def test_endless_unproven_data_ends_at_a_bound(house: House, monkeypatch) -> None:
+async def test_endless_unproven_data_ends_at_a_bound(house: House, monkeypatch, autojump_clock) -> None:
     monkeypatch.setattr("node.catchup._RUN_BYTES_MAX", 20_000)
 
     async def endless(_body: bytes) -> AsyncGenerator[bytes, None]:
@@ -186,7 +205,9 @@ async def test_endless_unproven_data_ends_at_a_bound(house: House, monkeypatch) 
     assert house.applier.height.value == 0
 
 
-async def test_an_announcement_with_its_blocks_is_applied_without_asking_anybody(house: House, nursery) -> None:
+async def test_an_announcement_with_its_blocks_is_applied_without_asking_anybody(
+    house: House, nursery, autojump_clock
+) -> None:
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.asked.clear()
@@ -196,7 +217,9 @@ async def test_an_announcement_with_its_blocks_is_applied_without_asking_anybody
     assert house.transport.asked == []
 
 
-async def test_an_announcement_without_blocks_makes_the_follower_pull(house: House, nursery) -> None:
+async def test_an_announcement_without_blocks_makes_the_follower_pull(
+    house: House, nursery, autojump_clock
+) -> None:
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.streams[HONEST] = ALL
@@ -205,7 +228,7 @@ async def test_an_announcement_without_blocks_makes_the_follower_pull(house: Hou
     assert house.applier.height.value == 3
 
 
-async def test_nobody_names_a_leader_without_a_proof(house: House, nursery) -> None:
+async def test_nobody_names_a_leader_without_a_proof(house: House, nursery, autojump_clock) -> None:
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     usurper = chain.successor(CHAIN[2], Frontier(), leader=1)
@@ -218,7 +241,9 @@ async def test_nobody_names_a_leader_without_a_proof(house: House, nursery) -> N
     assert house.verification.faults == {LIAR: 3}
 
 
-async def test_old_announcements_without_end_do_not_keep_a_follower_from_polling(house: House, nursery) -> None:
+async def test_old_announcements_without_end_do_not_keep_a_follower_from_polling(
+    house: House, nursery, autojump_clock
+) -> None:
     await house.applier.apply(Committed(CHAIN[1:2], proof_of(CHAIN[1]), is_stored=False))
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
@@ -229,7 +254,7 @@ async def test_old_announcements_without_end_do_not_keep_a_follower_from_polling
     assert house.applier.height.value == 3
 
 
-async def test_a_follower_without_gossip_still_gets_there(house: House, nursery) -> None:
+async def test_a_follower_without_gossip_still_gets_there(house: House, nursery, autojump_clock) -> None:
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.streams[HONEST] = ALL

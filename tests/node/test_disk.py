@@ -78,7 +78,9 @@ async def hold_first(disk: GroupCommitDisk, store: GatedStore, nursery: trio.Nur
     await trio.to_thread.run_sync(store.begun.wait, 5)
 
 
-async def test_what_waits_shares_one_synchronised_write_and_the_last_write_to_a_key_wins(disk, store, nursery) -> None:
+async def test_what_waits_shares_one_synchronised_write_and_the_last_write_to_a_key_wins(
+    disk, store, nursery
+) -> None:
     await hold_first(disk, store, nursery)
     async with trio.open_nursery() as callers:
 
@@ -93,7 +95,9 @@ async def test_what_waits_shares_one_synchronised_write_and_the_last_write_to_a_
     assert disk.read(b"key") == b"2"
 
 
-async def test_a_full_disk_is_told_to_every_caller_and_leaves_nothing_half_written(disk, store, nursery) -> None:
+async def test_a_full_disk_is_told_to_every_caller_and_leaves_nothing_half_written(
+    disk, store, nursery
+) -> None:
     await hold_first(disk, store, nursery)
     store.failures[b"a"] = StorageFull("full")
     told: list[bytes] = []
@@ -121,7 +125,9 @@ async def test_a_full_disk_is_told_to_every_caller_and_leaves_nothing_half_writt
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "device"), Corruption("tables"), ValueError("a bug")])
-async def test_after_a_failure_nothing_is_written_any_more_and_everybody_hears_of_it(disk, store, failure) -> None:
+async def test_after_a_failure_nothing_is_written_any_more_and_everybody_hears_of_it(
+    disk, store, failure
+) -> None:
     store.failures[b"a"] = failure
     with pytest.raises(type(failure)):
         await disk.commit(put(b"a"), sync=True)

@@ -71,7 +71,9 @@ async def test_a_follower_announces_nothing(transport) -> None:
 
 
 @pytest.mark.parametrize(("body", "links"), [(1_000, 0), (limits.GOSSIP_BODY_BYTES_MAX, 64)])
-async def test_large_bodies_or_proofs_leave_the_blocks_to_be_pulled(transport, monkeypatch, body, links) -> None:
+async def test_large_bodies_or_proofs_leave_the_blocks_to_be_pulled(
+    transport, monkeypatch, body, links
+) -> None:
     monkeypatch.setattr(limits, "GOSSIP_BODY_BYTES_MAX", body)
     monkeypatch.setattr(limits, "PUBLISH_BYTES_MAX", 20_000 if not links else 18_000)
     announcer = Announcer(transport, raft(leads=True), SilentLog())

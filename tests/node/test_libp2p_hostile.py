@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
@@ -73,8 +74,6 @@ async def become_member(hostile: Attacker, scene: Scene) -> Any:
 
 async def test_plaintext_is_refused(scene: Scene) -> None:
     """Whoever may choose plaintext may claim any peer id."""
-    from libp2p.crypto.ed25519 import create_new_key_pair  # noqa: PLC0415
-
     plain = InsecureTransport(create_new_key_pair(MEMBER_SEED))
     async with attacker(MEMBER_SEED, {PLAINTEXT_PROTOCOL_ID: plain}) as hostile:
         with pytest.raises(Exception, match="failed to"):
@@ -162,6 +161,32 @@ async def test_garbage_on_the_gossip_stream_is_survived(scene: Scene, sent: byte
         await scene.assert_unharmed()
     with pytest.raises(trio.WouldBlock):
         received.receive_nowait()
+    await scene.assert_unharmed()
+
+
+def signed_publication(seed: bytes) -> bytes:
+    keys = create_new_key_pair(seed)
+    message = rpc_pb2.Message(
+        data=b"from " + seed[:1],
+        topicIDs=[f"/carechain/{NETWORK.hex()}/blocks/1"],
+        from_id=ID.from_pubkey(keys.public_key).to_bytes(),
+        seqno=seed[:8],
+    )
+    message.signature = keys.private_key.sign(b"libp2p-pubsub:" + message.SerializeToString())
+    message.key = keys.public_key.serialize()
+    data = rpc_pb2.RPC(publish=[message]).SerializeToString()
+    return varint(len(data)) + data
+
+
+async def test_what_a_stranger_signed_is_refused_although_a_member_forwards_it(scene: Scene) -> None:
+    received = scene.victim.subscribe("blocks", 10)
+    async with attacker(MEMBER_SEED) as hostile:
+        connection = await become_member(hostile, scene)
+        stream = await hostile.open(connection, MESHSUB)
+        await stream.write(signed_publication(STRANGER_SEED) + signed_publication(MEMBER_SEED))
+        with trio.fail_after(5):
+            assert await received.receive() == (NODES[2], b"from " + MEMBER_SEED[:1])
+    assert scene.victim.counters["gossip_refused"] == 1
     await scene.assert_unharmed()
 
 
@@ -352,6 +377,7 @@ async def test_slow_half_handshakes_do_not_lock_out_an_honest_peer(scene: Scene,
     await eventually(lambda: len(half_open) == 0)
 
 
+@pytest.mark.slow
 async def test_a_slow_half_handshake_ends_after_five_seconds(scene: Scene) -> None:
     async with await tcp(scene.victim) as stream:
         started = trio.current_time()

@@ -64,7 +64,7 @@ class House:
 
 
 @pytest.fixture
-async def house(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> House:
+async def house(nursery: trio.Nursery) -> House:
     house = House()
     nursery.start_soon(house.submitter.run)
     return house
@@ -90,7 +90,7 @@ async def test_every_waiter_gets_its_receipt_and_cancelled_ones_leave_no_trace(a
     assert receipts._waiting == {}
 
 
-async def test_a_receipt_is_returned_accepted_or_refused(house: House) -> None:
+async def test_a_receipt_is_returned_accepted_or_refused(house: House, autojump_clock) -> None:
     house.transport.calls[LEADER] = house.orders
     assert (await house.submitter.submit(SIGNED[0])).is_accepted
 
@@ -103,7 +103,7 @@ async def test_a_receipt_is_returned_accepted_or_refused(house: House) -> None:
     assert house.receipts._waiting == {}
 
 
-async def test_what_is_final_already_is_not_handed_to_anybody(house: House) -> None:
+async def test_what_is_final_already_is_not_handed_to_anybody(house: House, autojump_clock) -> None:
     house.transport.calls[LEADER] = house.orders
     first = await house.submitter.submit(SIGNED[0])
     asked = len(house.transport.asked)
@@ -111,7 +111,9 @@ async def test_what_is_final_already_is_not_handed_to_anybody(house: House) -> N
     assert len(house.transport.asked) == asked
 
 
-async def test_without_a_leader_it_is_not_final_in_time_and_may_be_submitted_again(house: House) -> None:
+async def test_without_a_leader_it_is_not_final_in_time_and_may_be_submitted_again(
+    house: House, autojump_clock
+) -> None:
     house.leader = None
     started = trio.current_time()
     with pytest.raises(NotFinal) as error:
@@ -124,7 +126,9 @@ async def test_without_a_leader_it_is_not_final_in_time_and_may_be_submitted_aga
     assert (await house.submitter.submit(SIGNED[0])).is_accepted
 
 
-async def test_a_member_that_no_longer_leads_is_left_at_once_for_the_new_leader(house: House) -> None:
+async def test_a_member_that_no_longer_leads_is_left_at_once_for_the_new_leader(
+    house: House, autojump_clock
+) -> None:
     async def stale(_raw: bytes) -> bytes:
         house.leader = OTHER
         return AGAIN
@@ -135,7 +139,9 @@ async def test_a_member_that_no_longer_leads_is_left_at_once_for_the_new_leader(
     assert trio.current_time() - started < 0.2
 
 
-async def test_a_leader_that_dies_with_the_transaction_is_followed_by_the_next(house: House) -> None:
+async def test_a_leader_that_dies_with_the_transaction_is_followed_by_the_next(
+    house: House, autojump_clock
+) -> None:
     async def swallows(_raw: bytes) -> bytes:
         house.leader = OTHER
         return b""
@@ -145,7 +151,9 @@ async def test_a_leader_that_dies_with_the_transaction_is_followed_by_the_next(h
     assert [peer for peer, _, _ in house.transport.asked] == [LEADER, OTHER]
 
 
-async def test_a_refusal_of_bad_bytes_ends_the_hand_over_and_not_the_submitter(house: House) -> None:
+async def test_a_refusal_of_bad_bytes_ends_the_hand_over_and_not_the_submitter(
+    house: House, autojump_clock
+) -> None:
     async def refuses(_raw: bytes) -> bytes:
         raise RemoteFault("a signature does not verify")
 
@@ -157,7 +165,9 @@ async def test_a_refusal_of_bad_bytes_ends_the_hand_over_and_not_the_submitter(h
 
 
 @pytest.mark.parametrize("error", [Invalid("bytes"), NotLeader(None)])
-async def test_a_leader_itself_survives_what_it_is_given(house: House, error: Exception) -> None:
+async def test_a_leader_itself_survives_what_it_is_given(
+    house: House, error: Exception, autojump_clock
+) -> None:
     proposed: list[tuple[bytes, ...]] = []
 
     async def propose(raw: tuple[bytes, ...]) -> None:
@@ -172,7 +182,7 @@ async def test_a_leader_itself_survives_what_it_is_given(house: House, error: Ex
     assert len(proposed) == 2
 
 
-async def test_many_are_submitted_in_few_calls_and_come_back_in_order(house: House) -> None:
+async def test_many_are_submitted_in_few_calls_and_come_back_in_order(house: House, autojump_clock) -> None:
     house.transport.calls[LEADER] = house.orders
     found = await house.submitter.submit_all(SIGNED)
     assert tuple(one.txid for one in found) == TXIDS
@@ -181,7 +191,7 @@ async def test_many_are_submitted_in_few_calls_and_come_back_in_order(house: Hou
     assert [one.txid for one in await house.submitter.submit_all((SIGNED[0], SIGNED[0]))] == [TXIDS[0]] * 2
 
 
-async def test_of_many_those_that_are_not_final_are_named(house: House) -> None:
+async def test_of_many_those_that_are_not_final_are_named(house: House, autojump_clock) -> None:
     async def orders_one(raw: bytes) -> bytes:
         house.apply(codec.pack(*codec.unpack_byte_strings(raw, 10)[:1]))
         house.leader = None
@@ -194,7 +204,7 @@ async def test_of_many_those_that_are_not_final_are_named(house: House) -> None:
     assert house.receipts._waiting == {}
 
 
-async def test_two_who_submit_the_same_get_the_same_receipt(house: House) -> None:
+async def test_two_who_submit_the_same_get_the_same_receipt(house: House, autojump_clock) -> None:
     house.transport.calls[LEADER] = house.orders
     found: list[Receipt] = []
 

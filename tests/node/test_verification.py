@@ -44,7 +44,9 @@ def verification() -> Verification:
     return Verification(NETWORK, CountingWorkers(), SilentLog())
 
 
-async def test_one_bad_transaction_refuses_a_block_and_spares_the_others_of_a_submission(verification) -> None:
+async def test_one_bad_transaction_refuses_a_block_and_spares_the_others_of_a_submission(
+    verification,
+) -> None:
     good = vaults(5)
     mixed = (*good[:3], forged(good[3]), b"garbage", good[4])
     with pytest.raises(RemoteFault):

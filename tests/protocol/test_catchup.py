@@ -19,7 +19,9 @@ START = Position(CHAIN[0].header, CHAIN[0].hash, Frontier())
 
 
 def proof_of(block: Block, *voters: int, term: int = 3) -> CommitProof:
-    return CommitProof(block.header, (), tuple(acknowledgement(n, block, term=term) for n in voters or (0, 1)))
+    return CommitProof(
+        block.header, (), tuple(acknowledgement(n, block, term=term) for n in voters or (0, 1))
+    )
 
 
 def with_header(block: Block, **changes: object) -> Block:
@@ -51,7 +53,20 @@ def test_a_run_counts_with_the_proof_of_its_last_block_and_goes_on_after_it() ->
         (Block(CHAIN[1].header, b"", CHAIN[1].opening, ()),),
         (CHAIN[1], Block(CHAIN[2].header, bytes(64), b"", CHAIN[2].transactions)),
     ],
-    ids=["gap", "hole", "backwards", "twice", "genesis", "network", "epoch", "altered", "configuration", "tree", "unsigned", "forged"],
+    ids=[
+        "gap",
+        "hole",
+        "backwards",
+        "twice",
+        "genesis",
+        "network",
+        "epoch",
+        "altered",
+        "configuration",
+        "tree",
+        "unsigned",
+        "forged",
+    ],
 )
 def test_a_broken_link_is_found_at_once(blocks: tuple[Block, ...]) -> None:
     with pytest.raises(Invalid):

@@ -42,7 +42,14 @@ def test_only_voters_count_and_store() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "other"}, {"role": "observer"}, {"kind": "clinic"}, {"kex": bytes(32)}, {"addresses": ("/ip4/1",)}]
+    "change",
+    [
+        {"name": "other"},
+        {"role": "observer"},
+        {"kind": "clinic"},
+        {"kex": bytes(32)},
+        {"addresses": ("/ip4/1",)},
+    ],
 )
 def test_an_altered_card_is_refused(change: dict[str, object]) -> None:
     honest = card("hospital")
@@ -81,7 +88,9 @@ def test_a_genesis_of_too_many_members_is_refused_before_anybody_stores_what_can
 def test_a_member_is_found_by_name_peer_id_or_a_unique_prefix() -> None:
     configured = network("hospital", "hospice", "clinic")
     clinic = configured.by_node[NodeId(key("clinic").public)]
-    assert configured.find("clinic") == configured.find("cl") == configured.find(peer_id(clinic.node)) == clinic
+    assert (
+        configured.find("clinic") == configured.find("cl") == configured.find(peer_id(clinic.node)) == clinic
+    )
     for text in ("hosp", "nobody", ""):
         with pytest.raises(Refused):
             configured.find(text)

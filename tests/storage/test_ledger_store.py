@@ -57,7 +57,11 @@ def test_blocks_come_back_in_order_and_a_missing_or_misplaced_one_is_named() -> 
     rows = MemoryStore()
     store = filled(rows)
     assert tuple(store.blocks(Height(0), Height(3))) == CHAIN
-    assert (store.tip_height(), store.header(Height(2)), store.hash(Height(2))) == (3, CHAIN[2].header, CHAIN[2].hash)
+    assert (store.tip_height(), store.header(Height(2)), store.hash(Height(2))) == (
+        3,
+        CHAIN[2].header,
+        CHAIN[2].hash,
+    )
     with pytest.raises(Corruption, match="block 4"):
         store.block(Height(4))
     put(rows, height_key(keyspace.BLOCK, 2), CHAIN[3].raw)
@@ -76,7 +80,10 @@ def test_blocks_come_back_in_order_and_a_missing_or_misplaced_one_is_named() -> 
         (height_key(keyspace.PROOF, 2), lambda store: store.proof(Height(2))),
         (height_key(keyspace.PROOF, 2), lambda store: store.proof_at_or_above(Height(1))),
         (keyspace.STATE + ledger_rows.vault_key(Vid(bytes(32))), lambda store: store.vault(Vid(bytes(32)))),
-        (keyspace.STATE + ledger_rows.receipt_key(Txid(bytes(32))), lambda store: store.receipt(Txid(bytes(32)))),
+        (
+            keyspace.STATE + ledger_rows.receipt_key(Txid(bytes(32))),
+            lambda store: store.receipt(Txid(bytes(32))),
+        ),
     ],
 )
 def test_a_row_that_does_not_decode_is_damage_here_and_no_peers_fault(name, read) -> None:
@@ -143,7 +150,19 @@ def test_hard_state_round_trips_and_a_rebuild_ends_with_it_in_one_batch() -> Non
     LedgerStore.mark_rebuilt(rows)
     store = LedgerStore(rows, CONFIGURATION)
     assert store.is_rebuilt()
-    state = HardState(0, 0, Term(9), bytes(32), Term(0), Height(0), bytes(32), Height(0), bytes(32), Height(0), Digest(bytes(32)))
+    state = HardState(
+        0,
+        0,
+        Term(9),
+        bytes(32),
+        Term(0),
+        Height(0),
+        bytes(32),
+        Height(0),
+        bytes(32),
+        Height(0),
+        Digest(bytes(32)),
+    )
     batch = Batch()
     store.put_hard_state(batch, state)
     store.clear_rebuilt(batch)

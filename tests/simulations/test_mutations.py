@@ -1,0 +1,53 @@
+"""The simulation is worth its time only if it finds bugs: here are some, put in on purpose.
+
+Each is one that shipped in some implementation of Raft. A few short seeds must suffice to find it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from protocol.configuration import Configuration
+from simulations.disk import VirtualDisk
+from simulations.runner import Options, simulate
+from storage.key_value import Batch
+from storage.ledger_store import LedgerStore
+
+SEEDS = 6
+
+
+def findings(scenario: str) -> str:
+    """Return the first violations that the first failing seed finds; "" when none does."""
+    for seed in range(SEEDS):
+        verdict = simulate(Options(seed=seed, virtual_s=30, scenario=scenario))
+        if verdict.violations:
+            return " | ".join(verdict.violations)
+    return ""
+
+
+def test_votes_and_blocks_that_are_sent_before_they_are_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = VirtualDisk.commit
+
+    async def unsynced(self: VirtualDisk, batch: Batch, *, sync: bool) -> None:
+        await write(self, batch, sync=False)
+
+    monkeypatch.setattr(VirtualDisk, "commit", unsynced)
+    found = findings("leader-crash")
+    assert "durable state" in found or "Corruption" in found
+
+
+def test_a_quorum_that_is_no_majority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Configuration, "raft_quorum", property(lambda _: 1))
+    found = findings("partition")
+    assert "safety" in found or "failed" in found or "warns" in found
+
+
+def test_rows_that_are_applied_without_the_mark_that_explains_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: Callable[..., None] = LedgerStore.put_applied
+
+    def forgetful(batch: Batch, writes: dict[bytes, bytes | None], mark: Any, proof: Any) -> None:
+        put(batch, dict(list(writes.items())[:1]), mark, proof)
+
+    monkeypatch.setattr(LedgerStore, "put_applied", staticmethod(forgetful))
+    assert findings("slow-disk")
