@@ -140,11 +140,9 @@ class Block:
         return f"Block(height={self.height}, term={self.term}, n_tx={self.header.n_tx}, hash={self.hash.hex()[:12]})"
 
 
-def body_root(opening: bytes, transactions: tuple[bytes, ...]) -> Digest:
-    """Return the `tx_root` of a body."""
-    if opening:
-        return merkle.leaf_hash(opening)
-    return merkle.root_of(transactions)
+def body_root(opening: bytes, leaves: tuple[Digest, ...]) -> Digest:
+    """Return the `tx_root` of a body, from the leaf hashes of its transactions."""
+    return merkle.leaf_hash(opening) if opening else merkle.root_of_leaves(leaves)
 
 
 def genesis_block(configuration: Configuration) -> Block:
@@ -191,7 +189,7 @@ def cut(
         NodeId(key.public),
         max(now_ms, predecessor.time_ms + 1),
         len(transactions),
-        merkle.leaf_hash(opening) if opening else merkle.root_of_leaves(leaves),
+        body_root(opening, leaves),
         frontier.size,
         frontier.root(),
         predecessor.config_hash,
@@ -244,8 +242,7 @@ def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]
     """
     check_shape(block)
     header = block.header
-    root = merkle.leaf_hash(block.opening) if block.opening else merkle.root_of_leaves(block.leaves())
-    if root != header.tx_root:
+    if body_root(block.opening, block.leaves()) != header.tx_root:
         raise Invalid(f"block {header.height} does not hash to its tx_root")
     entries = checked or tuple([transaction.check(entry, header.net) for entry in block.transactions])
     txids = tuple([txid for _, txid in entries])

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from protocol import ledger_state
 from protocol.block import Block
+from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.configuration import Configuration
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term, Txid
 from protocol.ledger_rows import Receipt
+from protocol.raft.messages import AppendReply, VoteReply
 from protocol.raft.state import HardState
 
 Report = Callable[[str], None]
@@ -59,8 +61,15 @@ class DurableState:
         self._report = report
         self._last: dict[NodeId, HardState] = {}
 
-    def written(self, node: NodeId, state: HardState) -> None:
+    def last(self, node: NodeId) -> HardState | None:
+        """Return the hard state that is durable at a node."""
+        return self._last.get(node)
+
+    def written(self, node: NodeId, state: HardState, *, sync: bool = True) -> None:
         """Hear of a hard state that a node wrote, or found on its disk when it started."""
+        if not sync:
+            self._report(f"durable state: {short(node)} wrote a hard state without synchronising it")
+            return
         before = self._last.get(node)
         self._last[node] = state
         if before is None:
@@ -80,6 +89,40 @@ class DurableState:
             self.written(node, state)
         elif node in self._last:
             self._report(f"durable state: {short(node)} has lost its hard state")
+
+
+class PersistBeforeSend:
+    """No message leaves before the state that it promises is durable, and no voter promises one term to two (Raft §5.2, P2)."""
+
+    def __init__(self, report: Report, durable: DurableState) -> None:
+        self._report = report
+        self._durable = durable
+        self._votes: dict[tuple[NodeId, Term], NodeId] = {}
+
+    def sent(self, node: NodeId, message: object, hash_at: Callable[[Height], Digest | None]) -> None:
+        """Hear of a message that a node hands to its transport; `hash_at` reads the blocks on its disk."""
+        match message:
+            case VoteReply(grant=ElectionGrant() as grant):
+                self._voted(node, grant)
+            case AppendReply(ack=Acknowledgement() as ack):
+                state = self._durable.last(node)
+                marker = (state.ack_term, state.ack_height) if state is not None else (0, 0)
+                if marker < (ack.term, ack.height) or hash_at(ack.height) != ack.header_hash:
+                    self._report(
+                        f"persist before send: {short(node)} acknowledged block {ack.height} before it was durable"
+                    )
+            case _:
+                pass  # promises nothing
+
+    def _voted(self, node: NodeId, grant: ElectionGrant) -> None:
+        state = self._durable.last(node)
+        if state is None or (state.term, state.vote) != (grant.term, grant.candidate):
+            self._report(
+                f"persist before send: {short(node)} voted in term {grant.term} before that was durable"
+            )
+        known = self._votes.setdefault((node, grant.term), grant.candidate)
+        if known != grant.candidate:
+            self._report(f"one vote: {short(node)} voted for two candidates in term {grant.term}")
 
 
 @dataclass(frozen=True, slots=True)

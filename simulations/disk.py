@@ -37,10 +37,10 @@ class _Request:
 
 
 class VirtualDisk:
-    """One incarnation's use of one store. `written` is called with each group of writes once it is visible."""
+    """One incarnation's use of one store. `written` is called with each group of writes, and whether it was synchronised, once it is visible."""
 
     def __init__(
-        self, rows: MemoryStore, speed: DiskSpeed, rng: Random, written: Callable[[Batch], None]
+        self, rows: MemoryStore, speed: DiskSpeed, rng: Random, written: Callable[[Batch, bool], None]
     ) -> None:
         self._rows = rows
         self._speed = speed
@@ -101,7 +101,7 @@ class VirtualDisk:
             return
         self._rows.write(batch, sync=sync)
         self._writing = None
-        self._written(batch)
+        self._written(batch, sync)
 
     async def next_write(self) -> None:
         """Wait until a write begins: the moment when a crash is most interesting."""

@@ -55,14 +55,17 @@ class VirtualTransport:
         members: tuple[NodeId, ...],
         network: Network,
         nursery: trio.Nursery,
-        broke: Callable[[str], None],
+        *,
+        broke: Callable[[str], None] = lambda _: None,
+        sent: Callable[[str, bytes], None] = lambda *_: None,
     ) -> None:
-        """`broke` hears of handlers that ended in an error that is none of ours."""
+        """`broke` hears of handlers that ended in an error that is none of ours, `sent` of each message (channel, body)."""
         self._me = me
         self._others = tuple(sorted(node for node in members if node != me))
         self._network = network
         self._nursery = nursery
         self._broke = broke
+        self._sent = sent
         self._handlers: dict[str, CallHandler] = {}
         self._stream_handlers: dict[str, StreamHandler] = {}
         self._inboxes: dict[str, trio.MemorySendChannel[tuple[NodeId, bytes]]] = {}
@@ -94,6 +97,8 @@ class VirtualTransport:
         """Queue one message without an answer; dropped when the peer is away or its queue full."""
         _check_size(body, limits.MESSAGE_BYTES_MAX)
         network = self._network
+        if network.is_present(self):
+            self._sent(channel, body)
         if network.is_present(self) and network.is_connected(self._me, peer):
             target = network.connected(self._me, peer)
             network.post(self._me, target, lambda: target.take(channel, self._me, body), lossy=True)

@@ -8,16 +8,25 @@ from typing import Any, TypeVar
 
 import trio
 
+from node.consensus import CHANNEL as CONSENSUS
 from node.core import Core, Ports
 from protocol import codec
 from protocol.block import Block, genesis_block
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.errors import CarechainError, Unavailable
 from protocol.identifiers import Digest, Height, NodeId, PublicKey
+from protocol.raft.messages import Message
 from protocol.raft.state import HardState, Role
 from protocol.signing import SigningKey
 from simulations import determinism
-from simulations.checkers import DurableState, ElectionSafety, LogMatching, Promises, StateMachineSafety
+from simulations.checkers import (
+    DurableState,
+    ElectionSafety,
+    LogMatching,
+    PersistBeforeSend,
+    Promises,
+    StateMachineSafety,
+)
 from simulations.clock import VirtualClock, VirtualEntropy, VirtualWorkers
 from simulations.disk import DiskSpeed, VirtualDisk
 from simulations.history import History
@@ -129,6 +138,7 @@ class World:
         self.elections = ElectionSafety(self.report)
         self.logs = LogMatching(self.report)
         self.durable = DurableState(self.report)
+        self.sends = PersistBeforeSend(self.report, self.durable)
         self.chain = StateMachineSafety(self.report, self.configuration, genesis_block(self.configuration))
         self.promises = Promises(self.report, self.chain)
         self._nursery: trio.Nursery | None = None
@@ -217,13 +227,18 @@ class World:
         name = f"{node.index}/{node.lives}"
         members = tuple(member.id for member in self.nodes)
         transport = VirtualTransport(
-            node.id, members, self.network, nursery, lambda text: self.report(f"node {node.index}: {text}")
+            node.id,
+            members,
+            self.network,
+            nursery,
+            broke=lambda text: self.report(f"node {node.index}: {text}"),
+            sent=lambda channel, body: self._sent(node, channel, body),
         )
         disk = VirtualDisk(
             node.rows,
             node.disk_speed,
             determinism.stream(self.seed, f"disk/{name}"),
-            lambda batch: self._written(node, batch),
+            lambda batch, sync: self._written(node, batch, sync=sync),
         )
         ports = Ports(
             transport=transport,
@@ -249,12 +264,12 @@ class World:
 
     # --- what is seen ---------------------------------------------------------------------------------------------
 
-    def _written(self, node: Node, batch: Batch) -> None:
+    def _written(self, node: Node, batch: Batch, *, sync: bool) -> None:
         for key, value in batch.writes.items():
             if value is None:
                 continue
             if key == keyspace.HARD_STATE:
-                self.durable.written(node.id, codec.decode(value, HardState))
+                self.durable.written(node.id, codec.decode(value, HardState), sync=sync)
             elif key.startswith(keyspace.BLOCK):
                 self._stored(node, Block.decode(value))
 
@@ -264,6 +279,12 @@ class World:
         if block.opening and block.header.leader == node.id:
             self.history.record("leader", node.index, block.term)
             self.chain.led(block.term, node.id, lambda height: _hash_at(node, height))
+
+    def _sent(self, node: Node, channel: str, body: bytes) -> None:
+        # Only what promises something is worth decoding: a message's tag follows two bytes of MessagePack.
+        if channel == CONSENSUS and body.startswith((b"vote-reply", b"append-reply"), 2):
+            message: Message = codec.decode_union(body, Message)
+            self.sends.sent(node.id, message, lambda height: _hash_at(node, height))
 
     async def _watch(self, node: Node, core: Core) -> None:
         mark = core.applier.height.value

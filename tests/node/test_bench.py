@@ -14,11 +14,11 @@ from storage.chunk_store import ChunkStore
 from storage.memory import MemoryStore
 
 
-def names(rows):
+def names(rows: list[ingredients.Row]) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def check_document(document) -> None:
+def check_document(document: dict[str, list[ingredients.Row]]) -> None:
     assert set(document) == {"figures", "ingredients", "ratios"}
     for row in document["figures"]:
         assert set(row) == {"name", "value", "unit", "target", "met"}

@@ -180,7 +180,17 @@ BAD_BODY = Block(CHAIN[2].header, CHAIN[2].signature, b"", CHAIN[2].transactions
         (LEADER, codec.encode(frame((), below=CHAIN[1], proof=FEW))),
         (NODES[2], codec.encode(frame(CHAIN[1:2], below=CHAIN[0]))),
     ],
-    ids="empty garbage other-kind impostor stranger wrong-body gap few-acks impersonation".split(),
+    ids=[
+        "empty",
+        "garbage",
+        "other-kind",
+        "impostor",
+        "stranger",
+        "wrong-body",
+        "gap",
+        "few-acks",
+        "impersonation",
+    ],
 )
 async def test_a_hostile_message_is_scored_and_the_voter_goes_on(
     nursery, autojump_clock, sender, body
@@ -246,11 +256,12 @@ async def test_proposals_are_bounded_in_bytes_until_the_driver_takes_them(nurser
     await trio.sleep(1)
     signed = codec.decode(chain.signed()[0], SignedTransaction)
     entry = (signed, txid_of(signed.transaction, NETWORK))
-    many = 1 + limits.POOL_BYTES_MAX // (1000 * limits.TRANSACTION_BYTES_MAX)
+    many = 1 + limits.POOL_BYTES_MAX // (1000 * limits.TRANSACTION_BYTES_MAX)  # so many are one too many
     raw = (bytes(limits.TRANSACTION_BYTES_MAX),) * 1000
+    for _ in range(many - 1):
+        house.consensus.propose((entry,) * 1000, raw)
     with pytest.raises(Unavailable):
-        for _ in range(many + 1):
-            house.consensus.propose((entry,) * 1000, raw)
+        house.consensus.propose((entry,) * 1000, raw)
     await settle(house)
     house.consensus.propose((entry,), raw[:1])
     assert house.consensus._queued_bytes == limits.TRANSACTION_BYTES_MAX

@@ -32,7 +32,7 @@ def raft(*, leads: bool) -> Raft:
     )  # fmt: skip
     if leads:
         machine.tick(chain.NOW_MS)
-        assert machine.leader == key("hospital").public
+        assert machine.leader == NodeId(key("hospital").public)
     return machine
 
 

@@ -41,8 +41,11 @@ class House:
         self.submitter = Submitter(
             ledger=NETWORK, store=LedgerStore(self.rows, CONFIGURATION), receipts=self.receipts,
             transport=self.transport, clock=DoubleClock(), leader=lambda: self.leader,
-            propose=lambda raw: self.propose(raw),
+            propose=self.take_proposal,
         )  # fmt: skip
+
+    async def take_proposal(self, raw: tuple[bytes, ...]) -> None:
+        await self.propose(raw)
 
     async def refuse(self, _raw: tuple[bytes, ...]) -> None:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,6 @@
 import dataclasses
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 
@@ -6,21 +8,25 @@ from node.verification import _VERDICTS_MAX, Verification
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.errors import Invalid, RemoteFault
+from protocol.identifiers import Vid
 from protocol.merkle import Frontier
 from protocol.transaction import SignedTransaction, VaultOpen, sign
 from tests.node.ledger_double import InlineWorkers, SilentLog
 from tests.protocol import chain
 from tests.protocol.chain import FACILITY, NETWORK, OWNER, filled
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 
 class CountingWorkers(InlineWorkers):
-    """Counts what is handed to threads."""
+    """Counts what is handed over to threads."""
 
     def __init__(self) -> None:
-        self.items = 0
+        self.calls = 0
 
-    async def run(self, function, *args):
-        self.items += len(args[0])
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        self.calls += 1
         return await super().run(function, *args)
 
 
@@ -28,7 +34,9 @@ def vaults(count: int) -> tuple[bytes, ...]:
     pattern = chain.transactions()[0][0]
     assert isinstance(pattern, VaultOpen)
     return tuple(
-        codec.encode(sign(dataclasses.replace(pattern, vid=filled(f"vault {n}")), NETWORK, OWNER, FACILITY))
+        codec.encode(
+            sign(dataclasses.replace(pattern, vid=Vid(filled(f"vault {n}"))), NETWORK, OWNER, FACILITY)
+        )
         for n in range(count)
     )
 
@@ -41,7 +49,7 @@ def forged(raw: bytes) -> bytes:
 
 @pytest.fixture
 def verification() -> Verification:
-    return Verification(NETWORK, CountingWorkers(), SilentLog())
+    return Verification(NETWORK, InlineWorkers(), SilentLog())
 
 
 async def test_one_bad_transaction_refuses_a_block_and_spares_the_others_of_a_submission(
@@ -84,7 +92,9 @@ async def test_every_mutation_of_a_transaction_is_a_remote_fault_and_nothing_els
     assert not verification._known
 
 
-async def test_an_oversized_block_costs_no_signature_checks(verification) -> None:
+async def test_an_oversized_block_costs_no_signature_checks() -> None:
+    workers = CountingWorkers()
+    verification = Verification(NETWORK, workers, SilentLog())
     many = vaults(3) * 400
     block = blocks.cut(
         many, predecessor=chain.build()[1].header, predecessor_hash=chain.build()[1].hash,
@@ -92,11 +102,12 @@ async def test_an_oversized_block_costs_no_signature_checks(verification) -> Non
     )  # fmt: skip
     with pytest.raises(Invalid, match="counts 1200"):
         await verification.check_block(block)
-    assert verification._workers.items == 0
+    assert workers.calls == 0
+    assert not verification._known
 
 
 async def test_a_block_that_carries_a_transaction_twice_is_refused(verification) -> None:
-    genesis, opening, *_ = chain.build()
+    opening = chain.build()[1]
     block = chain.successor(opening, Frontier(), body=vaults(1) * 2)
     with pytest.raises(Invalid, match="twice"):
         await verification.check_block(block)

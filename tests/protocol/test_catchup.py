@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from protocol import codec
-from protocol.block import Block
+from protocol.block import Block, genesis_block
 from protocol.catchup import Announce, BlocksFrom, Position, Run, Segment, check_run
 from protocol.certificate import CommitProof
-from protocol.configuration import Card, found
+from protocol.configuration import Card, found, network_id
 from protocol.errors import Invalid, Malformed, RemoteFault
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
@@ -131,8 +131,8 @@ def test_a_proof_by_members_that_do_not_vote_proves_nothing() -> None:
 
 def test_blocks_of_another_network_do_not_continue_ours() -> None:
     other = found((Card.make(member("hospital"), key("hospital")),), nonce=bytes(31) + b"\x01")
-    assert other.digest != NETWORK
-    foreign = chain.block.genesis_block(other)
+    assert network_id(other) != NETWORK
+    foreign = genesis_block(other)
     with pytest.raises(Invalid):
         Run(Position(foreign.header, foreign.hash, Frontier()), other).extend(CHAIN[1:])
 

@@ -5,13 +5,22 @@ import dataclasses
 import pytest
 
 from protocol.block import Block, genesis_block
+from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Term, Txid
 from protocol.ledger_rows import Receipt
+from protocol.raft.messages import AppendReply, VoteReply
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
 from simulations import checkers
-from simulations.checkers import DurableState, ElectionSafety, LogMatching, Promises, StateMachineSafety
+from simulations.checkers import (
+    DurableState,
+    ElectionSafety,
+    LogMatching,
+    PersistBeforeSend,
+    Promises,
+    StateMachineSafety,
+)
 
 ONE, OTHER = NodeId(b"1" * 32), NodeId(b"2" * 32)
 KEY = SigningKey(bytes(32))
@@ -99,6 +108,56 @@ def test_durable_state_finds_what_was_taken_back(
     assert not found_violations
     checker.started(ONE, second)
     assert finding in found_violations[0]
+
+
+def test_a_hard_state_that_is_not_synchronised_is_found(found_violations: list[str]) -> None:
+    DurableState(found_violations.append).written(ONE, state(1), sync=False)
+    assert "without synchronising" in found_violations[0]
+
+
+def grant(term: int, candidate: NodeId) -> VoteReply:
+    given = ElectionGrant(ONE, 0, 0, Term(term), candidate, Digest(ZERO), bytes(64))
+    return VoteReply(Term(term), ONE, given)
+
+
+def test_a_vote_that_leaves_before_it_is_durable_is_found(found_violations: list[str]) -> None:
+    durable = DurableState(found_violations.append)
+    checker = PersistBeforeSend(found_violations.append, durable)
+    durable.written(ONE, state(2, OTHER))
+    checker.sent(ONE, grant(2, OTHER), lambda _: None)
+    checker.sent(ONE, VoteReply(Term(2), ONE, None), lambda _: None)
+    assert not found_violations
+    checker.sent(ONE, grant(3, OTHER), lambda _: None)
+    assert "voted in term 3 before that was durable" in found_violations[0]
+
+
+def test_two_votes_in_a_term_are_found(found_violations: list[str]) -> None:
+    durable = DurableState(lambda _: None)
+    checker = PersistBeforeSend(found_violations.append, durable)
+    for candidate in (ONE, OTHER):
+        durable.written(ONE, state(2, candidate))
+        checker.sent(ONE, grant(2, candidate), lambda _: None)
+    assert "voted for two candidates in term 2" in found_violations[0]
+
+
+def test_an_acknowledgement_that_leaves_before_its_block_is_durable_is_found(
+    found_violations: list[str],
+) -> None:
+    durable = DurableState(found_violations.append)
+    checker = PersistBeforeSend(found_violations.append, durable)
+    tip = Digest(b"h" * 32)
+    reply = AppendReply(
+        Term(1),
+        ONE,
+        Acknowledgement(ONE, 0, 0, Term(1), Height(5), tip, bytes(64)),
+        Height(0),
+        None,
+    )
+    durable.written(ONE, state(1, ack_height=5))
+    checker.sent(ONE, reply, lambda _: tip)
+    assert not found_violations
+    checker.sent(ONE, reply, lambda _: None)
+    assert "acknowledged block 5 before it was durable" in found_violations[0]
 
 
 def test_state_machine_safety_finds_another_block_at_a_height(

@@ -15,7 +15,7 @@ def row(key: bytes, value: bytes = b"1") -> Batch:
 
 
 def disk_on(rows: MemoryStore, *, seed: int = 1, sync_ms: float = 10.0) -> VirtualDisk:
-    return VirtualDisk(rows, DiskSpeed(sync_ms), random.Random(seed), lambda _: None)
+    return VirtualDisk(rows, DiskSpeed(sync_ms), random.Random(seed), lambda *_: None)
 
 
 async def test_a_synchronised_write_takes_its_time_and_survives(

@@ -17,9 +17,7 @@ Wired = tuple[Network, VirtualTransport, VirtualTransport]
 @pytest.fixture
 async def wired(nursery: trio.Nursery) -> Wired:
     network = Network(random.Random(1))
-    one, other = (
-        VirtualTransport(node, (ONE, OTHER), network, nursery, lambda _: None) for node in (ONE, OTHER)
-    )
+    one, other = (VirtualTransport(node, (ONE, OTHER), network, nursery) for node in (ONE, OTHER))
     network.attach(one)
     network.attach(other)
     nursery.start_soon(network.run)
@@ -107,7 +105,7 @@ async def test_messages_to_an_earlier_incarnation_are_lost(
     network, one, other = wired
     one.send(OTHER, "news", b"to the old")
     network.detach(other)
-    again = VirtualTransport(OTHER, (ONE, OTHER), network, nursery, lambda _: None)
+    again = VirtualTransport(OTHER, (ONE, OTHER), network, nursery)
     inbox = again.inbox("news", 10)
     network.attach(again)
     await trio.sleep(1)

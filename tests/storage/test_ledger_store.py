@@ -182,8 +182,8 @@ def test_vaults_list_their_own_records_and_events_in_ledger_order() -> None:
     rows = MemoryStore()
     store = LedgerStore(rows, ledger.genesis)
     batch = Batch()
-    for name, value in ledger.rows.items():
-        batch.put(keyspace.STATE + name, value)
+    for row, value in ledger.rows.items():
+        batch.put(keyspace.STATE + row, value)
     rows.write(batch, sync=True)
     vid = Vid(named("vault"))
     assert store.records_of(vid) == tuple(sorted(Rid(named(rid)) for rid in ("z", "a", "m")))
