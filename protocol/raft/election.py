@@ -65,13 +65,16 @@ class Election:
             )
         return self._pre_vote_won()
 
-    def start_campaign(self) -> bool:
-        """Enter the next term, vote for this node and ask for votes (Raft §5.2); return whether that won already."""
+    def start_campaign(self, *, transfer: bool) -> bool:
+        """Enter the next term, vote for this node and ask for votes (Raft §5.2); return whether that won already.
+
+        `transfer`: the leader itself asked for it (Raft thesis §3.10).
+        """
         voter = self._voter
         voter.enter_term(Term(voter.term + 1), vote=voter.me)
         self._grants = {voter.me: self._grant(voter.me, voter.log.tip_hash)}
         for peer in voter.others:
-            voter.send(peer, self._request())
+            voter.send(peer, self._request(transfer=transfer))
         return self._election_won()
 
     def answer_pre_vote(self, request: PreVote, *, leased: bool) -> None:
@@ -168,7 +171,7 @@ class Election:
             tip=tip_hash,
         )
 
-    def _request(self) -> RequestVote:
+    def _request(self, *, transfer: bool = False) -> RequestVote:
         voter = self._voter
         hard, log = voter.hard, voter.log
         form = request_vote_form(
@@ -194,6 +197,7 @@ class Election:
             hard.certificate_height,
             hard.certificate_hash,
             voter.key.sign(form),
+            transfer,
         )
 
     def _draw(self) -> int:

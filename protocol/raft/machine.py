@@ -17,6 +17,7 @@ from protocol.raft.messages import (
     PreVote,
     PreVoteReply,
     RequestVote,
+    TimeoutNow,
     VoteReply,
 )
 from protocol.raft.replication import Leadership
@@ -93,6 +94,11 @@ class Raft:
         """Whether `propose` would cut a block now."""
         return self._leadership is not None and self._leadership.has_room
 
+    @property
+    def successor(self) -> NodeId | None:
+        """Whom this leader is handing the leadership to, or None."""
+        return self._leadership.successor if self._leadership is not None else None
+
     # --- inputs ---------------------------------------------------------------------------------------------------
 
     def tick(self, now_ms: int) -> None:
@@ -135,6 +141,8 @@ class Raft:
                 self._on_append(message)
             case AppendReply():
                 self._on_append_reply(message)
+            case TimeoutNow():
+                self._on_timeout_now(message)
             case _:
                 assert_never(message)
 
@@ -149,6 +157,20 @@ class Raft:
         if self._leadership is None:
             raise NotLeader(self._voter.leader)
         return self._leadership.propose(transactions)
+
+    def transfer_leadership(self, target: NodeId) -> None:
+        """Hand the leadership to `target`: proposals stop, it is brought up to date and told to campaign (thesis §3.10).
+
+        After ELECTION_TICKS_MIN without success the leader takes proposals again. Asking again for the same target
+        changes nothing, for another one starts anew, for this node gives the transfer up.
+
+        Raises:
+            NotLeader: this node does not lead.
+            Refused: `target` does not vote.
+        """
+        if self._leadership is None:
+            raise NotLeader(self._voter.leader)
+        self._leadership.transfer_to(target)
 
     def distrust(self, sender: NodeId) -> None:
         """Hear that the body of a block in a frame of `sender` was invalid: if it leads, it is dead for the term (P2)."""
@@ -209,10 +231,10 @@ class Raft:
         if self._election.start_pre_vote():
             self._campaign()
 
-    def _campaign(self) -> None:
+    def _campaign(self, *, transfer: bool = False) -> None:
         self._following.forget()
         self._role = Role.CANDIDATE
-        if self._election.start_campaign():
+        if self._election.start_campaign(transfer=transfer):
             self._become_leader()
 
     def _become_leader(self) -> None:
@@ -240,7 +262,8 @@ class Raft:
             self._campaign()
 
     def _on_request_vote(self, request: RequestVote) -> None:
-        if self._leased(request.candidate) or self._too_far(request.term):
+        leased = self._leased(request.candidate) and not request.transfer
+        if leased or self._too_far(request.term):
             return
         self._election.check_request(request)
         self._catch_up(request.term)
@@ -252,6 +275,13 @@ class Raft:
             return
         if self._role is Role.CANDIDATE and self._election.count_vote(reply):
             self._become_leader()
+
+    def _on_timeout_now(self, message: TimeoutNow) -> None:
+        # Only of the leader that is followed now: one that came late must not end the term of its sender's successor.
+        if message.term == self._voter.term and self._voter.leader == message.leader:
+            self._become_follower()
+            self._election.restart()
+            self._campaign(transfer=True)
 
     # --- replication ----------------------------------------------------------------------------------------------
 
@@ -311,13 +341,15 @@ class Raft:
 
 
 def _author(
-    message: PreVote | PreVoteReply | RequestVote | VoteReply | CheckedAppend | AppendReply,
+    message: PreVote | PreVoteReply | RequestVote | VoteReply | CheckedAppend | AppendReply | TimeoutNow,
 ) -> NodeId:
     match message:
         case PreVote() | RequestVote():
             return message.candidate
         case CheckedAppend():
             return message.message.leader
+        case TimeoutNow():
+            return message.leader
         case PreVoteReply() | VoteReply() | AppendReply():
             return message.voter
         case _:

@@ -7,6 +7,7 @@
 | VoteReply | voter → candidate | its grant is | the vote |
 | AppendEntries | leader → follower | yes | no |
 | AppendReply | follower → leader | its acknowledgement is | blocks and marker |
+| TimeoutNow | leader → successor | no | no |
 
 The transport has authenticated the sender; a signature is there so that a third party can be shown the message.
 """
@@ -51,6 +52,8 @@ class RequestVote:
     """Candidate to voter (Raft §5.2, §5.4.1), with the tip's header and what E5 needs (ledger.md 1.2).
 
     `ack_term` is the term of the candidate's newest acknowledgement; `base` the highest certified block it knows.
+    `transfer` says that the leader itself asked for this election: the lease that keeps disturbers away does not hold
+    then (Raft thesis §3.10, §4.2.3). It is not signed, because it is a hint about when, not about what.
     """
 
     epoch: int
@@ -63,6 +66,7 @@ class RequestVote:
     base_height: Height
     base_hash: DigestField
     signature: Bytes64
+    transfer: bool
 
 
 def request_vote_form(
@@ -224,7 +228,25 @@ class AppendReply:
     refusal: Refusal | None
 
 
-Message = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | AppendReply
+@wire("timeout-now")
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Leader to the successor it has chosen: campaign at once, without PreVote (Raft thesis §3.10)."""
+
+    term: Term
+    leader: NodeField
+
+
+Message = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | AppendReply | TimeoutNow
 """What travels; `codec.decode(data, Message)` reads it."""
-Input = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | CheckedAppend | AppendReply
+Input = (
+    PreVote
+    | PreVoteReply
+    | RequestVote
+    | VoteReply
+    | AppendEntries
+    | CheckedAppend
+    | AppendReply
+    | TimeoutNow
+)
 """What `Raft.step` takes: an AppendEntries that carries blocks comes as a CheckedAppend."""

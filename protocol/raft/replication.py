@@ -8,11 +8,12 @@ from protocol import block as blocks_module
 from protocol import certificate, codec, limits
 from protocol.block import Block
 from protocol.certificate import CommitProof, ElectionCertificate
-from protocol.errors import Invalid, Unavailable
+from protocol.errors import Invalid, Refused, Unavailable
 from protocol.identifiers import Digest, Height, NodeId
-from protocol.raft.messages import AppendEntries, AppendReply, Hint, append_form
+from protocol.raft.messages import AppendEntries, AppendReply, Hint, TimeoutNow, append_form
 from protocol.raft.progress import Progress
 from protocol.raft.quorum import assemble_proof, quorum_height
+from protocol.raft.transfer import Transfer
 from protocol.raft.voter import Voter
 
 _FrameKey = tuple[Height, Height, bool, Height]
@@ -25,6 +26,8 @@ class Leadership:
         self._voter = voter
         self._election = election
         self._signatures: dict[tuple[Digest, Digest], bytes] = {}
+        # A part of the leadership, and gone with it: one that outlived it would refuse writes for ever (hashicorp #696).
+        self._transfer: Transfer | None = None
         after = Height(voter.log.tip_height + 1)
         self._progress = {node: Progress(after, voter.tick) for node in voter.others}
         if voter.proof is None:
@@ -35,6 +38,8 @@ class Leadership:
     def tick(self) -> bool:
         """Count a tick; return whether a quorum was heard within the least election time-out (CheckQuorum)."""
         voter = self._voter
+        if self._transfer is not None and self._transfer.tick():
+            self._transfer = None
         for progress in self._progress.values():
             if voter.tick % limits.HEARTBEAT_TICKS == 0:
                 progress.heartbeat_due = True
@@ -50,16 +55,37 @@ class Leadership:
         """Whether another block may be cut before one is committed."""
         log = self._voter.log
         return (
-            log.uncommitted_count < limits.UNCOMMITTED_BLOCKS_MAX
+            self._transfer is None
+            and log.uncommitted_count < limits.UNCOMMITTED_BLOCKS_MAX
             and log.uncommitted_bytes < limits.UNCOMMITTED_BYTES_MAX
         )
+
+    @property
+    def successor(self) -> NodeId | None:
+        """Whom the leadership is being handed to, or None."""
+        return self._transfer.target if self._transfer is not None else None
+
+    def transfer_to(self, target: NodeId) -> None:
+        """Start to hand over to `target`, a running transfer to another giving way; to itself means to stay.
+
+        Raises:
+            Refused: `target` does not vote.
+        """
+        if target == self._voter.me:
+            self._transfer = None
+        elif target not in self._voter.configuration.voters:
+            raise Refused("the leadership can only be handed to a voter of this network; name one of them")
+        elif self.successor != target:
+            self._transfer = Transfer(target)
 
     def propose(self, transactions: tuple[bytes, ...]) -> Height:
         """Cut one block of `transactions` (P1); return its height.
 
         Raises:
-            Unavailable: too much is uncommitted.
+            Unavailable: too much is uncommitted, or the leadership is being handed over.
         """
+        if self._transfer is not None:
+            raise Unavailable("the leadership is being handed over; retry in a moment")
         if not self.has_room:
             raise Unavailable("too many blocks wait for a quorum; retry when one has been committed")
         return self._cut(transactions)
@@ -117,6 +143,16 @@ class Leadership:
             if not sent and (progress.heartbeat_due or self._has_news(progress)):
                 self._send(node, progress, frames, blocks=False)
             progress.heartbeat_due = False
+        self._send_timeout_now()
+
+    def _send_timeout_now(self) -> None:
+        """Tell the successor to campaign, as soon as its log equals this one and nothing more is added here."""
+        transfer, voter = self._transfer, self._voter
+        if transfer is None:
+            return
+        caught_up = self._progress[transfer.target].match_height == voter.log.tip_height
+        if caught_up and transfer.take_due():
+            voter.send(transfer.target, TimeoutNow(voter.term, voter.me))
 
     def _send(
         self, node: NodeId, progress: Progress, frames: dict[_FrameKey, AppendEntries], *, blocks: bool
