@@ -11,7 +11,15 @@ from protocol.block import Block, check_link
 from protocol.certificate import Acknowledgement, CommitProof
 from protocol.errors import Invalid, RemoteFault
 from protocol.identifiers import Height, NodeId
-from protocol.raft.messages import AppendEntries, AppendReply, CheckedAppend, Hint, Refusal, append_valid
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckedAppend,
+    Heartbeat,
+    Hint,
+    Refusal,
+    append_valid,
+)
 from protocol.raft.voter import Voter
 
 
@@ -29,24 +37,26 @@ class Following:
         self._own: deque[Acknowledgement] = deque(maxlen=limits.OWN_ACKNOWLEDGEMENTS_CACHED)
         self._held_since_tick: int | None = None
 
-    def accept_leader(self, append: AppendEntries) -> bool:
-        """Return whether the frame's sender is the verified leader of the current term (P0), else owe it a refusal.
+    def accept_leader(self, message: AppendEntries | Heartbeat) -> bool:
+        """Return whether the sender is the verified leader of the current term (P0), else owe it a refusal.
 
         Raises:
             RemoteFault: a second leader of the term, a bad signature, or a certificate that does not elect the sender.
         """
         voter = self._voter
-        if voter.term_leader not in (None, append.leader):
-            raise Invalid(f"a second leader of term {append.term}")
-        if append.epoch != voter.hard.epoch or not append_valid(append, voter.network):
+        if voter.term_leader not in (None, message.leader):
+            raise Invalid(f"a second leader of term {message.term}")
+        if message.epoch != voter.hard.epoch:
+            raise Invalid("a leader of another epoch")
+        if isinstance(message, AppendEntries) and not append_valid(message, voter.network):
             raise Invalid("a frame's signature does not verify")
         if voter.term_leader is None:
-            if append.election is None:
+            if message.election is None:
                 # The leader takes this node for one that knows it already: it forgot in a restart.
-                self._owe(append.leader, Refusal(append.prev_height, needs_election=True, hints=()))
+                self._owe(message.leader, Refusal(voter.log.tip_height, needs_election=True, hints=()))
                 return False
-            check_elects(voter, append)
-            voter.term_leader = append.leader
+            check_elects(voter, message)
+            voter.term_leader = message.leader
         return not voter.leader_dead
 
     def take(self, checked: CheckedAppend) -> None:
@@ -204,13 +214,13 @@ class Following:
         voter.commit(proof)
 
 
-def check_elects(voter: Voter, append: AppendEntries) -> None:
-    """Check that the frame's election certificate elects its sender in its term (P0).
+def check_elects(voter: Voter, message: AppendEntries | Heartbeat) -> None:
+    """Check that the election certificate in a leader's message elects its sender in its term (P0).
 
     Raises:
         Invalid: it does not, or there is none.
     """
-    election = append.election
-    if election is None or (election.term, election.candidate) != (append.term, append.leader):
-        raise Invalid("a frame's election certificate is of another election")
+    election = message.election
+    if election is None or (election.term, election.candidate) != (message.term, message.leader):
+        raise Invalid("an election certificate is of another election than its sender's")
     certificate.check_election(election, voter.network, voter.configuration)

@@ -13,7 +13,10 @@ from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
     CheckedAppend,
+    Heartbeat,
+    HeartbeatReply,
     Input,
+    Message,
     PreVote,
     PreVoteReply,
     RequestVote,
@@ -141,6 +144,10 @@ class Raft:
                 self._on_append(message)
             case AppendReply():
                 self._on_append_reply(message)
+            case Heartbeat():
+                self._on_heartbeat(message)
+            case HeartbeatReply():
+                self._on_heartbeat_reply(message)
             case TimeoutNow():
                 self._on_timeout_now(message)
             case _:
@@ -182,8 +189,8 @@ class Raft:
     def ready(self) -> Ready | None:
         """Return the next work for the driver, or None.
 
-        While a Ready waits for `advance` (a slow disk), only a leader's frames come out: they promise nothing, and
-        without its heartbeats a stalled disk would cost it the leadership (ledger.md 3.1 no. 32).
+        While a Ready waits for `advance` (a slow disk), only frames and heartbeats with their replies come out: they
+        promise nothing, and without them a stalled disk would cost the leadership (ledger.md 3.1 no. 32).
         """
         voter = self._voter
         if self._leadership is not None:
@@ -291,24 +298,42 @@ class Raft:
             # It leads a term that is over: it learns so from the reply, and steps down.
             voter.send(append.leader, AppendReply(voter.term, voter.me, None, voter.log.committed, None))
             return
-        if self._too_far(append.term):
-            check_elects(voter, append)
-        if append.term > voter.term:
-            self._become_follower(append.term)
-        if not self._following.accept_leader(append):
-            return
+        if self._follow(append):
+            self._following.take(checked)
+
+    def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
+        voter = self._voter
+        if heartbeat.term < voter.term or self._follow(heartbeat):
+            context = heartbeat.context if heartbeat.term == voter.term else 0
+            voter.send(heartbeat.leader, HeartbeatReply(voter.term, voter.me, context))
+
+    def _follow(self, message: AppendEntries | Heartbeat) -> bool:
+        """Return whether the sender of a message of this or a higher term is followed now, having been verified (P0)."""
+        voter = self._voter
+        if self._too_far(message.term):
+            check_elects(voter, message)
+        if message.term > voter.term:
+            self._become_follower(message.term)
+        if not self._following.accept_leader(message):
+            return False
         if self._role is not Role.FOLLOWER:
             self._become_follower()
-        voter.leader = append.leader
+        voter.leader = message.leader
         voter.leader_heard_tick = voter.tick
         self._election.heard_leader()
-        self._following.take(checked)
+        return True
 
     def _on_append_reply(self, reply: AppendReply) -> None:
         if self._catch_up(reply.term):
             return
         if self._leadership is not None and reply.term == self._voter.term:
             self._leadership.take_reply(reply)
+
+    def _on_heartbeat_reply(self, reply: HeartbeatReply) -> None:
+        if self._catch_up(reply.term):
+            return
+        if self._leadership is not None and reply.term == self._voter.term:
+            self._leadership.take_heartbeat_reply(reply)
 
     def _send_owed_reply(self) -> None:
         target = self._following.reply_to
@@ -318,13 +343,18 @@ class Raft:
 
     def _frames_only(self) -> Ready | None:
         voter = self._voter
-        frames = tuple(
-            [(target, message) for target, message in voter.outbox if isinstance(message, AppendEntries)]
-        )
-        if not frames:
-            return None
-        voter.outbox = [entry for entry in voter.outbox if not isinstance(entry[1], AppendEntries)]
-        return Ready(None, None, (), frames, (), None)
+        prompt: list[tuple[NodeId, Message]] = []
+        rest: list[tuple[NodeId, Message]] = []
+        for entry in voter.outbox:
+            (prompt if self._is_prompt(entry[1]) else rest).append(entry)
+        voter.outbox = rest
+        return Ready(None, None, (), tuple(prompt), (), None) if prompt else None
+
+    def _is_prompt(self, message: Message) -> bool:
+        """Return whether a message need not wait for the write under way."""
+        # Following in a term is a promise not to vote in an earlier one: the term itself must be durable.
+        is_late = isinstance(message, HeartbeatReply) and message.term > self._persisted_state.term
+        return isinstance(message, AppendEntries | Heartbeat | HeartbeatReply) and not is_late
 
     # --- terms ----------------------------------------------------------------------------------------------------
 
@@ -340,17 +370,15 @@ class Raft:
         return term > self._voter.term + limits.TERM_AHEAD_MAX
 
 
-def _author(
-    message: PreVote | PreVoteReply | RequestVote | VoteReply | CheckedAppend | AppendReply | TimeoutNow,
-) -> NodeId:
+def _author(message: Input) -> NodeId:
     match message:
         case PreVote() | RequestVote():
             return message.candidate
         case CheckedAppend():
             return message.message.leader
-        case TimeoutNow():
+        case AppendEntries() | Heartbeat() | TimeoutNow():
             return message.leader
-        case PreVoteReply() | VoteReply() | AppendReply():
+        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply():
             return message.voter
         case _:
             assert_never(message)

@@ -7,6 +7,8 @@
 | VoteReply | voter → candidate | its grant is | the vote |
 | AppendEntries | leader → follower | yes | no |
 | AppendReply | follower → leader | its acknowledgement is | blocks and marker |
+| Heartbeat | leader → follower | no: never evidence | no |
+| HeartbeatReply | follower → leader | no: never evidence | its term |
 | TimeoutNow | leader → successor | no | no |
 
 The transport has authenticated the sender; a signature is there so that a third party can be shown the message.
@@ -129,7 +131,7 @@ class VoteReply:
 @wire("append-entries")
 @dataclass(frozen=True, slots=True)
 class AppendEntries:
-    """Leader to follower: append `blocks` after `prev`; a heartbeat when there are none (Raft §5.3).
+    """Leader to follower: append `blocks` after `prev`; without blocks, a probe of where the logs agree (Raft §5.3).
 
     A block keeps the bytes, header, term and signature it was cut with; the leader's own term stands here. `tip_hash`
     is the last block's hash, or `prev_hash` without blocks. `election` rides along until the follower has acknowledged
@@ -228,6 +230,33 @@ class AppendReply:
     refusal: Refusal | None
 
 
+@wire("heartbeat")
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Leader to follower: I still lead (Raft §5.2). Small, unsigned and apart from AppendEntries, so that it overtakes blocks.
+
+    It says nothing of the log: it may arrive before frames sent earlier. `context` is the newest round of the leader, which
+    the reply repeats: a round that a quorum has answered shows that nobody led a later term when it began (thesis §6.4).
+    `election` rides along until the follower is known to know it (P0).
+    """
+
+    epoch: int
+    term: Term
+    leader: NodeField
+    context: int
+    election: ElectionCertificate | None
+
+
+@wire("heartbeat-reply")
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """Follower to leader: in `term` I follow you, and have seen your round `context`."""
+
+    term: Term
+    voter: NodeField
+    context: int
+
+
 @wire("timeout-now")
 @dataclass(frozen=True, slots=True)
 class TimeoutNow:
@@ -237,16 +266,22 @@ class TimeoutNow:
     leader: NodeField
 
 
-Message = PreVote | PreVoteReply | RequestVote | VoteReply | AppendEntries | AppendReply | TimeoutNow
-"""What travels; `codec.decode(data, Message)` reads it."""
-Input = (
+Message = (
     PreVote
     | PreVoteReply
     | RequestVote
     | VoteReply
     | AppendEntries
-    | CheckedAppend
     | AppendReply
+    | Heartbeat
+    | HeartbeatReply
     | TimeoutNow
 )
+"""What travels; `codec.decode(data, Message)` reads it."""
+Input = Message | CheckedAppend
 """What `Raft.step` takes: an AppendEntries that carries blocks comes as a CheckedAppend."""
+
+
+def is_urgent(message: Message) -> bool:
+    """Return whether a message must not queue behind blocks, be it on the wire or for verification."""
+    return isinstance(message, Heartbeat | HeartbeatReply)

@@ -5,11 +5,11 @@
       ┌───────┐ ─────────────────────► ┌───────────┐
       │ probe │                        │ replicate │
       └───────┘ ◄───────────────────── └───────────┘
-        one frame         refusal           up to IN_FLIGHT_APPENDS_MAX frames under way,
+        one frame         refusal           bounded in frames, blocks and bytes under way,
         at a time                           next_height runs ahead of match_height
 ```
-A lost frame needs no timer of its own: the next heartbeat follows the last frame sent, so a follower that misses one
-refuses it.
+A lost frame needs no timer of its own: while anything sent is not acknowledged, a frame without blocks follows the last
+one with every heartbeat interval, in order behind it, and a follower that misses one refuses that.
 Invariant: match_height < next_height. `match_height` never exceeds what the follower has acknowledged as durable.
 """
 
@@ -37,23 +37,27 @@ class Progress:
     """In probe: a frame is out; the next goes out with the heartbeat."""
     probe_blocks: bool = True
     """Whether the next probe carries blocks. A silent one is probed without: a megabyte each time would be waste."""
-    in_flight: deque[Height] = field(default_factory=deque)
-    """Tip heights of the frames with blocks under way, rising."""
+    in_flight: deque[tuple[Height, int]] = field(default_factory=deque)
+    """Tip height, rising, and bytes of each frame with blocks under way."""
+    in_flight_bytes: int = 0
+    confirmed: int = 0
+    """The newest round of heartbeats it has answered."""
     commit_height: Height = _NONE
     """What it said it has committed."""
     proof_height: Height = _NONE
     """Height of the newest proof sent to it."""
     election_due: bool = True
     """The election certificate rides along until the follower has acknowledged something in this term (P0)."""
-    heartbeat_due: bool = True
+    nudge_due: bool = True
+    """A heartbeat interval has passed: repeat what may have been lost."""
 
     def acknowledged(self, ack: Acknowledgement) -> None:
         """Take a verified acknowledgement that is not below an earlier one."""
         self.ack = ack
         self.election_due = False
         self.match_height = max(self.match_height, ack.height)
-        while self.in_flight and self.in_flight[0] <= self.match_height:
-            self.in_flight.popleft()
+        while self.in_flight and self.in_flight[0][0] <= self.match_height:
+            self.in_flight_bytes -= self.in_flight.popleft()[1]
         if not self.replicating:
             self.replicating, self.paused = True, False
             self.next_height = Height(self.match_height + 1)
@@ -63,16 +67,28 @@ class Progress:
         """Go (back) to probing; the next frame follows the block below `height`."""
         self.replicating, self.paused, self.probe_blocks = False, False, blocks
         self.in_flight.clear()
+        self.in_flight_bytes = 0
         self.next_height = max(height, Height(self.match_height + 1))
 
-    def sent(self, tip: Height) -> None:
-        """Note a frame that carries blocks up to `tip`."""
+    def sent(self, tip: Height, size: int) -> None:
+        """Note a frame that carries blocks up to `tip`, of `size` bytes."""
         if self.replicating:
-            self.in_flight.append(tip)
+            self.in_flight.append((tip, size))
+            self.in_flight_bytes += size
             self.next_height = Height(tip + 1)
 
     def window_open(self) -> bool:
         """Return whether another frame with blocks may go out."""
         if self.replicating:
-            return len(self.in_flight) < limits.IN_FLIGHT_APPENDS_MAX
+            return (
+                len(self.in_flight) < limits.IN_FLIGHT_APPENDS_MAX
+                and self.next_height - 1 - self.match_height < limits.IN_FLIGHT_BLOCKS_MAX
+                and self.in_flight_bytes < limits.IN_FLIGHT_BYTES_MAX
+            )
         return not self.paused
+
+    def is_settled(self, committed: Height) -> bool:
+        """Return whether the follower has answered for all that was sent, and knows that `committed` is: nothing to repeat."""
+        return (
+            self.replicating and self.match_height + 1 == self.next_height and self.commit_height >= committed
+        )

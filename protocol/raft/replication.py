@@ -10,7 +10,8 @@ from protocol.block import Block
 from protocol.certificate import CommitProof, ElectionCertificate
 from protocol.errors import Invalid, Refused, Unavailable
 from protocol.identifiers import Digest, Height, NodeId
-from protocol.raft.messages import AppendEntries, AppendReply, Hint, TimeoutNow, append_form
+from protocol.raft.heartbeat import Heartbeats
+from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow, append_form
 from protocol.raft.progress import Progress
 from protocol.raft.quorum import assemble_proof, quorum_height
 from protocol.raft.transfer import Transfer
@@ -30,6 +31,7 @@ class Leadership:
         self._transfer: Transfer | None = None
         after = Height(voter.log.tip_height + 1)
         self._progress = {node: Progress(after, voter.tick) for node in voter.others}
+        self._heartbeats = Heartbeats(voter, self._progress, election)
         if voter.proof is None:
             voter.proof = voter.log.proof(voter.log.committed)
         # The opening commits the older terms' tail: counting alone may not (Raft §5.4.2, §8; canonical/raft #336).
@@ -42,13 +44,9 @@ class Leadership:
             self._transfer = None
         for progress in self._progress.values():
             if voter.tick % limits.HEARTBEAT_TICKS == 0:
-                progress.heartbeat_due = True
+                progress.nudge_due = True
                 progress.proof_height = progress.commit_height
-        heard = sum(
-            voter.tick - progress.heard_tick < limits.ELECTION_TICKS_MIN
-            for progress in self._progress.values()
-        )
-        return heard + 1 >= voter.configuration.raft_quorum
+        return self._heartbeats.tick()
 
     @property
     def has_room(self) -> bool:
@@ -118,6 +116,14 @@ class Leadership:
             common = self._common_height(refusal.hints, progress.match_height)
             progress.probe_from(Height(common + 1), blocks=True)
 
+    def take_heartbeat_reply(self, reply: HeartbeatReply) -> None:
+        """Take a follower's answer to a heartbeat of this term.
+
+        Raises:
+            Invalid: it names a round that has not begun.
+        """
+        self._heartbeats.take_reply(reply)
+
     def advance_commit(self) -> None:
         """Commit the highest block of this term that a quorum has acknowledged, with its proof (P3)."""
         voter, log = self._voter, self._voter.log
@@ -131,7 +137,8 @@ class Leadership:
         voter.commit(assemble_proof(log, height, others, voter.configuration.raft_quorum, own))
 
     def send_frames(self) -> None:
-        """Queue for every follower what it needs and its window allows; a heartbeat when that is nothing."""
+        """Queue heartbeats that are due, and for every follower what it needs and its window allows."""
+        self._heartbeats.send()
         frames: dict[_FrameKey, AppendEntries] = {}
         for node, progress in self._progress.items():
             sent = False
@@ -140,9 +147,10 @@ class Leadership:
             ):
                 self._send(node, progress, frames, blocks=progress.replicating or progress.probe_blocks)
                 sent = True
-            if not sent and (progress.heartbeat_due or self._has_news(progress)):
+            nudge = progress.nudge_due and not progress.is_settled(self._voter.log.committed)
+            if not sent and (nudge or self._has_news(progress)):
                 self._send(node, progress, frames, blocks=False)
-            progress.heartbeat_due = False
+            progress.nudge_due = False
         self._send_timeout_now()
 
     def _send_timeout_now(self) -> None:
@@ -170,7 +178,7 @@ class Leadership:
             progress.proof_height = proof.header.height
         if progress.replicating:
             if batch:
-                progress.sent(tip)
+                progress.sent(tip, sum(len(block.raw) for block in batch))
         else:
             progress.paused, progress.probe_blocks = True, False
         self._voter.send(node, frame)

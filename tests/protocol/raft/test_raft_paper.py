@@ -10,7 +10,7 @@ import pytest
 
 from protocol import limits
 from protocol.identifiers import ZERO, Height, Term
-from protocol.raft.messages import AppendEntries, AppendReply, PreVote, RequestVote, VoteReply
+from protocol.raft.messages import AppendEntries, AppendReply, Heartbeat, PreVote, RequestVote, VoteReply
 from protocol.raft.quorum import quorum_height
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
@@ -284,10 +284,10 @@ def test_candidates_whose_election_times_out_start_another():
 def test_leaders_send_heartbeats_upon_election_and_during_idle_periods():
     cluster = Cluster(3)
     cluster.elect(1)
-    assert cluster.sent(AppendEntries, 1, 2)
+    assert cluster.sent(Heartbeat, 1, 2)
     cluster.trace.clear()
     cluster.run(limits.HEARTBEAT_TICKS * 10)
-    assert len(cluster.sent(AppendEntries, 1, 2)) == 10
+    assert len(cluster.sent(Heartbeat, 1, 2)) == 10
     assert not any(frame.blocks for frame in cluster.sent(AppendEntries))
 
 
