@@ -45,6 +45,8 @@ IN_FLIGHT_APPENDS_MAX = 4
 IN_FLIGHT_BLOCKS_MAX = 128
 IN_FLIGHT_BYTES_MAX = 2 * MIB
 """Frames, blocks and bytes under way to one follower; the frame that reaches a bound may pass it, so that any block fits."""
+READS_PENDING_MAX = 4_096
+"""Linearizable reads that wait for a round of heartbeats, at their leader or at the voter that forwarded them."""
 REFUSAL_HINTS_MAX = 32
 """Terms a follower names when it refuses an append; beyond, the leader goes back to the follower's committed block."""
 OWN_ACKNOWLEDGEMENTS_CACHED = 16

@@ -16,13 +16,16 @@ from protocol.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Input,
-    Message,
     PreVote,
     PreVoteReply,
+    ReadIndexReply,
+    ReadIndexRequest,
     RequestVote,
     TimeoutNow,
     VoteReply,
 )
+from protocol.raft.output import Output
+from protocol.raft.read_index import ForwardedReads
 from protocol.raft.replication import Leadership
 from protocol.raft.state import HardState, Ready, Role
 from protocol.raft.voter import Voter
@@ -55,10 +58,10 @@ class Raft:
         )
         self._election = Election(self._voter, timeout_seed)
         self._following = Following(self._voter)
+        self._forwarded = ForwardedReads(self._voter, timeout_seed)
         self._leadership: Leadership | None = None
         self._role = Role.FOLLOWER
-        self._persisted_state = hard_state
-        self._outstanding: Ready | None = None
+        self._output = Output(self._voter)
 
     # --- views ----------------------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class Raft:
         voter = self._voter
         voter.tick += 1
         voter.now_ms = now_ms
+        self._forwarded.tick()
         if self._leadership is not None:
             if not self._leadership.tick():
                 # CheckQuorum: a leader cut off must not go on for ever (ledger.md 3.1 no. 13, 15).
@@ -148,6 +152,10 @@ class Raft:
                 self._on_heartbeat(message)
             case HeartbeatReply():
                 self._on_heartbeat_reply(message)
+            case ReadIndexRequest():
+                self._on_read_index_request(message)
+            case ReadIndexReply():
+                self._forwarded.take_reply(message)
             case TimeoutNow():
                 self._on_timeout_now(message)
             case _:
@@ -164,6 +172,24 @@ class Raft:
         if self._leadership is None:
             raise NotLeader(self._voter.leader)
         return self._leadership.propose(transactions)
+
+    def read_index(self) -> int:
+        """Ask up to which height a read that starts now must see the ledger; return the number that `Ready.reads` answers with.
+
+        The answer has been confirmed by a quorum after this call (ReadIndex, Raft thesis §6.4); no clock and no lease is
+        trusted. When the leadership ends or a leader elsewhere stays silent for ELECTION_TICKS_MAX it says that it is not
+        known; how long to wait for a quorum is the caller's choice.
+
+        Raises:
+            NotLeader: no leader is known; wait one election time-out.
+            Unavailable: too many reads wait already.
+        """
+        request = self._forwarded.number()
+        if self._leadership is not None:
+            self._leadership.reads.add(self._voter.me, request)
+        else:
+            self._forwarded.forward(request)
+        return request
 
     def transfer_leadership(self, target: NodeId) -> None:
         """Hand the leadership to `target`: proposals stop, it is brought up to date and told to campaign (thesis §3.10).
@@ -189,35 +215,21 @@ class Raft:
     def ready(self) -> Ready | None:
         """Return the next work for the driver, or None.
 
-        While a Ready waits for `advance` (a slow disk), only frames and heartbeats with their replies come out: they
+        While a Ready waits for `advance` (a slow disk), only frames, heartbeats and what reads need come out: they
         promise nothing, and without them a stalled disk would cost the leadership (ledger.md 3.1 no. 32).
         """
-        voter = self._voter
         if self._leadership is not None:
             self._leadership.advance_commit()
             self._leadership.send_frames()
-        if self._outstanding is not None:
-            return self._frames_only()
+        if self._output.is_waiting:
+            return self._output.prompt()
         if self._leadership is None:
             self._send_owed_reply()
-        committed, proof = voter.take_committed()
-        truncate_from, append = voter.log.take_unpersisted()
-        hard_state = None if voter.hard == self._persisted_state else voter.hard
-        messages, voter.outbox = tuple(voter.outbox), []
-        if not (hard_state or truncate_from is not None or append or messages or committed):
-            return None
-        self._outstanding = Ready(hard_state, truncate_from, append, messages, committed, proof)
-        return self._outstanding
+        return self._output.everything()
 
     def advance(self, ready: Ready) -> None:
         """Hear that `ready` is durable, its messages sent and its committed blocks handed on."""
-        if ready is not self._outstanding:
-            assert not ready.must_persist, "Readies are advanced once, in order"
-            return
-        self._outstanding = None
-        if ready.hard_state is not None:
-            self._persisted_state = ready.hard_state
-        self._voter.log.mark_persisted(ready.append)
+        self._output.advance(ready)
 
     # --- elections ------------------------------------------------------------------------------------------------
 
@@ -259,6 +271,8 @@ class Raft:
         self._following.forget()
         if self._role is not Role.FOLLOWER:
             self._role = Role.FOLLOWER
+            if self._leadership is not None:
+                self._leadership.reads.abandon()
             self._leadership = None
             self._election.restart()
 
@@ -335,26 +349,18 @@ class Raft:
         if self._leadership is not None and reply.term == self._voter.term:
             self._leadership.take_heartbeat_reply(reply)
 
+    def _on_read_index_request(self, request: ReadIndexRequest) -> None:
+        # Refused at once rather than left to its time-out: the asker knows an old leader, or this one has too much to do.
+        if self._leadership is None or not self._leadership.reads.has_room:
+            self._voter.send(request.voter, ReadIndexReply(self._voter.me, request.request, None))
+        else:
+            self._leadership.reads.add(request.voter, request.request)
+
     def _send_owed_reply(self) -> None:
         target = self._following.reply_to
         reply = self._following.reply()
         if target is not None and reply is not None:
             self._voter.send(target, reply)
-
-    def _frames_only(self) -> Ready | None:
-        voter = self._voter
-        prompt: list[tuple[NodeId, Message]] = []
-        rest: list[tuple[NodeId, Message]] = []
-        for entry in voter.outbox:
-            (prompt if self._is_prompt(entry[1]) else rest).append(entry)
-        voter.outbox = rest
-        return Ready(None, None, (), tuple(prompt), (), None) if prompt else None
-
-    def _is_prompt(self, message: Message) -> bool:
-        """Return whether a message need not wait for the write under way."""
-        # Following in a term is a promise not to vote in an earlier one: the term itself must be durable.
-        is_late = isinstance(message, HeartbeatReply) and message.term > self._persisted_state.term
-        return isinstance(message, AppendEntries | Heartbeat | HeartbeatReply) and not is_late
 
     # --- terms ----------------------------------------------------------------------------------------------------
 
@@ -376,9 +382,9 @@ def _author(message: Input) -> NodeId:
             return message.candidate
         case CheckedAppend():
             return message.message.leader
-        case AppendEntries() | Heartbeat() | TimeoutNow():
+        case AppendEntries() | Heartbeat() | ReadIndexReply() | TimeoutNow():
             return message.leader
-        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply():
+        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
             return message.voter
         case _:
             assert_never(message)

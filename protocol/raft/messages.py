@@ -9,6 +9,7 @@
 | AppendReply | follower → leader | its acknowledgement is | blocks and marker |
 | Heartbeat | leader → follower | no: never evidence | no |
 | HeartbeatReply | follower → leader | no: never evidence | its term |
+| ReadIndexRequest, ReadIndexReply | voter ↔ leader | no: never evidence | no |
 | TimeoutNow | leader → successor | no | no |
 
 The transport has authenticated the sender; a signature is there so that a third party can be shown the message.
@@ -257,6 +258,25 @@ class HeartbeatReply:
     context: int
 
 
+@wire("read-index-request")
+@dataclass(frozen=True, slots=True)
+class ReadIndexRequest:
+    """Voter to leader: which height must I have applied to read now? Whoever leads may answer (Raft thesis §6.4)."""
+
+    voter: NodeField
+    request: int
+
+
+@wire("read-index-reply")
+@dataclass(frozen=True, slots=True)
+class ReadIndexReply:
+    """Leader to voter: the height, confirmed by a quorum after the request came; None when it cannot be known here."""
+
+    leader: NodeField
+    request: int
+    height: Height | None
+
+
 @wire("timeout-now")
 @dataclass(frozen=True, slots=True)
 class TimeoutNow:
@@ -275,6 +295,8 @@ Message = (
     | AppendReply
     | Heartbeat
     | HeartbeatReply
+    | ReadIndexRequest
+    | ReadIndexReply
     | TimeoutNow
 )
 """What travels; `codec.decode(data, Message)` reads it."""

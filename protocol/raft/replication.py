@@ -14,6 +14,7 @@ from protocol.raft.heartbeat import Heartbeats
 from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow, append_form
 from protocol.raft.progress import Progress
 from protocol.raft.quorum import assemble_proof, quorum_height
+from protocol.raft.read_index import LeaderReads
 from protocol.raft.transfer import Transfer
 from protocol.raft.voter import Voter
 
@@ -32,6 +33,7 @@ class Leadership:
         after = Height(voter.log.tip_height + 1)
         self._progress = {node: Progress(after, voter.tick) for node in voter.others}
         self._heartbeats = Heartbeats(voter, self._progress, election)
+        self.reads = LeaderReads(voter, self._heartbeats)
         if voter.proof is None:
             voter.proof = voter.log.proof(voter.log.committed)
         # The opening commits the older terms' tail: counting alone may not (Raft §5.4.2, §8; canonical/raft #336).
@@ -138,6 +140,7 @@ class Leadership:
 
     def send_frames(self) -> None:
         """Queue heartbeats that are due, and for every follower what it needs and its window allows."""
+        self.reads.advance()
         self._heartbeats.send()
         frames: dict[_FrameKey, AppendEntries] = {}
         for node, progress in self._progress.items():

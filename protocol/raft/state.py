@@ -52,12 +52,24 @@ class HardState:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadState:
+    """The answer to `Raft.read_index`: what has been applied up to `height` may be read, and is not stale.
+
+    None: the leadership moved, or nobody answered in time; ask again. It is never an old height instead.
+    """
+
+    request: int
+    height: Height | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """One step's work for the driver, in this order: persist, send, hand on, `Raft.advance`.
 
     `hard_state`, `truncate_from` and `append` go into one synchronous batch: blocks at and above `truncate_from` are
     deleted first, then `append` is written. `messages` may leave only after that batch is durable. `committed` blocks
     are durable already and follow each other without a gap; `proof` is for the last of them (None when there is none).
+    `reads` wait for nothing but the applied height that they name.
     """
 
     hard_state: HardState | None
@@ -66,6 +78,7 @@ class Ready:
     messages: tuple[tuple[NodeId, Message], ...]
     committed: tuple[Block, ...]
     proof: CommitProof | None
+    reads: tuple[ReadState, ...] = ()
 
     @property
     def must_persist(self) -> bool:

@@ -14,7 +14,7 @@ from protocol.errors import Corruption
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
 from protocol.raft.log import Log
 from protocol.raft.messages import Message
-from protocol.raft.state import HardState
+from protocol.raft.state import HardState, ReadState
 from protocol.signing import SigningKey
 
 
@@ -38,6 +38,7 @@ class Voter:
         self.hard = hard_state
         self.log = log
         self.outbox: list[tuple[NodeId, Message]] = []
+        self.reads: list[ReadState] = []
         self.tick = 0
         self.now_ms = 0
         self.leader: NodeId | None = None
@@ -62,6 +63,11 @@ class Voter:
     def send(self, target: NodeId, message: Message) -> None:
         """Queue a message; it leaves after the Ready it is part of has been persisted."""
         self.outbox.append((target, message))
+
+    def take_reads(self) -> tuple[ReadState, ...]:
+        """Return the answers to this node's reads since the last call."""
+        reads, self.reads = tuple(self.reads), []
+        return reads
 
     def enter_term(self, term: Term, *, vote: bytes = ZERO) -> None:
         """Move to a higher term. The vote of the old one is forgotten, the marker is not."""

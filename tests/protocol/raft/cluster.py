@@ -118,6 +118,10 @@ class Cluster:
         self.granted: dict[tuple[int, int], NodeId] = {}
         self.acknowledged: dict[tuple[int, int], Acknowledgement] = {}
         self.transactions = 0
+        self.reads: dict[
+            tuple[int, int], int
+        ] = {}  # (node, number): what was committed anywhere when it began
+        self.read_answers: dict[int, dict[int, int | None]] = {n: {} for n in self.keys}
         for n in self.keys:
             self.start(n)
 
@@ -197,6 +201,7 @@ class Cluster:
             self.send(n, self.number[target], message)
         self.disks[n].apply(ready)
         self.note_committed(n, ready)
+        self.note_reads(n, ready)
         self.rafts[n].advance(ready)
         self.check(n)
 
@@ -258,6 +263,16 @@ class Cluster:
         return self.rafts[n].propose(
             tuple(self.transaction() for _ in range(count)), self.now_ms + self.skew_ms[n]
         )
+
+    def read(self, n: int) -> int:
+        """Begin a linearizable read; return its number."""
+        number = self.rafts[n].read_index()
+        self.reads[n, number] = max(self.chain)
+        return number
+
+    def answers(self, n: int) -> dict[int, int | None]:
+        """Return the answers to a node's reads so far."""
+        return self.read_answers[n]
 
     def elect(self, n: int) -> None:
         """Make a node leader: the others have not heard of one for a while, and its time passes first."""
@@ -330,6 +345,13 @@ class Cluster:
             assert (
                 check_commit_proof(ready.proof, self.network, self.configuration) == ready.committed[-1].hash
             )
+
+    def note_reads(self, n: int, ready: Ready) -> None:
+        for read in ready.reads:
+            began = self.reads[n, read.request]
+            assert read.request not in self.read_answers[n], "a read is answered once"
+            assert read.height is None or read.height >= began, "a stale read"
+            self.read_answers[n][read.request] = read.height
 
     def check_promise(self, source: int, message: Message) -> None:
         disk = self.disks[source]

@@ -62,12 +62,18 @@ def act(cluster: Cluster, rng: random.Random) -> None:
     elif dice < 0.80:
         cluster.now_ms += TICK_MS
         cluster.tick(*(numbers if rng.random() < 0.5 else (n,)))
-    elif dice < 0.90:
+    elif dice < 0.88:
         for leader in cluster.leaders:
             try:
                 cluster.propose(leader)
             except Unavailable:
                 assert not cluster.rafts[leader].may_propose
+    elif dice < 0.895:
+        if n in cluster.rafts and cluster.rafts[n].leader is not None:
+            cluster.read(n)  # the cluster checks that no answer is stale
+    elif dice < 0.90:
+        for leader in cluster.leaders:
+            cluster.rafts[leader].transfer_leadership(cluster.node(n))
     elif dice < 0.92:
         shuffled = rng.sample(numbers, len(numbers))
         split = rng.randrange(1, len(numbers) + 1)

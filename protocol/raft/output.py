@@ -1,0 +1,68 @@
+"""What leaves a voter: one Ready at a time for the disk, and beside it what promises nothing."""
+
+from protocol.identifiers import NodeId
+from protocol.raft.messages import (
+    AppendEntries,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    ReadIndexReply,
+    ReadIndexRequest,
+)
+from protocol.raft.state import HardState, Ready
+from protocol.raft.voter import Voter
+
+_PROMPT = AppendEntries | Heartbeat | HeartbeatReply | ReadIndexRequest | ReadIndexReply
+
+
+class Output:
+    """Makes Readies of what the phases have queued, and remembers which of them the driver still works on."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._voter = voter
+        self._persisted = voter.hard
+        self._outstanding: Ready | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a Ready is with the driver: nothing may be promised before it has come back."""
+        return self._outstanding is not None
+
+    def everything(self) -> Ready | None:
+        """Return all that is queued, to be advanced, or None."""
+        voter = self._voter
+        committed, proof = voter.take_committed()
+        truncate_from, append = voter.log.take_unpersisted()
+        hard_state: HardState | None = None if voter.hard == self._persisted else voter.hard
+        messages, voter.outbox = tuple(voter.outbox), []
+        reads = voter.take_reads()
+        if not (hard_state or truncate_from is not None or append or messages or committed or reads):
+            return None
+        self._outstanding = Ready(hard_state, truncate_from, append, messages, committed, proof, reads)
+        return self._outstanding
+
+    def prompt(self) -> Ready | None:
+        """Return what need not wait for the write under way, or None."""
+        voter = self._voter
+        prompt: list[tuple[NodeId, Message]] = []
+        rest: list[tuple[NodeId, Message]] = []
+        for entry in voter.outbox:
+            (prompt if self._is_prompt(entry[1]) else rest).append(entry)
+        voter.outbox = rest
+        reads = voter.take_reads()
+        return Ready(None, None, (), tuple(prompt), (), None, reads) if prompt or reads else None
+
+    def advance(self, ready: Ready) -> None:
+        """Hear that a Ready is durable and sent."""
+        if ready is not self._outstanding:
+            assert not ready.must_persist, "Readies are advanced once, in order"
+            return
+        self._outstanding = None
+        if ready.hard_state is not None:
+            self._persisted = ready.hard_state
+        self._voter.log.mark_persisted(ready.append)
+
+    def _is_prompt(self, message: Message) -> bool:
+        # Following in a term is a promise not to vote in an earlier one: the term itself must be durable.
+        is_late = isinstance(message, HeartbeatReply) and message.term > self._persisted.term
+        return isinstance(message, _PROMPT) and not is_late
