@@ -1,9 +1,9 @@
 """Blocks: a header signed by the leader that cut it, and a body. A block *is* a Raft log entry; its bytes never change.
 
-Body kinds: transactions (leaves of the tree), or the *opening* of a term, whose body is the election certificate
-(ledger.md 1.1 P0). Genesis is made from the configuration alone, unsigned, and the same for everybody.
+Body kinds: transactions (leaves of the tree); the *opening* of a term, whose body is the election certificate
+(ledger.md 1.1 P0); a *configuration*, whose body is the one in force above it (7.2). Genesis is made from the configuration alone, unsigned, and the same for everybody.
 
-`Block.raw = enc(header…, leader signature, opening, transactions)` is what is stored, sent and hashed into nothing: the
+`Block.raw = enc(header…, leader signature, opening or configuration, transactions)` is what is stored, sent and hashed into nothing: the
 block's identity is its header hash, which covers the body through `tx_root`.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from protocol import codec, limits, merkle, signing, transaction
 from protocol.codec import Bytes32, Size, wire
-from protocol.configuration import Configuration
+from protocol.configuration import Configuration, change_fault
 from protocol.errors import Invalid, Malformed
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term, Txid
 from protocol.merkle import Frontier
@@ -26,8 +26,8 @@ APP_VERSION = 1
 class Header:
     """What a leader signs (ledger.md 1.1). `tree_size` and `tree_root` are those *before* this block.
 
-    `tx_root` is the RFC 9162 root of the body's transactions; for a term's opening (`n_tx` 0) the leaf hash of the
-    election certificate. `epoch` counts recoveries. `next_config_hash` is ZERO but in configuration blocks.
+    `tx_root` is the RFC 9162 root of the body's transactions; for a term's opening or a configuration (`n_tx` 0)
+    the leaf hash of that. `epoch` counts recoveries. `next_config_hash` is ZERO but in configuration blocks.
     """
 
     net: Annotated[NetworkId, Size(32)]
@@ -51,6 +51,11 @@ def header_form(header: Header) -> bytes:
     return signing.signed_form("header", header.net, *codec.fields_plain(header)[1:])
 
 
+def config_hash_above(header: Header) -> Digest:
+    """Return the hash of the configuration in force above the block with this header (ledger.md 7.2, 5)."""
+    return header.config_hash if header.next_config_hash == ZERO else Digest(header.next_config_hash)
+
+
 def header_hash(header: Header) -> Digest:
     """Return the identity of the block with this header."""
     return signing.sha256(header_form(header))
@@ -59,21 +64,22 @@ def header_hash(header: Header) -> Digest:
 class Block:
     """One immutable block, with its bytes kept beside the parsed view. Equality is that of the bytes."""
 
-    __slots__ = ("_entries", "_leaves", "hash", "header", "opening", "raw", "signature", "transactions")
+    __slots__ = ("_entries", "_leaves", "hash", "header", "raw", "signature", "special", "transactions")
 
     def __init__(
         self,
         header: Header,
         signature: bytes,
-        opening: bytes,
+        special: bytes,
         transactions: tuple[bytes, ...],
         raw: bytes | None = None,
     ) -> None:
+        """`special` is the election certificate of an opening, the configuration of a configuration block, else empty."""
         self.header = header
         self.signature = signature
-        self.opening = opening
+        self.special = special
         self.transactions = transactions
-        self.raw = raw or codec.pack(codec.to_plain(header), signature, opening, transactions)
+        self.raw = raw or codec.pack(codec.to_plain(header), signature, special, transactions)
         self.hash = header_hash(header)
         self._entries: tuple[tuple[SignedTransaction, Txid], ...] | None = None
         self._leaves: tuple[Digest, ...] | None = None
@@ -96,6 +102,28 @@ class Block:
         if any(type(entry) is not bytes for entry in transactions):
             raise Malformed("a transaction in a block is a byte string")
         return Block(codec.from_plain(head, Header), signature, opening, transactions, raw)
+
+    @property
+    def opening(self) -> bytes:
+        """The election certificate, encoded, when the block opens a term; else empty."""
+        return b"" if self.is_configuration else self.special
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether the block sets the configuration in force above it."""
+        return self.header.next_config_hash != ZERO
+
+    def next_configuration(self) -> Configuration:
+        """Return the configuration in force above this block, which is a configuration block.
+
+        Raises:
+            Invalid: the body is not what the header names.
+            Malformed: it is no configuration.
+        """
+        configuration = codec.decode(self.special, Configuration)
+        if configuration.digest != self.header.next_config_hash:
+            raise Invalid(f"block {self.height} carries another configuration than it names")
+        return configuration
 
     @property
     def height(self) -> Height:
@@ -140,9 +168,9 @@ class Block:
         return f"Block(height={self.height}, term={self.term}, n_tx={self.header.n_tx}, hash={self.hash.hex()[:12]})"
 
 
-def body_root(opening: bytes, leaves: tuple[Digest, ...]) -> Digest:
+def body_root(special: bytes, leaves: tuple[Digest, ...]) -> Digest:
     """Return the `tx_root` of a body, from the leaf hashes of its transactions."""
-    return merkle.leaf_hash(opening) if opening else merkle.root_of_leaves(leaves)
+    return merkle.leaf_hash(special) if special else merkle.root_of_leaves(leaves)
 
 
 def genesis_block(configuration: Configuration) -> Block:
@@ -171,6 +199,7 @@ def cut(
     transactions: tuple[bytes, ...],
     *,
     opening: bytes = b"",
+    configuration: Configuration | None = None,
     predecessor: Header,
     predecessor_hash: Digest,
     frontier: Frontier,
@@ -178,7 +207,12 @@ def cut(
     key: signing.SigningKey,
     now_ms: int,
 ) -> Block:
-    """Return the next block, signed. `frontier` is the tree after `predecessor`; time is max(now, predecessor + 1)."""
+    """Return the next block, signed. `frontier` is the tree after `predecessor`; time is max(now, predecessor + 1).
+
+    `configuration` is the one in force above the block, when this is what it says; it is alone in its block then.
+    """
+    assert configuration is None or not (opening or transactions), "a configuration is alone in its block"
+    special = opening if configuration is None else codec.encode(configuration)
     leaves = tuple([merkle.leaf_hash(entry) for entry in transactions])
     header = Header(
         predecessor.net,
@@ -189,14 +223,14 @@ def cut(
         NodeId(key.public),
         max(now_ms, predecessor.time_ms + 1),
         len(transactions),
-        body_root(opening, leaves),
+        body_root(special, leaves),
         frontier.size,
         frontier.root(),
-        predecessor.config_hash,
-        ZERO,
+        config_hash_above(predecessor),
+        ZERO if configuration is None else configuration.digest,
         APP_VERSION,
     )
-    block = Block(header, key.sign(header_form(header)), opening, transactions)
+    block = Block(header, key.sign(header_form(header)), special, transactions)
     block._leaves = leaves  # noqa: SLF001  (this module's own class: hashed once)
     return block
 
@@ -225,8 +259,8 @@ def check_shape(block: Block) -> None:
         raise Invalid(
             f"block {header.height} counts {header.n_tx} transactions and carries {len(block.transactions)}"
         )
-    if block.opening and block.transactions:
-        raise Invalid(f"block {header.height} opens a term and carries transactions")
+    if block.special and block.transactions:
+        raise Invalid(f"block {header.height} is special and carries transactions")
     if sum(map(len, block.transactions)) > limits.BLOCK_BYTES_MAX + limits.TRANSACTION_BYTES_MAX:
         raise Invalid(f"block {header.height} is oversized")
 
@@ -242,7 +276,7 @@ def check_body(block: Block, checked: Entries | None = None) -> tuple[Txid, ...]
     """
     check_shape(block)
     header = block.header
-    if body_root(block.opening, block.leaves()) != header.tx_root:
+    if body_root(block.special, block.leaves()) != header.tx_root:
         raise Invalid(f"block {header.height} does not hash to its tx_root")
     entries = checked or tuple([transaction.check(entry, header.net) for entry in block.transactions])
     txids = tuple([txid for _, txid in entries])
@@ -258,8 +292,13 @@ def check_link(
     predecessor_hash: Digest,
     frontier: Frontier,
     configuration: Configuration,
+    *,
+    replaced: Configuration | None = None,
 ) -> None:
-    """Check a block against its predecessor, the tree frontier and the configuration (P2, the cheap part).
+    """Check a block against its predecessor, the tree frontier and the configuration in force (P2, the cheap part).
+
+    `replaced` is the configuration before that one, where the caller knows it: a voter that leaves may still open a
+    term, because until its leaving is committed it may be the only one that can (Raft thesis §4.2.2).
 
     Raises:
         Invalid: which rule does not hold.
@@ -282,11 +321,16 @@ def check_link(
         "tree size or root is wrong",
     )
     demand(
-        header.config_hash == configuration.digest and header.next_config_hash == ZERO,
+        header.config_hash == configuration.digest,
         "of another configuration",
     )
     demand(header.app_version == APP_VERSION, "of another version of the rules")
-    demand(header.leader in configuration.voters, "not cut by a voter")
+    leaving = replaced is not None and block.opening and header.leader in replaced.voters
+    demand(header.leader in configuration.voters or leaving, "not cut by a voter")
+    if block.is_configuration:
+        demand(block.special and not block.transactions, "not a configuration alone in its block")
+        fault = change_fault(configuration, block.next_configuration())
+        demand(fault is None, f"no lawful change: {fault}")
     demand(
         bool(block.opening) == (header.term > predecessor.term),
         "a term opens with its election certificate, and only then",

@@ -122,6 +122,15 @@ def check_election(
         raise Invalid(
             f"an election certificate needs {configuration.raft_quorum} grants and holds {len(voters)}"
         )
+    check_grants(certificate, network)
+
+
+def check_grants(certificate: ElectionCertificate, network: NetworkId) -> None:
+    """Check that each grant is for this election and signed by whom it names; whether they suffice is not asked.
+
+    Raises:
+        Invalid: one is not.
+    """
     for grant in certificate.grants:
         if (grant.term, grant.candidate, grant.tip_hash) != (
             certificate.term,
@@ -164,7 +173,10 @@ class CommitProof:
 
 
 def check_commit_proof(
-    proof: CommitProof, network: NetworkId, configuration: Configuration, verified: Collection[Acknowledgement] = ()
+    proof: CommitProof,
+    network: NetworkId,
+    configuration: Configuration,
+    verified: Collection[Acknowledgement] = (),
 ) -> Digest:
     """Check a commit proof against the configuration in force; return the header hash of the block it proves.
 

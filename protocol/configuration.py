@@ -13,7 +13,7 @@ from protocol.codec import Bytes32, Bytes64, Size, wire
 from protocol.errors import Refused
 from protocol.identifiers import Digest, NetworkId, NodeId, PublicKey, peer_id
 
-ROLES = ("voter", "witness", "observer")
+ROLES = ("voter", "witness", "observer", "learner")
 KINDS = ("hospital", "clinic", "lab", "insurer", "regulator", "patient")
 CARD_VERSION = 1
 
@@ -103,6 +103,11 @@ class Configuration:
         return tuple(member.node for member in self.members if member.role == "voter")
 
     @cached_property
+    def learners(self) -> tuple[NodeId, ...]:
+        """Members that receive blocks as voters do, and are never counted."""
+        return tuple(member.node for member in self.members if member.role == "learner")
+
+    @cached_property
     def storing(self) -> tuple[NodeId, ...]:
         """Members that store chunks and envelopes and give receipts: the voters (storage.md 4)."""
         return self.voters
@@ -155,6 +160,29 @@ def found(cards: tuple[Card, ...], *, nonce: bytes, suites: tuple[int, ...] = (0
     if not configuration.voters:
         raise Refused("no card has the role voter; at least one founding member must vote")
     return configuration
+
+
+def change_fault(before: Configuration, after: Configuration) -> str | None:
+    """Return why `after` may not follow `before` in one block, or None when it may.
+
+    At most one voter changes at a time: any quorum of the one then meets any quorum of the other (Raft thesis §4.1).
+    A voter has been a learner before, so that it does not begin to count with an empty log (§4.2.1).
+    """
+    nodes = [member.node for member in after.members]
+    old, new = set(before.voters), set(after.voters)
+    if nodes != sorted(set(nodes)):
+        return "the members are not distinct and sorted by node id"
+    if any(member.role not in ROLES for member in after.members):
+        return "a member has an unknown role"
+    if not new:
+        return "no voter would be left"
+    if len(old ^ new) > 1:
+        return "more than one voter would change; change one at a time"
+    if not new - old <= set(before.learners):
+        return "a new voter must be a learner first"
+    if before.digest == after.digest:
+        return "nothing would change"
+    return None
 
 
 def _refuse_twins(what: str, cards: tuple[Card, ...], values: list[str]) -> None:

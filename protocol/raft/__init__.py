@@ -6,19 +6,23 @@ Glossary
 verified. *opening*: the block that opens a term; its body is that certificate; Raft's no-op. *acknowledgement*: a voter's
 signature that its durable log equals the leader's up to a height. *marker*: the newest acknowledgement as the hard state
 remembers it. *commit proof*: a quorum of acknowledgements of one term; replaces Raft's `leaderCommit`. *frame*: one
-AppendEntries. *probe*, *replicate*: how a leader sends to one follower (`progress`). *lease*: a leader was heard within the
-least election time-out; used against disruption only, never for reads.
+AppendEntries. *heartbeat*: says that the leader leads, and nothing of logs; *round*: a number that heartbeats carry and their
+answers repeat. *probe*, *replicate*: how a leader sends to one follower (`progress`). *lease*: a leader was heard within the
+least election time-out; used against disruption only, never for reads. *learner*: receives blocks, is never counted.
+*configuration in force*: that of the newest configuration block in the log, committed or not.
 
 Goals
 -----
 Crash-fault consensus as in Ongaro and Ousterhout (the extended Raft paper) with PreVote and CheckQuorum (Ongaro's thesis
-§9.6, §6.2), and every promise in a signed form that can be shown to others (ledger.md 1.1, P0 to P3). Deterministic: the same
+§9.6, §6.2), leadership transfer (§3.10), linearizable reads without leases (ReadIndex, §6.4) and membership changes by one
+voter at a time (chapter 4), and every promise in a signed form that can be shown to others (ledger.md 1.1, P0 to P3). Deterministic: the same
 inputs give the same bytes. Bounded: frames, windows, uncommitted blocks, caches (`protocol.limits`).
 
 Non-goals
 ---------
-Lies: a dishonest leader is found out by certificates, which build on these forms. Membership change, snapshots, ReadIndex
-and leadership transfer are not here yet. Verifying transactions: the driver does so, in worker threads, before `step`.
+Lies: a dishonest leader is found out by certificates, which build on these forms; where ledger.md says "certified", this core
+says "committed, with proof". Snapshots are not here yet. Who may change the membership: ballots decide, above. Verifying
+transactions: the driver does so, in worker threads, before `step`.
 
 The machine
 -----------
@@ -34,7 +38,8 @@ The machine
    └────────────────────────────────────────────────────────────────────────┘
                           higher term, or no quorum heard (CheckQuorum)
 ```
-A voter alone in its network passes through all of them in its first tick.
+A voter alone in its network passes through all of them in its first tick. A follower that its leader tells to (TimeoutNow)
+skips PreVote. A learner, and a voter whose removal is committed, stay followers.
 
 What the driver owes
 --------------------
@@ -45,11 +50,15 @@ What the driver owes
    b. then send the messages, in order. They may be lost, late or doubled; never send before (a) is durable: a vote or an
       acknowledgement forgotten in a crash could be contradicted (Raft §5.2, ledger.md decision 6);
    c. hand `committed` and `proof` on; they are durable already;
-   d. `advance(ready)`. The leader's own acknowledgement counts only from here.
-   Inputs may be given between `ready` and `advance`. A Ready that comes while another waits carries only frames.
+   d. answer each of `reads` when the applied height has reached the height it names, or with "not known" for None;
+   e. `advance(ready)`. The leader's own acknowledgement counts only from here.
+   Inputs may be given between `ready` and `advance`: write (a) beside them, and call `ready` again. What comes while another
+   waits promises nothing and leaves at once: frames, heartbeats and what reads need. Send what `messages.is_urgent` on a path
+   of its own, where no block stands in the way.
 3. When a write fails, stop: nothing that a Ready promises may leave, and a failed write is never taken for a success.
-4. At start: `Log(reader, applied height, frontier there, durable blocks above)`, the last durable HardState, a new seed.
-5. An observer or witness makes no Raft at all.
+4. At start: the configuration in force above the applied height, `Log(reader, applied height, frontier there, durable blocks above)`, the last durable HardState, a new seed.
+5. An observer or witness makes no Raft at all; a learner does.
 
-Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `voter`, `election`, `following`, `replication`, `machine`.
+Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `election`, `following`, `heartbeat`,
+`read_index`, `transfer`, `departures`, `replication`, `output`, `machine`.
 """

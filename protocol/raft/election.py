@@ -5,6 +5,7 @@ seed, and a simulation repeats them.
 """
 
 import hashlib
+from collections.abc import Collection
 
 from protocol import certificate, limits
 from protocol.block import Header, header_hash
@@ -55,11 +56,22 @@ class Election:
         self.restart()
         return True
 
+    def is_leased_against(self, candidate: NodeId) -> bool:
+        """Return whether a leader other than `candidate` is alive, so that an election would only disturb (§6 of Raft).
+
+        A leader holds its own lease: CheckQuorum ends it. A leader that asks for votes has given up leading.
+        """
+        voter = self._voter
+        if voter.leader == voter.me:
+            return True
+        recent = voter.tick - voter.leader_heard_tick < limits.ELECTION_TICKS_MIN
+        return voter.leader not in (None, candidate) and recent
+
     def start_pre_vote(self) -> bool:
         """Ask everybody whether an election in the next term could succeed; return whether it could already. No term rises yet."""
         voter = self._voter
         self._pre_votes = {voter.me}
-        for peer in voter.others:
+        for peer in voter.other_voters:
             voter.send(
                 peer, PreVote(Term(voter.term + 1), voter.me, voter.log.tip.term, voter.log.tip_height)
             )
@@ -73,7 +85,7 @@ class Election:
         voter = self._voter
         voter.enter_term(Term(voter.term + 1), vote=voter.me)
         self._grants = {voter.me: self._grant(voter.me, voter.log.tip_hash)}
-        for peer in voter.others:
+        for peer in voter.other_voters:
             voter.send(peer, self._request(transfer=transfer))
         return self._election_won()
 
@@ -82,6 +94,7 @@ class Election:
         voter = self._voter
         granted = (
             not leased
+            and voter.may_lead(request.candidate)
             and request.term > voter.term
             and self._is_current(request.tip_term, request.tip_height)
         )
@@ -145,7 +158,7 @@ class Election:
     def certificate(self) -> ElectionCertificate:
         """Return the certificate of the election just won: the body of the block that opens the term (P0)."""
         voter = self._voter
-        grants = tuple(self._grants[node] for node in sorted(self._grants))
+        grants = tuple(self._grants[node] for node in sorted(self._counted(self._grants)))
         return ElectionCertificate(voter.term, voter.me, voter.log.tip_hash, grants)
 
     def _is_current(self, tip_term: Term, tip_height: int) -> bool:
@@ -154,10 +167,14 @@ class Election:
         return (tip_term, tip_height) >= (log.tip.term, log.tip_height)
 
     def _pre_vote_won(self) -> bool:
-        return len(self._pre_votes) >= self._voter.configuration.raft_quorum
+        return len(self._counted(self._pre_votes)) >= self._voter.configuration.raft_quorum
 
     def _election_won(self) -> bool:
-        return len(self._grants) >= self._voter.configuration.raft_quorum
+        return len(self._counted(self._grants)) >= self._voter.configuration.raft_quorum
+
+    def _counted(self, voters: Collection[NodeId]) -> set[NodeId]:
+        """Return those that count: a voter on its way out asks for votes, and its own is none (Raft thesis §4.2.2)."""
+        return set(voters) & set(self._voter.configuration.voters)
 
     def _grant(self, candidate: NodeId, tip_hash: Digest) -> ElectionGrant:
         voter = self._voter

@@ -66,29 +66,31 @@ class Following:
             RemoteFault: which rule the frame breaks. Of a frame with a bad block nothing was taken.
         """
         voter = self._voter
+        proof = checked.message.proof
         try:
+            if proof is not None:
+                self._commit(
+                    proof
+                )  # of blocks that are here: a configuration is taken only upon a committed block
             matched = self._extend(checked.message, checked.blocks)
             if matched is not None:
                 voter.mark(matched, voter.log.hash(matched))
-            if checked.message.proof is not None:
-                self._commit(checked.message.proof)
+            if proof is not None:
+                self._commit(proof)
         except RemoteFault:
             voter.condemn_leader()
             raise
         self._owe(checked.message.leader, self._refusal)
 
-    def reply(self) -> AppendReply | None:
-        """Return the reply owed, if any. It must not leave before the log and the marker, as they are now, are durable."""
+    def send_reply(self) -> None:
+        """Queue the reply owed, if any. It must not leave before the log and the marker, as they are now, are durable."""
         target, voter = self._reply_to, self._voter
         if target is None:
-            return None
+            return
         refusal, self._refusal, self._reply_to = self._refusal, None, None
-        return AppendReply(voter.term, voter.me, self._acknowledgement(), voter.log.committed, refusal)
-
-    @property
-    def reply_to(self) -> NodeId | None:
-        """Whom a reply is owed to."""
-        return self._reply_to
+        voter.send(
+            target, AppendReply(voter.term, voter.me, self._acknowledgement(), voter.log.committed, refusal)
+        )
 
     def forget(self) -> None:
         """Owe nothing more: the term or the role has changed, and an acknowledgement of the old one is worthless."""
@@ -144,25 +146,28 @@ class Following:
             return 0
         below = Height(first - 1)
         predecessor, predecessor_hash, frontier = log.header(below), log.hash(below), log.frontier(below)
+        configuration, replaced = voter.membership.at(below)
         room = 2 * limits.UNCOMMITTED_BYTES_MAX - log.uncommitted_bytes
         for block in blocks:
             room -= len(block.raw)
-            if self._held(block) or room < 0:
+            if self._held(block) or room < 0 or (block.is_configuration and below > log.committed):
                 break  # not refused: the leader sends it again, and meanwhile this voter does not acknowledge it
-            check_link(block, predecessor, predecessor_hash, frontier, voter.configuration)
+            check_link(block, predecessor, predecessor_hash, frontier, configuration, replaced=replaced)
             if block.term > append.term or (
                 block.term == append.term and block.header.leader != append.leader
             ):
                 raise Invalid(f"block {block.height} is of a term or leader that its sender cannot have")
             if block.opening:
-                certificate.check_opening(block, voter.configuration)
+                certificate.check_opening(block, configuration)
             frontier = frontier.append(block.leaves())
             taken.append((block, frontier))
-            predecessor, predecessor_hash = block.header, block.hash
+            predecessor, predecessor_hash, below = block.header, block.hash, block.height
+            if block.is_configuration:
+                configuration, replaced = block.next_configuration(), configuration
         if taken and first <= log.tip_height:
-            log.truncate_from(first)
+            voter.truncate_from(first)
         for block, after in taken:
-            log.append(block, after)
+            voter.append(block, after)
         return len(taken)
 
     def _held(self, block: Block) -> bool:
@@ -210,7 +215,8 @@ class Following:
         is_new = log.committed < height <= log.tip_height
         if not is_new or proof.header != log.header(height):
             return
-        certificate.check_commit_proof(proof, voter.network, voter.configuration, self._own)
+        configuration, _ = voter.membership.at(height)
+        certificate.check_commit_proof(proof, voter.network, configuration, self._own)
         voter.commit(proof)
 
 
@@ -223,4 +229,17 @@ def check_elects(voter: Voter, message: AppendEntries | Heartbeat) -> None:
     election = message.election
     if election is None or (election.term, election.candidate) != (message.term, message.leader):
         raise Invalid("an election certificate is of another election than its sender's")
-    certificate.check_election(election, voter.network, voter.configuration)
+    log = voter.log
+    for height in range(log.tip_height, log.committed - 1, -1):
+        if log.hash(Height(height)) == election.tip_hash:
+            certificate.check_election(election, voter.network, voter.membership.at(Height(height))[0])
+            return
+    # Won upon a log that this one has not got, perhaps with configurations that it has not got. Whom a voter of ours has
+    # elected is listened to; what it sends is checked block by block, each opening in the configuration it stands upon.
+    certificate.check_grants(election, voter.network)
+    if not any(
+        grant.voter in voter.configuration.voters
+        for grant in election.grants
+        if grant.voter != election.candidate
+    ):
+        raise Invalid("an election certificate without a grant of any other voter known here")

@@ -34,10 +34,10 @@ class Heartbeats:
         if voter.tick % limits.HEARTBEAT_TICKS == 0:
             self._due = True
         heard = sum(
-            voter.tick - progress.heard_tick < limits.ELECTION_TICKS_MIN
-            for progress in self._progress.values()
+            voter.tick - self._progress[node].heard_tick < limits.ELECTION_TICKS_MIN
+            for node in voter.other_voters
         )
-        return heard + 1 >= voter.configuration.raft_quorum
+        return heard + voter.is_voter >= voter.configuration.raft_quorum
 
     def begin_round(self) -> int:
         """Start a round that leaves at once; return its number. An answer to it answers all before it."""
@@ -46,9 +46,11 @@ class Heartbeats:
         return self._round
 
     def answered_round(self) -> int:
-        """Return the newest round that a quorum has answered, this leader being one of it."""
-        answers = [progress.confirmed for progress in self._progress.values()]
-        return quorum_height([self._round, *answers], self._voter.configuration.raft_quorum)
+        """Return the newest round that a quorum has answered, this leader being one of it unless it leaves."""
+        voter = self._voter
+        answers = [self._progress[node].confirmed for node in voter.other_voters]
+        own = [self._round] if voter.is_voter else []
+        return quorum_height([*own, *answers], voter.configuration.raft_quorum)
 
     def send(self) -> None:
         """Queue a heartbeat for everybody if one is due. Each repeats the newest round: a lost one costs an interval."""
@@ -68,7 +70,9 @@ class Heartbeats:
         """
         if reply.context > self._round:
             raise Invalid(f"an answer to round {reply.context}, and the newest is {self._round}")
-        progress = self._progress[reply.voter]
+        progress = self._progress.get(reply.voter)
+        if progress is None:
+            return  # it has left
         progress.heard_tick = self._voter.tick
         progress.election_due = False  # it follows, so it has verified the election
         progress.confirmed = max(progress.confirmed, reply.context)

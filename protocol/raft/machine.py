@@ -23,6 +23,7 @@ from protocol.raft.messages import (
     RequestVote,
     TimeoutNow,
     VoteReply,
+    author,
 )
 from protocol.raft.output import Output
 from protocol.raft.read_index import ForwardedReads
@@ -45,17 +46,19 @@ class Raft:
         log: Log,
         timeout_seed: bytes,
     ) -> None:
-        """`log` and `hard_state` are what the last durable batch left; `timeout_seed` differs between nodes and starts.
+        """`configuration` is the one in force above the log's committed height; the log's tail may hold another.
+
+        `log` and `hard_state` are what the last durable batch left; `timeout_seed` differs between nodes and starts.
 
         Raises:
             Corruption: the log lacks a block that the hard state says was acknowledged.
-            LocalFault: this node is no voter of `configuration`.
+            LocalFault: this node is neither voter nor learner.
         """
-        if NodeId(key.public) not in configuration.voters:
-            raise LocalFault("only a voter runs Raft")
         self._voter = Voter(
             key=key, network=network, configuration=configuration, hard_state=hard_state, log=log
         )
+        if not self._voter.membership.remembers(self._voter.me):
+            raise LocalFault("only a voter or a learner runs Raft")
         self._election = Election(self._voter, timeout_seed)
         self._following = Following(self._voter)
         self._forwarded = ForwardedReads(self._voter, timeout_seed)
@@ -101,6 +104,11 @@ class Raft:
         return self._leadership is not None and self._leadership.has_room
 
     @property
+    def configuration(self) -> Configuration:
+        """The configuration in force: the newest in the log."""
+        return self._voter.configuration
+
+    @property
     def successor(self) -> NodeId | None:
         """Whom this leader is handing the leadership to, or None."""
         return self._leadership.successor if self._leadership is not None else None
@@ -117,7 +125,7 @@ class Raft:
             if not self._leadership.tick():
                 # CheckQuorum: a leader cut off must not go on for ever (ledger.md 3.1 no. 13, 15).
                 self._become_follower()
-        elif self._election.tick() or voter.configuration.raft_quorum == 1:
+        elif voter.may_campaign and (self._election.tick() or voter.configuration.voters == (voter.me,)):
             self._start_election()
 
     def step(self, sender: NodeId, message: Input, now_ms: int) -> None:
@@ -133,11 +141,14 @@ class Raft:
             if message.blocks:
                 raise LocalFault("an AppendEntries with blocks is checked before it is stepped")
             message = CheckedAppend(message, ())
-        if sender not in voter.others or sender != _author(message):
+        if sender != author(message) or sender == voter.me:
             raise Invalid("a Raft message from somebody other than the voter it names")
+        if not voter.membership.remembers(sender) and not isinstance(message, CheckedAppend | Heartbeat):
+            # A leader may be a voter by blocks that it is about to send; it is known by its election (P0).
+            raise Invalid("a Raft message from somebody who takes no part in it here")
         match message:
             case PreVote():
-                self._election.answer_pre_vote(message, leased=self._leased(sender))
+                self._on_pre_vote(message)
             case PreVoteReply():
                 self._on_pre_vote_reply(message)
             case RequestVote():
@@ -146,12 +157,10 @@ class Raft:
                 self._on_vote_reply(message)
             case CheckedAppend():
                 self._on_append(message)
-            case AppendReply():
-                self._on_append_reply(message)
+            case AppendReply() | HeartbeatReply():
+                self._on_reply(message)
             case Heartbeat():
                 self._on_heartbeat(message)
-            case HeartbeatReply():
-                self._on_heartbeat_reply(message)
             case ReadIndexRequest():
                 self._on_read_index_request(message)
             case ReadIndexReply():
@@ -191,6 +200,19 @@ class Raft:
             self._forwarded.forward(request)
         return request
 
+    def propose_configuration(self, following: Configuration, now_ms: int) -> Height:
+        """Change the membership by one configuration block; return its height. Who may wish that is not asked here.
+
+        Raises:
+            NotLeader: this node does not lead.
+            Refused: more than one voter would change, or a new one was no learner.
+            Unavailable: this term has committed nothing yet, blocks are under way, or the learner to promote lags.
+        """
+        self._voter.now_ms = now_ms
+        if self._leadership is None:
+            raise NotLeader(self._voter.leader)
+        return self._leadership.propose_configuration(following)
+
     def transfer_leadership(self, target: NodeId) -> None:
         """Hand the leadership to `target`: proposals stop, it is brought up to date and told to campaign (thesis §3.10).
 
@@ -221,10 +243,11 @@ class Raft:
         if self._leadership is not None:
             self._leadership.advance_commit()
             self._leadership.send_frames()
+            self._leave_if_removed(self._leadership)
         if self._output.is_waiting:
             return self._output.prompt()
         if self._leadership is None:
-            self._send_owed_reply()
+            self._following.send_reply()
         return self._output.everything()
 
     def advance(self, ready: Ready) -> None:
@@ -232,17 +255,6 @@ class Raft:
         self._output.advance(ready)
 
     # --- elections ------------------------------------------------------------------------------------------------
-
-    def _leased(self, candidate: NodeId) -> bool:
-        """Return whether a leader other than `candidate` is alive, so that an election would only disturb (§6 of Raft).
-
-        A leader holds its own lease: CheckQuorum ends it. A leader that asks for votes has given up leading.
-        """
-        voter = self._voter
-        if voter.leader == voter.me:
-            return True
-        recent = voter.tick - voter.leader_heard_tick < limits.ELECTION_TICKS_MIN
-        return voter.leader not in (None, candidate) and recent
 
     def _start_election(self) -> None:
         self._become_follower()
@@ -276,6 +288,15 @@ class Raft:
             self._leadership = None
             self._election.restart()
 
+    def _on_pre_vote(self, request: PreVote) -> None:
+        if self._voter.may_lead(request.candidate):
+            self._election.answer_pre_vote(
+                request, leased=self._election.is_leased_against(request.candidate)
+            )
+        elif self._leadership is not None:
+            # It was away when it left: it learns so from the block (ledger.md 3.1 no. 42).
+            self._leadership.readmit(request.candidate)
+
     def _on_pre_vote_reply(self, reply: PreVoteReply) -> None:
         if not reply.granted:
             self._catch_up(reply.term)
@@ -283,8 +304,9 @@ class Raft:
             self._campaign()
 
     def _on_request_vote(self, request: RequestVote) -> None:
-        leased = self._leased(request.candidate) and not request.transfer
-        if leased or self._too_far(request.term):
+        leased = self._election.is_leased_against(request.candidate) and not request.transfer
+        # Who has left must not even raise a term (hashicorp/raft #524).
+        if leased or self._too_far(request.term) or not self._voter.may_lead(request.candidate):
             return
         self._election.check_request(request)
         self._catch_up(request.term)
@@ -299,7 +321,8 @@ class Raft:
 
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         # Only of the leader that is followed now: one that came late must not end the term of its sender's successor.
-        if message.term == self._voter.term and self._voter.leader == message.leader:
+        voter = self._voter
+        if message.term == voter.term and voter.leader == message.leader and voter.may_campaign:
             self._become_follower()
             self._election.restart()
             self._campaign(transfer=True)
@@ -324,7 +347,9 @@ class Raft:
     def _follow(self, message: AppendEntries | Heartbeat) -> bool:
         """Return whether the sender of a message of this or a higher term is followed now, having been verified (P0)."""
         voter = self._voter
-        if self._too_far(message.term):
+        is_stranger = not voter.membership.remembers(message.leader)
+        is_elected = (message.term, message.leader) == (voter.term, voter.term_leader)
+        if self._too_far(message.term) or (is_stranger and not is_elected):
             check_elects(voter, message)
         if message.term > voter.term:
             self._become_follower(message.term)
@@ -337,16 +362,12 @@ class Raft:
         self._election.heard_leader()
         return True
 
-    def _on_append_reply(self, reply: AppendReply) -> None:
-        if self._catch_up(reply.term):
+    def _on_reply(self, reply: AppendReply | HeartbeatReply) -> None:
+        if self._catch_up(reply.term) or self._leadership is None or reply.term != self._voter.term:
             return
-        if self._leadership is not None and reply.term == self._voter.term:
+        if isinstance(reply, AppendReply):
             self._leadership.take_reply(reply)
-
-    def _on_heartbeat_reply(self, reply: HeartbeatReply) -> None:
-        if self._catch_up(reply.term):
-            return
-        if self._leadership is not None and reply.term == self._voter.term:
+        else:
             self._leadership.take_heartbeat_reply(reply)
 
     def _on_read_index_request(self, request: ReadIndexRequest) -> None:
@@ -356,11 +377,12 @@ class Raft:
         else:
             self._leadership.reads.add(request.voter, request.request)
 
-    def _send_owed_reply(self) -> None:
-        target = self._following.reply_to
-        reply = self._following.reply()
-        if target is not None and reply is not None:
-            self._voter.send(target, reply)
+    def _leave_if_removed(self, leadership: Leadership) -> None:
+        """Step down once the own removal is committed (Raft thesis §4.2.2); until then nobody else may be able to lead."""
+        voter = self._voter
+        if not voter.is_voter and not voter.changing:
+            leadership.name_successor()
+            self._become_follower()
 
     # --- terms ----------------------------------------------------------------------------------------------------
 
@@ -374,17 +396,3 @@ class Raft:
     def _too_far(self, term: Term) -> bool:
         """Return whether a term is so far ahead that only a certificate makes it believable (ledger.md decision 12)."""
         return term > self._voter.term + limits.TERM_AHEAD_MAX
-
-
-def _author(message: Input) -> NodeId:
-    match message:
-        case PreVote() | RequestVote():
-            return message.candidate
-        case CheckedAppend():
-            return message.message.leader
-        case AppendEntries() | Heartbeat() | ReadIndexReply() | TimeoutNow():
-            return message.leader
-        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
-            return message.voter
-        case _:
-            assert_never(message)

@@ -16,7 +16,7 @@ The transport has authenticated the sender; a signature is there so that a third
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from protocol import limits, signing
 from protocol.block import Block, Header, check_body
@@ -307,3 +307,18 @@ Input = Message | CheckedAppend
 def is_urgent(message: Message) -> bool:
     """Return whether a message must not queue behind blocks, be it on the wire or for verification."""
     return isinstance(message, Heartbeat | HeartbeatReply)
+
+
+def author(message: Input) -> NodeId:
+    """Return whom a message names as its sender."""
+    match message:
+        case PreVote() | RequestVote():
+            return message.candidate
+        case CheckedAppend():
+            return message.message.leader
+        case AppendEntries() | Heartbeat() | ReadIndexReply() | TimeoutNow():
+            return message.leader
+        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
+            return message.voter
+        case _:
+            assert_never(message)

@@ -68,6 +68,7 @@ class Progress:
         self.replicating, self.paused, self.probe_blocks = False, False, blocks
         self.in_flight.clear()
         self.in_flight_bytes = 0
+        self.proof_height = self.commit_height  # what rode on a refused frame was of no use to it
         self.next_height = max(height, Height(self.match_height + 1))
 
     def sent(self, tip: Height, size: int) -> None:

@@ -8,8 +8,10 @@ from protocol import block as blocks_module
 from protocol import certificate, codec, limits
 from protocol.block import Block
 from protocol.certificate import CommitProof, ElectionCertificate
+from protocol.configuration import Configuration, change_fault
 from protocol.errors import Invalid, Refused, Unavailable
 from protocol.identifiers import Digest, Height, NodeId
+from protocol.raft.departures import Departures
 from protocol.raft.heartbeat import Heartbeats
 from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow, append_form
 from protocol.raft.progress import Progress
@@ -31,9 +33,10 @@ class Leadership:
         # A part of the leadership, and gone with it: one that outlived it would refuse writes for ever (hashicorp #696).
         self._transfer: Transfer | None = None
         after = Height(voter.log.tip_height + 1)
-        self._progress = {node: Progress(after, voter.tick) for node in voter.others}
+        self._progress = {node: Progress(after, voter.tick) for node in voter.receivers}
         self._heartbeats = Heartbeats(voter, self._progress, election)
         self.reads = LeaderReads(voter, self._heartbeats)
+        self._departures = Departures(voter, self._progress)
         if voter.proof is None:
             voter.proof = voter.log.proof(voter.log.committed)
         # The opening commits the older terms' tail: counting alone may not (Raft §5.4.2, §8; canonical/raft #336).
@@ -44,6 +47,7 @@ class Leadership:
         voter = self._voter
         if self._transfer is not None and self._transfer.tick():
             self._transfer = None
+        self._departures.tick()
         for progress in self._progress.values():
             if voter.tick % limits.HEARTBEAT_TICKS == 0:
                 progress.nudge_due = True
@@ -56,6 +60,7 @@ class Leadership:
         log = self._voter.log
         return (
             self._transfer is None
+            and not self._voter.changing
             and log.uncommitted_count < limits.UNCOMMITTED_BLOCKS_MAX
             and log.uncommitted_bytes < limits.UNCOMMITTED_BYTES_MAX
         )
@@ -82,13 +87,57 @@ class Leadership:
         """Cut one block of `transactions` (P1); return its height.
 
         Raises:
-            Unavailable: too much is uncommitted, or the leadership is being handed over.
+            Unavailable: too much is uncommitted, the membership changes, or the leadership is being handed over.
         """
+        if self._voter.changing:
+            # Above a configuration that is not committed only the opening of a term may stand (ledger.md 7.2, 2).
+            raise Unavailable("the membership is being changed; retry in a moment")
         if self._transfer is not None:
             raise Unavailable("the leadership is being handed over; retry in a moment")
         if not self.has_room:
             raise Unavailable("too many blocks wait for a quorum; retry when one has been committed")
         return self._cut(transactions)
+
+    def propose_configuration(self, following: Configuration) -> Height:
+        """Cut a configuration block (ledger.md 7.2); return its height. It counts from now on, committed or not.
+
+        Raises:
+            Refused: it does not lawfully follow the configuration in force.
+            Unavailable: this term has committed nothing yet, something is under way, or a learner to promote lags.
+        """
+        voter, log = self._voter, self._voter.log
+        fault = change_fault(voter.configuration, following)
+        if fault is not None:
+            raise Refused(f"the membership cannot change like this: {fault}")
+        # Until a block of its own term is committed a leader may not know of a change that its predecessor began; two
+        # changes of one parent could then both be committed (the single-server bug of 2015; ledger.md 7.2, 1).
+        if log.committed != log.tip_height or log.tip.term != voter.term or self._transfer is not None:
+            raise Unavailable("the membership cannot change while blocks are under way; retry in a moment")
+        for node in set(following.voters) - set(voter.configuration.voters):
+            progress = self._progress.get(node)
+            if progress is None or progress.match_height < log.committed:
+                raise Unavailable(
+                    "the learner to promote has not caught up; retry when it holds the newest block"
+                )
+        leaving = set(voter.receivers) - set(following.voters) - set(following.learners)
+        height = self._cut((), configuration=following)
+        for node in sorted(leaving):
+            self._departures.add(node)
+        for node in voter.receivers:
+            self._progress.setdefault(node, Progress(height, voter.tick))
+        return height
+
+    def readmit(self, node: NodeId) -> None:
+        """Hear of a former member that has not heard of its leaving: it is sent the block that says so."""
+        if node not in self._progress:
+            self._progress[node] = Progress(Height(self._voter.log.tip_height + 1), self._voter.tick)
+            self._departures.add(node)
+
+    def name_successor(self) -> None:
+        """Leaving, and done: call the voter with the longest log to campaign, rather than let all wait for a time-out."""
+        voter = self._voter
+        best = max(voter.other_voters, key=lambda node: self._progress[node].match_height)
+        voter.send(best, TimeoutNow(voter.term, voter.me))
 
     def take_reply(self, reply: AppendReply) -> None:
         """Take a follower's reply of this term.
@@ -96,7 +145,9 @@ class Leadership:
         Raises:
             Invalid: its acknowledgement is not for this log, or its signature does not verify.
         """
-        progress = self._progress[reply.voter]
+        progress = self._progress.get(reply.voter)
+        if progress is None:
+            return  # it has left
         progress.heard_tick = self._voter.tick
         progress.commit_height = max(
             progress.commit_height, min(reply.commit_height, self._voter.log.tip_height)
@@ -129,13 +180,15 @@ class Leadership:
     def advance_commit(self) -> None:
         """Commit the highest block of this term that a quorum has acknowledged, with its proof (P3)."""
         voter, log = self._voter, self._voter.log
-        heights = [progress.match_height for progress in self._progress.values()]
-        # The leader's own log counts up to where it is durable, like everybody's (ledger.md 3.1 no. 25).
-        height = quorum_height([log.persisted, *heights], voter.configuration.raft_quorum)
+        heights = [self._progress[node].match_height for node in voter.other_voters]
+        # The leader's own log counts up to where it is durable, like everybody's (ledger.md 3.1 no. 25); not when it leaves.
+        own_height = [log.persisted] if voter.is_voter else []
+        height = quorum_height([*own_height, *heights], voter.configuration.raft_quorum)
         if height <= log.committed or log.term(height) != voter.term:
             return
-        own = voter.acknowledge(height) if log.persisted >= height else None
-        others = {node: progress.ack for node, progress in self._progress.items() if progress.ack is not None}
+        own = voter.acknowledge(height) if voter.is_voter and log.persisted >= height else None
+        acks = [(node, self._progress[node].ack) for node in voter.other_voters]
+        others = {node: ack for node, ack in acks if ack is not None}
         voter.commit(assemble_proof(log, height, others, voter.configuration.raft_quorum, own))
 
     def send_frames(self) -> None:
@@ -171,7 +224,8 @@ class Leadership:
         prev = Height(progress.next_height - 1)
         batch = self._batch(progress.next_height) if blocks else ()
         tip = Height(prev + len(batch))
-        proof = self._proof_for(progress, tip)
+        starts_anew = bool(batch) and batch[0].is_configuration
+        proof = self._proof_for(progress, prev if starts_anew else tip)
         election = progress.election_due
         key = (prev, tip, election, proof.header.height if proof else Height(0))
         frame = frames.get(key)
@@ -217,7 +271,8 @@ class Leadership:
         while len(batch) < limits.APPEND_BLOCKS_MAX and first + len(batch) <= log.tip_height:
             block = log.block(Height(first + len(batch)))
             total += len(block.raw)
-            if batch and total > limits.APPEND_BYTES_MAX:
+            # A configuration begins a frame, with the proof of the block below it (ledger.md 7.2, 1).
+            if batch and (total > limits.APPEND_BYTES_MAX or block.is_configuration):
                 break
             batch.append(block)
         return tuple(batch)
@@ -274,11 +329,18 @@ class Leadership:
                 return height if height < hint.height else Height(height - 1)
         return match_height
 
-    def _cut(self, transactions: tuple[bytes, ...], *, opening: bytes = b"") -> Height:
+    def _cut(
+        self,
+        transactions: tuple[bytes, ...],
+        *,
+        opening: bytes = b"",
+        configuration: Configuration | None = None,
+    ) -> Height:
         voter, log = self._voter, self._voter.log
         cut = blocks_module.cut(
             transactions,
             opening=opening,
+            configuration=configuration,
             predecessor=log.tip,
             predecessor_hash=log.tip_hash,
             frontier=log.frontier(log.tip_height),
@@ -286,7 +348,7 @@ class Leadership:
             key=voter.key,
             now_ms=voter.now_ms,
         )
-        log.append(cut)
+        voter.append(cut)
         # The marker goes to disk with the block: it is the leader's own acknowledgement (P2).
         voter.mark(cut.height, cut.hash)
         return cut.height

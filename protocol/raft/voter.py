@@ -12,7 +12,9 @@ from protocol.certificate import Acknowledgement, CommitProof
 from protocol.configuration import Configuration
 from protocol.errors import Corruption
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
+from protocol.merkle import Frontier
 from protocol.raft.log import Log
+from protocol.raft.membership import Membership
 from protocol.raft.messages import Message
 from protocol.raft.state import HardState, ReadState
 from protocol.signing import SigningKey
@@ -33,8 +35,7 @@ class Voter:
         self.key = key
         self.me = NodeId(key.public)
         self.network = network
-        self.configuration = configuration
-        self.others = tuple(node for node in configuration.voters if node != self.me)
+        self.membership = Membership(log.committed, configuration)
         self.hard = hard_state
         self.log = log
         self.outbox: list[tuple[NodeId, Message]] = []
@@ -52,6 +53,8 @@ class Voter:
         """The newest commit proof seen."""
         self.undelivered: deque[CommitProof] = deque()
         self.delivered = log.committed
+        for height in range(log.committed + 1, log.tip_height + 1):
+            self.membership.append(log.block(Height(height)))
         self._check_marker()
         self._recall_term_leader()
 
@@ -59,6 +62,60 @@ class Voter:
     def term(self) -> Term:
         """The current term."""
         return self.hard.term
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force: the newest in the log, committed or not (ledger.md 7.2, 3)."""
+        return self.membership.newest
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node counts in the configuration in force."""
+        return self.me in self.configuration.voters
+
+    @property
+    def changing(self) -> bool:
+        """Whether a configuration block waits to be committed."""
+        return self.membership.height > self.log.committed
+
+    @property
+    def other_voters(self) -> tuple[NodeId, ...]:
+        """The voters besides this node."""
+        return tuple([node for node in self.configuration.voters if node != self.me])
+
+    @property
+    def receivers(self) -> tuple[NodeId, ...]:
+        """To whom a leader sends blocks: the other voters, and the learners."""
+        learners = [node for node in self.configuration.learners if node != self.me]
+        return self.other_voters + tuple(learners)
+
+    def may_lead(self, node: NodeId) -> bool:
+        """Return whether a candidacy of `node` is heard.
+
+        Also that of a learner, which may be a voter by a block that has not come here (Raft thesis §4.1).
+        """
+        return self._counts_or_leaves(node) or node in self.configuration.learners
+
+    @property
+    def may_campaign(self) -> bool:
+        """Whether this node stands for election: a voter does, and one on its way out."""
+        return self._counts_or_leaves(self.me)
+
+    def _counts_or_leaves(self, node: NodeId) -> bool:
+        # Until its leaving is committed, a voter that leaves may hold the only log that can win (Raft thesis §4.2.2).
+        before = self.membership.replaced
+        is_leaving = self.changing and before is not None and node in before.voters
+        return is_leaving or node in self.configuration.voters
+
+    def append(self, block: Block, frontier: Frontier | None = None) -> None:
+        """Add a checked block to the log; a configuration counts from here on."""
+        self.log.append(block, frontier)
+        self.membership.append(block)
+
+    def truncate_from(self, height: Height) -> None:
+        """Remove the block at `height` and all above it, and the configuration they set."""
+        self.log.truncate_from(height)
+        self.membership.truncate_from(height)
 
     def send(self, target: NodeId, message: Message) -> None:
         """Queue a message; it leaves after the Ready it is part of has been persisted."""
@@ -118,6 +175,7 @@ class Voter:
         height = proof.header.height
         if height > self.log.committed:
             self.log.commit(height)
+            self.membership.commit(height)
             self.undelivered.append(proof)
         if self.proof is None or height > self.proof.header.height:
             self.proof = proof
@@ -127,6 +185,11 @@ class Voter:
         proof = None
         while self.undelivered and self.undelivered[0].header.height <= self.log.persisted:
             proof = self.undelivered.popleft()
+            above = Height(proof.header.height + 1)
+            if above <= self.log.tip_height and self.log.header(above).next_config_hash != ZERO:
+                # The proof of the block below a configuration is handed out by itself, and so stored: whoever catches up
+                # takes the configuration only upon that very proof (ledger.md 7.2, 1).
+                break
         if proof is None:
             return (), None
         blocks = tuple(

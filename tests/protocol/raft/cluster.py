@@ -9,95 +9,35 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from protocol import codec, signing
-from protocol.block import Block, Header, genesis_block
-from protocol.certificate import Acknowledgement, CommitProof, ElectionGrant, acknowledge, check_commit_proof
-from protocol.configuration import Configuration, Member, network_id
+from protocol import codec
+from protocol.block import config_hash_above, genesis_block
+from protocol.certificate import Acknowledgement, ElectionGrant, acknowledge, check_commit_proof
+from protocol.configuration import Configuration, network_id
 from protocol.errors import RemoteFault
-from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Txid, Vid
+from protocol.identifiers import ZERO, Digest, Height, NodeId, Txid, Vid
 from protocol.limits import TICK_MS
-from protocol.merkle import Frontier
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
 from protocol.raft.messages import AppendEntries, AppendReply, Message, VoteReply, check_append
-from protocol.raft.state import HardState, Ready, Role
+from protocol.raft.state import Ready, Role
 from protocol.transaction import Revoke, sign
+from tests.protocol.raft.members import Disk, configuration_of, configuration_with, key_of
 
 START_MS = 1_700_000_000_000
 
 
-def key_of(number: int) -> signing.SigningKey:
-    return signing.SigningKey(hashlib.sha256(b"raft voter %d" % number).digest())
-
-
-def configuration_of(count: int) -> Configuration:
-    """Return a configuration of `count` voters."""
-    members = [
-        Member(f"facility {n}", "hospital", "voter", NodeId(key_of(n).public), stands, stands, stands, ())
-        for n in range(1, count + 1)
-        for stands in (PublicKey(bytes([n] * 32)),)
-    ]
-    return Configuration(1, tuple(sorted(members, key=lambda member: member.node)), 0, (0,), b"\x07" * 32)
-
-
-class Disk:
-    """What one node has durably: the reader of its log as well."""
-
-    def __init__(self, genesis: Block) -> None:
-        self.hard_state = HardState.initial()
-        self.blocks: dict[int, Block] = {0: genesis}
-        self.applied = Height(0)
-        self.frontier = Frontier()
-        self.proofs: dict[int, CommitProof] = {}
-
-    def header(self, height: Height) -> Header:
-        return self.blocks[height].header
-
-    def hash(self, height: Height) -> Digest:
-        return self.blocks[height].hash
-
-    def block(self, height: Height) -> Block:
-        return self.blocks[height]
-
-    def proof(self, height: Height) -> CommitProof | None:
-        below = [at for at in self.proofs if at <= height]
-        return self.proofs[max(below)] if below else None
-
-    def persist(self, ready: Ready) -> None:
-        if ready.hard_state is not None:
-            self.hard_state = ready.hard_state
-        if ready.truncate_from is not None:
-            assert ready.truncate_from > self.applied, "a committed block would be truncated"
-            for height in [at for at in self.blocks if at >= ready.truncate_from]:
-                del self.blocks[height]
-        for block in ready.append:
-            assert block.height == max(self.blocks) + 1
-            assert block.header.prev_hash == self.blocks[block.height - 1].hash
-            self.blocks[block.height] = block
-
-    def apply(self, ready: Ready) -> None:
-        for block in ready.committed:
-            assert block.height == self.applied + 1, "committed blocks are handed out in order, once"
-            assert self.blocks[block.height] == block, (
-                "a committed block is handed out only when it is durable"
-            )
-            self.frontier = self.frontier.append(block.leaves())
-            self.applied = block.height
-        if ready.committed:
-            assert ready.proof is not None
-            assert ready.proof.header == ready.committed[-1].header
-            self.proofs[ready.proof.header.height] = ready.proof
-
-
 class Cluster:
-    """Voters numbered from 1. Nothing happens unless a method is called."""
+    """Voters numbered from 1, learners, and spare nodes that may become one. Nothing happens unless a method is called."""
 
-    def __init__(self, count: int, seed: int = 0) -> None:
+    def __init__(
+        self, count: int, seed: int = 0, *, learners: tuple[int, ...] = (), spare: tuple[int, ...] = ()
+    ) -> None:
         self.random = random.Random(seed)
         self.seed = seed
-        self.configuration = configuration_of(count)
+        self.configuration = configuration_of(count, learners)
+        self.configurations = {0: self.configuration}  # by the height that set it, as committed
         self.network = network_id(self.configuration)
-        self.keys = {n: key_of(n) for n in range(1, count + 1)}
+        self.keys = {n: key_of(n) for n in (*range(1, count + 1), *learners, *spare)}
         self.number = {NodeId(key.public): n for n, key in self.keys.items()}
         genesis = genesis_block(self.configuration)
         self.disks = {n: Disk(genesis) for n in self.keys}
@@ -123,9 +63,36 @@ class Cluster:
         ] = {}  # (node, number): what was committed anywhere when it began
         self.read_answers: dict[int, dict[int, int | None]] = {n: {} for n in self.keys}
         for n in self.keys:
-            self.start(n)
+            if n not in spare:
+                self.start(n)
+
+    # --- membership
+
+    def configuration_at(self, height: int) -> Configuration:
+        """Return the committed configuration that block `height` is acknowledged in."""
+        return self.configurations[max(at for at in self.configurations if at <= height)]
+
+    def change(self, n: int, **roles: str) -> Height:
+        """Propose to the leader `n` that members have these roles ("" to leave), the others those they have."""
+        raft = self.rafts[n]
+        now = {str(self.number[m.node]): m.role for m in raft.configuration.members}
+        wanted = {
+            number: role for number, role in {**now, **{k[1:]: v for k, v in roles.items()}}.items() if role
+        }
+        return raft.propose_configuration(configuration_with(**wanted), self.now_ms)
 
     # --- nodes
+
+    def join(self, n: int) -> None:
+        """Start a newcomer with what a joiner brings: the chain up to the block that made it a member (ledger.md 7.3)."""
+        source, disk = self.disks[1], self.disks[n]
+        height = max(self.configurations)
+        for at in range(1, height + 1):
+            disk.blocks[at] = source.blocks[at]
+            disk.frontier = disk.frontier.append(source.blocks[at].leaves())
+        disk.proofs = {at: proof for at, proof in source.proofs.items() if at <= height}
+        disk.applied = Height(height)
+        self.start(n)
 
     def start(self, n: int) -> Raft:
         disk = self.disks[n]
@@ -135,7 +102,7 @@ class Cluster:
         self.rafts[n] = Raft(
             key=self.keys[n],
             network=self.network,
-            configuration=self.configuration,
+            configuration=self.configuration_at(disk.applied),
             hard_state=disk.hard_state,
             log=Log(disk, disk.applied, disk.frontier, tail),
             timeout_seed=seed,
@@ -314,6 +281,8 @@ class Cluster:
 
     def check(self, n: int) -> None:
         raft = self.rafts[n]
+        in_log = config_hash_above(raft._voter.log.tip)
+        assert raft.configuration.digest == in_log, "the configuration in force is the newest in the log"
         if raft.role is Role.LEADER:
             first = self.leader_of_term.setdefault(raft.term, n)
             assert first == n, f"two leaders of term {raft.term}"
@@ -330,11 +299,14 @@ class Cluster:
         if known is None:
             for height in range(max(self.chain) + 1, committed + 1):
                 self.chain[height] = log.hash(Height(height))
+                if log.block(Height(height)).is_configuration:
+                    self.configurations[height] = log.block(Height(height)).next_configuration()
+            counted = self.configuration_at(committed)
             holders = sum(
                 disk.blocks.get(committed) is not None and disk.hash(committed) == log.hash(committed)
-                for disk in self.disks.values()
+                for disk in (self.disks[self.number[node]] for node in counted.voters)
             )
-            assert holders >= self.configuration.raft_quorum, "committed without being durable on a quorum"
+            assert holders >= counted.raft_quorum, "committed without being durable on a quorum"
         else:
             assert known == log.hash(committed), f"two blocks are committed at {committed}"
 
@@ -343,7 +315,10 @@ class Cluster:
             assert self.chain[block.height] == block.hash, "a node hands out another block than was committed"
         if ready.proof is not None:
             assert (
-                check_commit_proof(ready.proof, self.network, self.configuration) == ready.committed[-1].hash
+                check_commit_proof(
+                    ready.proof, self.network, self.configuration_at(ready.proof.header.height)
+                )
+                == ready.committed[-1].hash
             )
 
     def note_reads(self, n: int, ready: Ready) -> None:

@@ -7,7 +7,8 @@ from protocol.errors import LocalFault
 from protocol.identifiers import Height, Term
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
-from tests.protocol.raft.cluster import START_MS, Cluster, key_of
+from tests.protocol.raft.cluster import START_MS, Cluster
+from tests.protocol.raft.members import key_of
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 The cluster checks the invariants as it goes. Afterwards the network heals and must make progress (ledger.md section 4.1).
 """
 
+import contextlib
 import random
 
 import pytest
 
-from protocol.errors import Unavailable
+from protocol.errors import Refused, Unavailable
 from protocol.limits import TICK_MS
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
@@ -46,6 +47,18 @@ def drain_and_perhaps_crash(cluster: Cluster, n: int, rng: random.Random, crash:
         cluster.crash(n)
 
 
+def change_a_member(cluster: Cluster, rng: random.Random) -> None:
+    """Let every leader promote or demote somebody, if it may: the others must never end with two configurations."""
+    for leader in cluster.leaders:
+        roles = {m.node: m.role for m in cluster.rafts[leader].configuration.members}
+        node = rng.choice(sorted(roles))
+        role = "learner" if roles[node] == "voter" else "voter"
+        with contextlib.suppress(
+            Refused, Unavailable
+        ):  # not lawful, or not now: that is what the rules are for
+            cluster.change(leader, **{f"n{cluster.number[node]}": role})
+
+
 def act(cluster: Cluster, rng: random.Random) -> None:
     numbers = sorted(cluster.keys)
     n = rng.choice(numbers)
@@ -68,12 +81,15 @@ def act(cluster: Cluster, rng: random.Random) -> None:
                 cluster.propose(leader)
             except Unavailable:
                 assert not cluster.rafts[leader].may_propose
+    elif dice < 0.885:
+        change_a_member(cluster, rng)
     elif dice < 0.895:
         if n in cluster.rafts and cluster.rafts[n].leader is not None:
             cluster.read(n)  # the cluster checks that no answer is stale
     elif dice < 0.90:
         for leader in cluster.leaders:
-            cluster.rafts[leader].transfer_leadership(cluster.node(n))
+            with contextlib.suppress(Refused):  # a learner
+                cluster.rafts[leader].transfer_leadership(cluster.node(n))
     elif dice < 0.92:
         shuffled = rng.sample(numbers, len(numbers))
         split = rng.randrange(1, len(numbers) + 1)
@@ -94,7 +110,8 @@ def act(cluster: Cluster, rng: random.Random) -> None:
 
 def run(seed: int, steps: int = STEPS) -> Cluster:
     rng = random.Random(seed)
-    cluster = Cluster(rng.choice((2, 3, 3, 3, 4, 5)), seed)
+    count = rng.choice((2, 3, 3, 3, 4, 5))
+    cluster = Cluster(count, seed, learners=(count + 1,) if rng.random() < 0.3 else ())
     crash, stall = rng.choice((0.0, 0.002, 0.01)), rng.choice((0.0, 0.05, 0.3))
     cluster.run(rng.randrange(30))
     for _ in range(steps):
@@ -112,6 +129,8 @@ def recover(cluster: Cluster) -> None:
         if n not in cluster.rafts:
             cluster.start(n)
     cluster.run_until(lambda: bool(cluster.leaders) and cluster.converged(), 300)
+    leader = cluster.leader()
+    cluster.run_until(lambda: cluster.rafts[cluster.leader()].may_propose)
     leader = cluster.leader()
     height = cluster.propose(leader)
     cluster.run(4)

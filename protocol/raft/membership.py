@@ -1,0 +1,61 @@
+"""Which configuration is in force along the log: the newest in the log, committed or not (ledger.md 7.2; Raft thesis §4.1)."""
+
+from protocol.block import Block
+from protocol.configuration import Configuration
+from protocol.identifiers import Height, NodeId
+
+
+class Membership:
+    """The configuration in force at the start, and those that blocks have set since.
+
+    A configuration block counts from the moment it is in the log, and no longer when it is truncated. At most one is
+    not committed, because the block below it must be (rule 1). The one before the newest is kept: whoever it lets go
+    still has duties, and is told.
+    """
+
+    def __init__(self, base: Height, configuration: Configuration) -> None:
+        """`configuration` is in force above `base`, which is committed."""
+        self._entries: list[tuple[Height, Configuration]] = [(base, configuration)]
+
+    @property
+    def newest(self) -> Configuration:
+        """The configuration in force: elections, acknowledgements and blocks to come count in it."""
+        return self._entries[-1][1]
+
+    @property
+    def height(self) -> Height:
+        """Height of the block that set the newest configuration, or of where this log began to know."""
+        return self._entries[-1][0]
+
+    @property
+    def replaced(self) -> Configuration | None:
+        """The configuration before the newest, if this log has seen the change."""
+        return self._entries[-2][1] if len(self._entries) > 1 else None
+
+    def at(self, height: Height) -> tuple[Configuration, Configuration | None]:
+        """Return the configuration that acknowledgements of block `height` count in, and the one before it, if known."""
+        below = [configuration for at, configuration in self._entries if at <= height]
+        below = below or [self._entries[0][1]]
+        return below[-1], below[-2] if len(below) > 1 else None
+
+    def append(self, block: Block) -> None:
+        """Hear of a checked block at the tip."""
+        if block.is_configuration:
+            self._entries.append((block.height, block.next_configuration()))
+
+    def truncate_from(self, height: Height) -> None:
+        """Hear that the block at `height` and all above it are gone; none of them was committed."""
+        while len(self._entries) > 1 and self._entries[-1][0] >= height:
+            self._entries.pop()
+
+    def commit(self, height: Height) -> None:
+        """Hear that `height` is committed: of the configurations at or below it, the newest two are kept."""
+        while len(self._entries) > 2 and self._entries[2][0] <= height:
+            self._entries.pop(0)
+
+    def remembers(self, node: NodeId) -> bool:
+        """Return whether `node` takes or took part in Raft under a configuration that is still kept."""
+        return any(
+            node in configuration.voters or node in configuration.learners
+            for _, configuration in self._entries
+        )

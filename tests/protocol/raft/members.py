@@ -1,0 +1,82 @@
+"""The members of test clusters, and what each of them has on its disk."""
+
+import hashlib
+
+from protocol import signing
+from protocol.block import Block, Header
+from protocol.certificate import CommitProof
+from protocol.configuration import Configuration, Member
+from protocol.identifiers import Digest, Height, NodeId, PublicKey
+from protocol.merkle import Frontier
+from protocol.raft.state import HardState, Ready
+
+
+def key_of(number: int) -> signing.SigningKey:
+    return signing.SigningKey(hashlib.sha256(b"raft voter %d" % number).digest())
+
+
+def member(n: int, role: str = "voter") -> Member:
+    stands = PublicKey(bytes([n] * 32))
+    return Member(f"facility {n}", "hospital", role, NodeId(key_of(n).public), stands, stands, stands, ())
+
+
+def configuration_of(count: int, learners: tuple[int, ...] = ()) -> Configuration:
+    """Return a configuration of voters 1 to `count`, and of learners."""
+    return configuration_with(
+        **{str(n): "voter" for n in range(1, count + 1)}, **{str(n): "learner" for n in learners}
+    )
+
+
+def configuration_with(**roles: str) -> Configuration:
+    """Return the configuration of numbered members in these roles."""
+    members = [member(int(n), role) for n, role in roles.items()]
+    return Configuration(1, tuple(sorted(members, key=lambda member: member.node)), 0, (0,), b"\x07" * 32)
+
+
+class Disk:
+    """What one node has durably: the reader of its log as well."""
+
+    def __init__(self, genesis: Block) -> None:
+        self.hard_state = HardState.initial()
+        self.blocks: dict[int, Block] = {0: genesis}
+        self.applied = Height(0)
+        self.frontier = Frontier()
+        self.proofs: dict[int, CommitProof] = {}
+
+    def header(self, height: Height) -> Header:
+        return self.blocks[height].header
+
+    def hash(self, height: Height) -> Digest:
+        return self.blocks[height].hash
+
+    def block(self, height: Height) -> Block:
+        return self.blocks[height]
+
+    def proof(self, height: Height) -> CommitProof | None:
+        below = [at for at in self.proofs if at <= height]
+        return self.proofs[max(below)] if below else None
+
+    def persist(self, ready: Ready) -> None:
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+        if ready.truncate_from is not None:
+            assert ready.truncate_from > self.applied, "a committed block would be truncated"
+            for height in [at for at in self.blocks if at >= ready.truncate_from]:
+                del self.blocks[height]
+        for block in ready.append:
+            assert block.height == max(self.blocks) + 1
+            assert block.header.prev_hash == self.blocks[block.height - 1].hash
+            self.blocks[block.height] = block
+
+    def apply(self, ready: Ready) -> None:
+        for block in ready.committed:
+            assert block.height == self.applied + 1, "committed blocks are handed out in order, once"
+            assert self.blocks[block.height] == block, (
+                "a committed block is handed out only when it is durable"
+            )
+            self.frontier = self.frontier.append(block.leaves())
+            self.applied = block.height
+        if ready.committed:
+            assert ready.proof is not None
+            assert ready.proof.header == ready.committed[-1].header
+            self.proofs[ready.proof.header.height] = ready.proof
