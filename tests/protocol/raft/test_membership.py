@@ -398,6 +398,23 @@ def test_43_a_follower_follows_a_leader_that_became_a_voter_while_it_was_away():
     assert len(commit_heights(cluster)) == 1
 
 
+@pytest.mark.parametrize("role", ["", "learner"])
+def test_43_one_that_was_away_follows_the_only_voter_that_is_left(role):
+    """Soak seed 1119: elected by its own vote alone, upon blocks that the other had not got, it was not believed."""
+    cluster = led_by_1(2, learners=(3,))
+    cluster.partition((1, 2), (3,))
+    cluster.change(1, n2=role)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    cluster.crash(1)
+    cluster.start(1)
+    cluster.run_until(lambda: cluster.leaders == [1])
+    height = cluster.propose(1)
+    cluster.heal()
+    cluster.run(limits.ELECTION_TICKS_MAX)
+    assert cluster.rafts[3].commit_height == height
+    assert voters(cluster, 3) == {1}
+
+
 def test_44_the_leadership_is_not_handed_to_a_learner_nor_to_a_removed_voter():
     cluster = led_by_1(3, learners=(4,))
     cluster.change(1, n3="")
