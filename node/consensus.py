@@ -3,10 +3,12 @@
 Inputs come through one bounded queue: ticks, peers' messages (their blocks' bodies already checked in worker threads),
 proposals. Every turn steps all that is queued, cuts a block when one may be cut, and persists everything that came of
 it in ONE synchronised batch: group commit. Messages leave only after that; committed blocks then go to the applier.
+While the disk works the task goes on: heartbeats, frames and reads promise nothing and do not wait for it.
 """
 
+import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -16,15 +18,17 @@ from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.block import Block, Entries
-from protocol.errors import Invalid, NotLeader, RemoteFault, Unavailable
+from protocol.errors import Invalid, NotLeader, Refused, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId, Term
 from protocol.raft.machine import Raft
-from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message
-from protocol.raft.state import Ready
+from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message, is_urgent
+from protocol.raft.state import ReadState, Ready
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 
 CHANNEL = "consensus"
+URGENT_CHANNEL = "heartbeat"
+"""Heartbeats and their answers: no block stands in their way, neither on the wire nor in the queue for verification."""
 _BLOCKS_IN_FLIGHT = 4
 """Blocks cut and not yet committed before the next waits for a free slot: deep enough to hide fsync and one hop."""
 _CHECKS_IN_FLIGHT = 64
@@ -53,7 +57,29 @@ class _Proposal:
     transactions: tuple[bytes, ...]
 
 
-_Input = _Tick | _FromPeer | _Distrust | _Proposal
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    target: NodeId
+
+
+@dataclass(slots=True)
+class _Read:
+    """A linearizable read, and what came of it: a height, or None when it cannot be known."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    height: Height | None = None
+
+    def answer(self, height: Height | None) -> None:
+        self.height = height
+        self.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    ready: Ready
+
+
+_Input = _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Written
 
 
 class Consensus:
@@ -79,6 +105,9 @@ class Consensus:
         self._applied = applied
         self._pool = Pool()
         self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
+        # One at a time: a Ready that must be written comes only when the one before has been advanced.
+        self._send_write, self._writes = trio.open_memory_channel[Ready](1)
+        self._reads: dict[int, _Read] = {}
         self._led_term: Term | None = None
         self._queued_bytes = 0
         # What this leader has cut and not yet written: parsed when it was checked, it need not be parsed again.
@@ -102,11 +131,38 @@ class Consensus:
             raise Unavailable("the leader has more to do than it can; retry in a moment") from None
         self._queued_bytes += size
 
+    async def read_index(self) -> Height:
+        """Return the height that must be applied here before a read that begins now (ReadIndex, ledger.md decision 5).
+
+        The caller limits the time: while no quorum answers, this waits.
+
+        Raises:
+            Unavailable: no leader is known, or the leadership moved meanwhile; ask again.
+        """
+        read = _Read()
+        await self._send_input.send(read)
+        await read.done.wait()
+        if read.height is None:
+            raise Unavailable("no leader could confirm the newest height; retry in a moment")
+        return read.height
+
+    async def transfer_leadership(self, target: NodeId) -> None:
+        """Ask the core to hand the leadership over; whether it happens shows in `raft.leader`.
+
+        Raises:
+            NotLeader: this node does not lead.
+        """
+        if self.raft.leader != self._transport.me:
+            raise NotLeader(self.raft.leader)
+        await self._send_input.send(_Transfer(target))
+
     async def run(self, committed: trio.MemorySendChannel[Committed]) -> None:
         """Run until cancelled; what is committed leaves through `committed`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
             nursery.start_soon(self._receive)
+            nursery.start_soon(self._receive_urgent)
+            nursery.start_soon(self._write)
             await self._drive(committed)
 
     async def _tick(self) -> None:
@@ -130,6 +186,17 @@ class Consensus:
                 slot = _Slot()
                 await ordered.send(slot)
                 nursery.start_soon(self._check, sender, body, slot)
+
+    async def _receive_urgent(self) -> None:
+        async for sender, body in self._transport.inbox(URGENT_CHANNEL, limits.CONSENSUS_INPUTS_MAX):
+            try:
+                message: Message = codec.decode_union(body, Message)
+                if sender not in self._store.configuration.voters or not is_urgent(message):
+                    raise Invalid("no heartbeat of a member that votes")
+            except RemoteFault as fault:
+                self._verification.reject(sender, fault)
+            else:
+                await self._send_input.send(_FromPeer(sender, message))
 
     async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
         try:
@@ -164,14 +231,17 @@ class Consensus:
                 except trio.WouldBlock:
                     break
             for item in turn:
-                self._take(item)
+                if isinstance(item, _Written):
+                    await self._finish(item.ready, committed)
+                else:
+                    self._take(item)
             self._pool.applied(self._applied.value)
             self._lead()
             while (ready := self.raft.ready()) is not None:
                 await self._fulfil(ready, committed)
                 self._lead()
 
-    def _take(self, item: _Input) -> None:
+    def _take(self, item: _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read) -> None:
         match item:
             case _Tick(now_ms):
                 self.raft.tick(now_ms)
@@ -182,6 +252,16 @@ class Consensus:
                     self._verification.reject(sender, fault)
             case _Distrust(leader):
                 self.raft.distrust(leader)
+            case _Transfer(target):
+                with contextlib.suppress(
+                    NotLeader, Refused
+                ):  # lost the leadership, or the target has left, meanwhile
+                    self.raft.transfer_leadership(target)
+            case _Read():
+                try:
+                    self._reads[self.raft.read_index()] = item
+                except Unavailable:
+                    item.answer(None)
             case _Proposal(entries, transactions):
                 self._queued_bytes -= sum(map(len, transactions))
                 for (signed, txid), raw in zip(entries, transactions, strict=True):
@@ -216,21 +296,37 @@ class Consensus:
         # A leader's frames promise nothing: its followers write while it does. (Its own acknowledgement, in the
         # proofs, waits for its own disk: `Log.persisted`.)
         self._send(message for message in ready.messages if isinstance(message[1], AppendEntries))
-        if ready.hard_state is not None or ready.append or ready.truncate_from is not None:
+        if ready.must_persist:
+            # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
+            self._send_write.send_nowait(ready)
+        else:
+            await self._finish(ready, committed)
+
+    async def _write(self) -> None:
+        """Write what the core wants durable, beside the task that owns it; an error of the disk ends the voter."""
+        async for ready in self._writes:
             batch = Batch()
             if ready.truncate_from is not None:
                 self._store.truncate(batch, ready.truncate_from)
             self._store.put_blocks(batch, ready.append)
             if ready.hard_state is not None:
                 self._store.put_hard_state(batch, ready.hard_state)
-            # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
             await self._disk.commit(batch, sync=True)
+            await self._send_input.send(_Written(ready))
+
+    async def _finish(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+        """Do what was waiting for the disk, and tell the core."""
         self._send(message for message in ready.messages if not isinstance(message[1], AppendEntries))
         self._recall(ready.append)
         if ready.committed:
             assert ready.proof is not None, "what is committed is proven"
             await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
+        self._answer(ready.reads)
         self.raft.advance(ready)
+
+    def _answer(self, reads: Iterable[ReadState]) -> None:
+        for read in reads:
+            self._reads.pop(read.request).answer(read.height)
 
     def _send(self, messages: Iterable[tuple[NodeId, Message]]) -> None:
         encoded: dict[int, bytes] = {}
@@ -239,7 +335,7 @@ class Consensus:
             body = encoded.get(id(message))
             if body is None:
                 body = encoded[id(message)] = codec.encode(message)
-            self._transport.send(peer, CHANNEL, body)
+            self._transport.send(peer, URGENT_CHANNEL if is_urgent(message) else CHANNEL, body)
 
     def _recall(self, blocks: Iterable[Block]) -> None:
         for block in blocks:

@@ -29,8 +29,7 @@ from node.framing import BODY_BYTES_MAX, Fetch, Hello
 from node.gossip_topics import GossipTopics
 from node.peer_session import (
     BULK_PROTOCOL,
-    CONSENSUS_PROTOCOL,
-    MESSAGES_PROTOCOL,
+    PERSISTENT_PROTOCOLS,
     PeerSession,
 )
 from node.ports import CallHandler, Clock, Entropy, PeerStatus, StreamHandler
@@ -209,7 +208,7 @@ class Libp2pTransport:
 
     async def _run_stack(self, stop: trio.Event, *, task_status: "TaskStatus[None]") -> None:
         with trio.CancelScope(shield=True) as scope:
-            for protocol in (CONSENSUS_PROTOCOL, MESSAGES_PROTOCOL):
+            for protocol in PERSISTENT_PROTOCOLS:
                 self._host.set_stream_handler(protocol, self._on_persistent_stream)
             self._host.set_stream_handler(BULK_PROTOCOL, self._on_bulk_stream)
             self._host.get_network().register_notifee(libp2p_kit.ConnectionEvents(self._on_connected))

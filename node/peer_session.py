@@ -34,10 +34,12 @@ from protocol.errors import Invalid, RemoteFault, Unavailable
 from protocol.identifiers import NodeId, peer_id
 
 CONSENSUS_PROTOCOL = "/carechain/consensus/1"
+HEARTBEAT_PROTOCOL = "/carechain/heartbeat/1"
 MESSAGES_PROTOCOL = "/carechain/messages/1"
 BULK_PROTOCOL = "/carechain/bulk/1"
-CONSENSUS_CHANNEL = "consensus"
-"""Messages on this channel have a stream of their own: a large answer must not delay a heartbeat."""
+PROTOCOL_OF_CHANNEL = {"consensus": CONSENSUS_PROTOCOL, "heartbeat": HEARTBEAT_PROTOCOL}
+"""Channels with a stream of their own: a large answer must not delay an acknowledgement, nor a block a heartbeat."""
+PERSISTENT_PROTOCOLS = (CONSENSUS_PROTOCOL, HEARTBEAT_PROTOCOL, MESSAGES_PROTOCOL)
 PING_INTERVAL_S = 3
 PING_TIMEOUT_S = 5
 
@@ -60,8 +62,7 @@ class PeerSession:
         self.opened_at = trio.current_time()
         self.is_ready = False
         self.is_over = False
-        self._consensus = Outbox()
-        self._messages = Outbox()
+        self._outboxes = {protocol: Outbox() for protocol in PERSISTENT_PROTOCOLS}
         self._pending: dict[int, _PendingCall] = {}
         self._next_request = 0
         self._greetings = 0
@@ -95,14 +96,11 @@ class PeerSession:
             def greeted(peer_hello: Hello) -> None:
                 greet(self.node, peer_hello)
                 self._greetings += 1
-                if self._greetings == 2:
+                if self._greetings == len(PERSISTENT_PROTOCOLS):
                     self.is_ready = True
                     ready()
 
-            for protocol, outbox in (
-                (CONSENSUS_PROTOCOL, self._consensus),
-                (MESSAGES_PROTOCOL, self._messages),
-            ):
+            for protocol, outbox in self._outboxes.items():
                 nursery.start_soon(
                     until_broken, lambda p=protocol, o=outbox: self._talk(p, o, hello, greeted)
                 )
@@ -128,7 +126,7 @@ class PeerSession:
 
     def send(self, channel: str, body: bytes) -> bool:
         """Queue a message; False when the queue is full."""
-        outbox = self._consensus if channel == CONSENSUS_CHANNEL else self._messages
+        outbox = self._outboxes[PROTOCOL_OF_CHANNEL.get(channel, MESSAGES_PROTOCOL)]
         return outbox.offer(frame(Message(channel, body)))
 
     async def call(self, channel: str, body: bytes) -> bytes:
@@ -142,7 +140,7 @@ class PeerSession:
         request = self._next_request
         pending = self._pending[request] = _PendingCall()
         try:
-            await self._messages.put(frame(Call(request, channel, body)))
+            await self._outboxes[MESSAGES_PROTOCOL].put(frame(Call(request, channel, body)))
             await pending.answered.wait()
         finally:
             del self._pending[request]

@@ -18,7 +18,7 @@ from node import libp2p_kit
 from node.endpoints import parse_endpoint
 from node.framing import Hello, frame
 from node.libp2p_transport import Libp2pTransport
-from node.peer_session import CONSENSUS_PROTOCOL, MESSAGES_PROTOCOL
+from node.peer_session import PERSISTENT_PROTOCOLS
 from tests.node.transports import NETWORK
 
 MESHSUB = "/meshsub/1.1.0"
@@ -33,7 +33,7 @@ class Attacker:
         self.host: Any = new_host(key_pair=keys, sec_opt=security or noise, muxer_opt={YAMUX: Yamux})
         self.host.get_network().retry_config.max_retries = 0
         self.host.get_network().set_resource_manager(None)  # an attacker limits nothing
-        for protocol in (CONSENSUS_PROTOCOL, MESSAGES_PROTOCOL):
+        for protocol in PERSISTENT_PROTOCOLS:
             self.host.set_stream_handler(protocol, self._behave)
 
     async def _behave(self, stream: Any) -> None:

@@ -3,7 +3,7 @@ import trio
 import trio.testing
 
 from node.applier import AppliedHeight, Committed
-from node.consensus import CHANNEL, Consensus
+from node.consensus import CHANNEL, URGENT_CHANNEL, Consensus
 from node.verification import Verification
 from protocol import block as blocks
 from protocol import codec, limits
@@ -14,7 +14,15 @@ from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
-from protocol.raft.messages import AppendEntries, AppendReply, Message, PreVote, append_form
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    PreVote,
+    append_form,
+)
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
 from protocol.transaction import SignedTransaction, txid_of
@@ -283,3 +291,91 @@ async def test_when_the_applier_is_behind_the_driver_waits_and_goes_on(nursery, 
     assert house.sent(PreVote)
     assert Digest(CHAIN[3].hash) == house.store.hash(Height(3))
     assert house.transport.me == ME
+
+
+def heartbeat(context: int = 0) -> bytes:
+    return codec.encode(Heartbeat(0, Term(3), LEADER, context, None))
+
+
+async def test_32_a_voter_whose_disk_stalls_answers_heartbeats_and_promises_nothing(
+    nursery, autojump_clock
+) -> None:
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    house.deliver(OPENING)
+    await settle(house)
+
+    class StalledDisk(InlineDisk):
+        async def commit(self, batch: Batch, *, sync: bool) -> None:
+            await trio.sleep_forever()
+
+    house.consensus._disk = StalledDisk(house.rows)
+    house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
+    await settle(house)
+    house.transport.deliver(URGENT_CHANNEL, LEADER, heartbeat())
+    await settle(house)
+    assert house.sent(HeartbeatReply) == [HeartbeatReply(Term(3), ME, 0)]
+    assert [reply.ack.height for reply in house.sent(AppendReply)] == [1]
+
+
+async def test_a_heartbeat_overtakes_blocks_that_are_being_verified(nursery, autojump_clock) -> None:
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    house.deliver(OPENING)
+    await settle(house)
+
+    class BusyWorkers(InlineWorkers):
+        async def run(self, function, *args):
+            await trio.sleep_forever()
+
+    house.verification._workers = BusyWorkers()
+    house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
+    await settle(house)
+    house.transport.deliver(URGENT_CHANNEL, LEADER, heartbeat())
+    await settle(house)
+    assert len(house.sent(HeartbeatReply)) == 1
+    assert [reply.ack.height for reply in house.sent(AppendReply)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("sender", "body"),
+    [(LEADER, b"garbage"), (LEADER, codec.encode(OPENING)), (NodeId(bytes(32)), heartbeat())],
+    ids=["garbage", "not-urgent", "stranger"],
+)
+async def test_what_is_no_heartbeat_of_a_voter_is_dropped_from_the_urgent_channel(
+    nursery, autojump_clock, sender, body
+) -> None:
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    house.transport.deliver(URGENT_CHANNEL, sender, body)
+    house.deliver(OPENING)
+    await settle(house)
+    assert house.sent(HeartbeatReply) == []
+    assert [reply.ack.height for reply in house.sent(AppendReply)] == [1]
+
+
+async def test_46_47_a_read_index_is_the_committed_height_or_an_error(nursery, autojump_clock) -> None:
+    alone = House(key("hospital"), configuration("hospital"))
+    nursery.start_soon(alone.run)
+    leaderless = House()
+    nursery.start_soon(leaderless.run)
+    await trio.sleep(0.2)
+    assert await alone.consensus.read_index() == alone.consensus.raft.commit_height == 1
+    with pytest.raises(Unavailable):
+        await leaderless.consensus.read_index()
+
+
+async def test_44_only_a_leader_hands_over_and_a_target_that_does_not_vote_stops_nothing(
+    nursery, autojump_clock
+) -> None:
+    house = House(key("hospital"), configuration("hospital"))
+    with pytest.raises(NotLeader):
+        await house.consensus.transfer_leadership(LEADER)
+    nursery.start_soon(house.run)
+    await trio.sleep(0.2)
+    await house.consensus.transfer_leadership(LEADER)
+    await settle(house)
+    assert house.consensus.raft.may_propose
