@@ -7,8 +7,6 @@ the reverse; the disk's writer last, so that whatever was accepted is written.
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -24,6 +22,7 @@ from node.event_log import EventLog
 from node.home import Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
+from node.rebuild import opened as databases_of
 from node.status import Machine
 from node.store_audit import Database
 from node.system import SystemClock, SystemEntropy, ThreadWorkers
@@ -31,47 +30,12 @@ from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
-from storage.chunk_store import ChunkStore
-from storage.directories import move_aside
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
-from storage.leveldb import LevelDb
 
 WORKER_THREADS = 2
 _STOP_SECONDS = 4.0
 """SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Databases:
-    payloads: LevelDb
-    ledger: LevelDb
-
-
-@contextlib.contextmanager
-def _opened(home: Home, rebuild: str | None, log: EventLog) -> Iterator[_Databases]:
-    """Open both databases; move the one to rebuild aside first.
-
-    Raises:
-        Corruption: one does not open, or is missing from a home that had it; the sentence names the command that mends it.
-    """
-    is_new = not (home.path / databases.PAYLOADS).exists()
-    if rebuild is not None:
-        kept = move_aside(home.path / rebuild)
-        log.warning(
-            "database moved aside and refilled from peers", database=rebuild, size=int(kept is not None)
-        )
-    ledger = databases.open_ledger(home.path, create=is_new or rebuild == databases.LEDGER)
-    try:
-        if rebuild == databases.LEDGER:
-            LedgerStore.mark_rebuilt(ledger)
-        payloads = databases.open_payloads(home.path, create=is_new or rebuild == databases.PAYLOADS)
-        try:
-            yield _Databases(payloads, ledger)
-        finally:
-            payloads.close()
-    finally:
-        ledger.close()
 
 
 async def serve(
@@ -96,7 +60,7 @@ async def serve(
     with contextlib.ExitStack() as stack:
         if http is not None:
             stack.enter_context(http)
-        opened = stack.enter_context(_opened(home, rebuild, log))
+        opened = stack.enter_context(databases_of(home, identity, SystemEntropy(), rebuild, log))
         disk = GroupCommitDisk(opened.ledger, log)
         transport = _transport(home, settings, identity, genesis, log)
         ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
@@ -105,7 +69,7 @@ async def serve(
             Database(name, rows, databases.REBUILD[name] or "")
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
-        stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore, audited)
+        stores = Stores(opened.ledger, opened.chunks, keystore, audited)
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),

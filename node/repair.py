@@ -48,6 +48,11 @@ def put_under_replicated(batch: Batch, rid: Rid, missing: tuple[NodeId, ...]) ->
         batch.delete(UNDER_REPLICATED + rid)
 
 
+def look_again(batch: Batch) -> None:
+    """Stage that every record on the ledger is looked for again: payloads were lost."""
+    batch.delete(_MARK)
+
+
 class Repair:
     """The two background tasks (`run`), and the figures for `storage status`."""
 
@@ -101,7 +106,7 @@ class Repair:
             nursery.start_soon(self._work)
 
     async def _watch(self) -> None:
-        """Note every record of others that becomes final, in order, with a mark of our own."""
+        """Note every record that becomes final and may not be here, in order, with a mark of our own."""
         me = self._transport.me
         if me not in self._ledger.configuration.storing:
             return
@@ -121,17 +126,27 @@ class Repair:
             mark = height
 
     def _new_record(self, raw: bytes, block: Block) -> Rid | None:
-        """Return the record of others that a transaction put on the ledger, if it did."""
+        """Return the record that a transaction put on the ledger, if it did and it may not be here."""
         if _COMMIT not in raw[:_TAG_WITHIN]:
             return (
                 None  # most transactions are of another kind: parsing them all would cost as much as applying
             )
         signed, txid = parse(raw, block.header.net)
         commit, receipt = signed.transaction, self._ledger.receipt(txid)
-        if not isinstance(commit, RecordCommit) or commit.author_pk == self._transport.me:
+        if not isinstance(commit, RecordCommit):
+            return None
+        if commit.author_pk == self._transport.me and self._is_whole(commit.rid):
             return None
         is_here = receipt is not None and receipt.is_accepted and receipt.height == block.height
         return commit.rid if is_here else None
+
+    def _is_whole(self, rid: Rid) -> bool:
+        """Whether one of our own records is here as we made it; it is not after `run --rebuild` of either database.
+
+        A rebuild loses all chunks of a record or none: the manifest, its last, speaks for the others.
+        """
+        placed = self._holder.placed(rid)
+        return placed is not None and self._chunks.has(placed.cids[-1])
 
     async def _work(self) -> None:
         seen, quiet_looks = 0, 0

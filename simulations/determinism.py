@@ -133,7 +133,7 @@ def fake_signatures() -> Iterator[None]:
     """Replace Ed25519 by a keyed hash, thirty times faster, which anybody could forge: nobody in here does.
 
     A signature is BLAKE2b-512 of the message keyed by the public key. That forms, keys and messages match is still
-    checked; a run in ten of the long suites uses real signatures to check the rest.
+    checked; `--signatures real` checks the rest.
     """
     with _replaced(signing, "bindings", _FakeBindings):
         yield
