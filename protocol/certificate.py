@@ -164,7 +164,10 @@ class CommitProof:
 
 
 def check_commit_proof(
-    proof: CommitProof, network: NetworkId, configuration: Configuration, verified: Collection[Acknowledgement] = ()
+    proof: CommitProof,
+    network: NetworkId,
+    configuration: Configuration,
+    verified: Collection[Acknowledgement] = (),
 ) -> Digest:
     """Check a commit proof against the configuration in force; return the header hash of the block it proves.
 
