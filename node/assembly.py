@@ -196,6 +196,22 @@ class Sharing:
             clock=ports.clock,
             log=ports.log,
         )
+        self.handover = Handover(
+            me=core.store.configuration.by_node[ports.transport.me],
+            patients=self.patients,
+            vaults=self.vaults,
+            consent=self.consent,
+            rotation=self.rotation,
+            keystore=stores.keystore,
+            store=core.store,
+            submitter=core.submitter,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+        names = {member.node: member.name for member in core.store.configuration.members}
+        self.desk = PatientDesk(self.patients, self.handover, names)
 
 
 class Assembly:
@@ -257,22 +273,6 @@ class Assembly:
                 workers=ports.workers,
             ),
         )
-        self._handover = Handover(
-            me=core.store.configuration.by_node[ports.transport.me],
-            patients=sharing.patients,
-            vaults=sharing.vaults,
-            consent=sharing.consent,
-            rotation=sharing.rotation,
-            keystore=stores.keystore,
-            store=core.store,
-            submitter=core.submitter,
-            workers=ports.workers,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-        names = {member.node: member.name for member in core.store.configuration.members}
-        self._desk = PatientDesk(sharing.patients, self._handover, names)
         self._transport = ports.transport
 
     @property
@@ -280,7 +280,7 @@ class Assembly:
         """What the local socket offers."""
         return Services(
             status=self.status,
-            patients=self._desk,
+            patients=self.sharing.desk,
             ingest=self.ingest,
             query=self.query,
             consent=self.sharing.consent,
@@ -296,7 +296,7 @@ class Assembly:
             sharing.watcher.run,
             sharing.consent.run,
             self._clock_watch.run,
-            self._handover.run,
+            sharing.handover.run,
         )
 
     async def run(self) -> None:

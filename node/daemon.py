@@ -7,6 +7,7 @@ the reverse; the disk's writer last, so that whatever was accepted is written.
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 
 import structlog
@@ -22,12 +23,14 @@ from node.event_log import EventLog
 from node.home import Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
+from node.rebuild import naming_cure
 from node.rebuild import opened as databases_of
 from node.status import Machine
 from node.store_audit import Database
 from node.system import SystemClock, SystemEntropy, ThreadWorkers
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
+from protocol.errors import Corruption
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
 from storage.keystore import Keystore
@@ -52,8 +55,51 @@ async def serve(
     """Run until SIGTERM or SIGINT.
 
     Raises:
+        Corruption: the ledger database is damaged; the sentence names the command that mends it.
         CarechainError: it cannot start, or cannot go on; one sentence.
     """
+    with _naming_cure():
+        await _serve(
+            home,
+            settings,
+            identity,
+            genesis,
+            keystore=keystore,
+            rebuild=rebuild,
+            log_level=log_level,
+            log_format=log_format,
+        )
+
+
+@contextlib.contextmanager
+def _naming_cure() -> Iterator[None]:
+    """Turn a failed nursery in which damaged bytes were met into that one fault."""
+    try:
+        yield
+    except Corruption as fault:
+        raise naming_cure(fault) from None
+    except BaseExceptionGroup as group:
+        pending: list[BaseException] = [group]
+        while pending:
+            error = pending.pop(0)
+            if isinstance(error, Corruption):
+                raise naming_cure(error) from None
+            if isinstance(error, BaseExceptionGroup):
+                pending.extend(error.exceptions)
+        raise
+
+
+async def _serve(
+    home: Home,
+    settings: Config,
+    identity: Identity,
+    genesis: Configuration,
+    *,
+    keystore: Keystore,
+    rebuild: str | None,
+    log_level: str,
+    log_format: telemetry.LogFormat,
+) -> None:
     telemetry.configure(level=log_level, log_format=log_format)
     log: EventLog = structlog.get_logger()
     http = bind_http(settings.http) if settings.http is not None else None

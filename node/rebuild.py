@@ -63,13 +63,13 @@ def opened(
             yield Databases(payloads, ledger, ChunkStore(payloads, ledger))
 
 
-def ends_with_cure(error: Corruption) -> Corruption:
+def naming_cure(error: Corruption) -> Corruption:
     """Return a corruption that ended the daemon, with the command that mends it if it names none.
 
     Whatever ends a daemon was read from the ledger database: a damaged chunk only ever costs an answer.
     """
     text = str(error)
-    if "run" in text.split() or "restore" in text or "--rebuild" in text:
+    if "--rebuild" in text or "restore" in text:
         return error
     return Corruption(f"{text}; run `{databases.REBUILD[databases.LEDGER]}`")
 

@@ -118,7 +118,7 @@ def _logged(log: bytes) -> Iterator[Change]:
 
 def _batch(record: bytes) -> list[Change]:
     sequence, position = int.from_bytes(record[:8], "little"), _BATCH_HEADER_BYTES
-    changes = []
+    changes: list[Change] = []
     while position < len(record):
         kind = record[position]
         key, position = _prefixed(record, position + 1)
