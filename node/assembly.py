@@ -11,6 +11,7 @@ import trio
 from node.attachments import Attachments
 from node.audit import Audit
 from node.authority import Authorities
+from node.awaiting_disk import RoomAwaitingDisk
 from node.chunk_holder import ChunkHolder
 from node.clock_watch import ClockWatch
 from node.consent import Consent
@@ -100,7 +101,7 @@ class Records:
             ledger=core.store,
             applied=core.applier.height,
             rows=stores.rows,
-            disk=ports.disk,
+            disk=RoomAwaitingDisk(ports.disk, ports.clock),
             chunks=stores.chunks,
             envelopes=self.envelopes,
             holder=self.holder,
@@ -109,6 +110,7 @@ class Records:
             transport=ports.transport,
             workers=ports.workers,
             clock=ports.clock,
+            check_room=check_room,
         )
         self.queue = RecordQueue(
             key=key,
@@ -128,10 +130,16 @@ class Records:
 class Sharing:
     """Patients, their vaults, and who may read them."""
 
-    def __init__(self, core: Core, stores: Stores, identity: Identity) -> None:
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+    ) -> None:
         ports = core.ports
         self.attachments = Attachments(
-            EnvelopeStore(stores.rows), ports.disk, ports.transport, core.store.configuration.storing
+            EnvelopeStore(stores.rows),
+            ports.disk,
+            ports.transport,
+            core.store.configuration.storing,
+            check_room,
         )
         self.held = HeldGrants(stores.keystore)
         self.patients = Patients(stores.keystore, self.held, ports.entropy)
@@ -221,7 +229,7 @@ class Assembly:
         self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None], machine: Machine
     ) -> None:
         ports = core.ports
-        self.sharing = sharing = Sharing(core, stores, identity)
+        self.sharing = sharing = Sharing(core, stores, identity, check_room)
         self.records = records = Records(core, stores, identity, sharing.vaults, check_room)
         report = RecordReport(core.store, records.index, records.queue)
         self.ingest = Ingest(

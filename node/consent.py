@@ -209,6 +209,8 @@ class Consent:
                     "these keys do not sign for the patient's vaults any more; use the newest wallet"
                 )
             epochs.append(state.epoch if state is not None else 0)
+            if state is not None and not authority.is_current(vault, state):
+                raise Unavailable("the handover of this patient is not complete yet; repeat in a moment")
             seed = self._entropy.bytes(32)
             wraps.append(authority.wrap(vault, epochs[-1], wish.facility.team, wish.facility, seed32=seed))
         # Persist in this order: wraps, then the bundle that names them, then nothing is lost and nothing half.

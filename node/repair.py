@@ -8,6 +8,8 @@ Two lists, both on disk so that a crash forgets nothing:
 A watcher of the applied height puts every new record of others on the first list; the queue puts its own on the second.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from node.applier import AppliedHeight
@@ -71,6 +73,7 @@ class Repair:
         transport: PeerTransport,
         workers: Workers,
         clock: Clock,
+        check_room: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._applied = applied
@@ -84,6 +87,8 @@ class Repair:
         self._transport = transport
         self._workers = workers
         self._clock = clock
+        self._check_room = check_room
+        self.trouble = ""
 
     def status(self) -> dict[str, int]:
         """Return the figures of `storage status`: chunks here, their bytes, and what is not as it should be."""
@@ -157,13 +162,22 @@ class Repair:
             quiet_looks = quiet_looks + 1 if stored == seen else 0
             seen = stored
             if quiet_looks == _QUIET_LOOKS:
-                await self._workers.run(self._chunks.flush)
+                await self._flush()
             if quiet_looks and quiet_looks % _QUIET_LOOKS == 0:
                 # Again and again: reading leaves free memory behind as well.
                 await self._workers.run(release_free_memory)
 
+    async def _flush(self) -> None:
+        try:
+            await self._workers.run(self._chunks.flush)
+        except (StorageFull, Corruption) as damage:
+            self.trouble = str(damage)  # the payloads take no more writes; what is stored is still read
+
     async def look(self) -> None:
-        """Take one look at both lists and at what is in quarantine, and put right what can be put right now."""
+        """Take one look at both lists and at what is in quarantine, and put right what can be put right now.
+
+        Damage that stops it is left in `trouble`: the sentence names the database, and the node goes on without repair.
+        """
         try:
             for rid in self._listed(LACKING):
                 await self._complete(rid)
@@ -172,6 +186,10 @@ class Repair:
             await self._refetch()
         except StorageFull:
             return  # the disk's reserve is reached: reads go on, and the next look may find room
+        except Corruption as damage:
+            self.trouble = str(damage)
+        else:
+            self.trouble = ""
 
     def _listed(self, prefix: bytes) -> list[Rid]:
         found: list[Rid] = []
@@ -236,7 +254,7 @@ class Repair:
             try:
                 fetched = await self._retrieval.fetch((cid,), self._transport.me)
             except Unavailable:
-                continue
+                continue  # on nobody who answers now
             await self._workers.run(self._store, list(fetched.items()))
 
     def _damaged(self) -> tuple[Cid, ...]:
@@ -246,4 +264,5 @@ class Repair:
         )
 
     def _store(self, chunks: list[tuple[Cid, bytes]]) -> None:
+        self._check_room()
         self._chunks.put_many(chunks, trusted=True)
