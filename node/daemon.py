@@ -27,7 +27,7 @@ from node.rebuild import naming_cure
 from node.rebuild import opened as databases_of
 from node.status import Machine
 from node.store_audit import Database
-from node.system import SystemClock, SystemEntropy, ThreadWorkers
+from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Corruption
@@ -100,6 +100,7 @@ async def _serve(
     log_level: str,
     log_format: telemetry.LogFormat,
 ) -> None:
+    tune_interpreter()
     telemetry.configure(level=log_level, log_format=log_format)
     log: EventLog = structlog.get_logger()
     http = bind_http(settings.http) if settings.http is not None else None
