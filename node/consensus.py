@@ -212,6 +212,9 @@ class Consensus:
             self._cut[height] = transactions, entries
 
     async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+        # A leader's frames promise nothing: its followers write while it does. (Its own acknowledgement, in the
+        # proofs, waits for its own disk: `Log.persisted`.)
+        self._send(message for message in ready.messages if isinstance(message[1], AppendEntries))
         if ready.hard_state is not None or ready.append or ready.truncate_from is not None:
             batch = Batch()
             if ready.truncate_from is not None:
@@ -221,7 +224,7 @@ class Consensus:
                 self._store.put_hard_state(batch, ready.hard_state)
             # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
             await self._disk.commit(batch, sync=True)
-        self._send(ready.messages)
+        self._send(message for message in ready.messages if not isinstance(message[1], AppendEntries))
         self._recall(ready.append)
         if ready.committed:
             assert ready.proof is not None, "what is committed is proven"
