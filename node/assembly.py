@@ -11,6 +11,7 @@ import trio
 from node.attachments import Attachments
 from node.audit import Audit
 from node.authority import Authorities
+from node.awaiting_disk import RoomAwaitingDisk
 from node.chunk_holder import ChunkHolder
 from node.clock_watch import ClockWatch
 from node.consent import Consent
@@ -100,7 +101,7 @@ class Records:
             ledger=core.store,
             applied=core.applier.height,
             rows=stores.rows,
-            disk=ports.disk,
+            disk=RoomAwaitingDisk(ports.disk, ports.clock),
             chunks=stores.chunks,
             envelopes=self.envelopes,
             holder=self.holder,
@@ -109,6 +110,7 @@ class Records:
             transport=ports.transport,
             workers=ports.workers,
             clock=ports.clock,
+            check_room=check_room,
         )
         self.queue = RecordQueue(
             key=key,
@@ -128,10 +130,16 @@ class Records:
 class Sharing:
     """Patients, their vaults, and who may read them."""
 
-    def __init__(self, core: Core, stores: Stores, identity: Identity) -> None:
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+    ) -> None:
         ports = core.ports
         self.attachments = Attachments(
-            EnvelopeStore(stores.rows), ports.disk, ports.transport, core.store.configuration.storing
+            EnvelopeStore(stores.rows),
+            ports.disk,
+            ports.transport,
+            core.store.configuration.storing,
+            check_room,
         )
         self.held = HeldGrants(stores.keystore)
         self.patients = Patients(stores.keystore, self.held, ports.entropy)
@@ -196,6 +204,22 @@ class Sharing:
             clock=ports.clock,
             log=ports.log,
         )
+        self.handover = Handover(
+            me=core.store.configuration.by_node[ports.transport.me],
+            patients=self.patients,
+            vaults=self.vaults,
+            consent=self.consent,
+            rotation=self.rotation,
+            keystore=stores.keystore,
+            store=core.store,
+            submitter=core.submitter,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+        names = {member.node: member.name for member in core.store.configuration.members}
+        self.desk = PatientDesk(self.patients, self.handover, names)
 
 
 class Assembly:
@@ -205,7 +229,7 @@ class Assembly:
         self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None], machine: Machine
     ) -> None:
         ports = core.ports
-        self.sharing = sharing = Sharing(core, stores, identity)
+        self.sharing = sharing = Sharing(core, stores, identity, check_room)
         self.records = records = Records(core, stores, identity, sharing.vaults, check_room)
         report = RecordReport(core.store, records.index, records.queue)
         self.ingest = Ingest(
@@ -257,22 +281,6 @@ class Assembly:
                 workers=ports.workers,
             ),
         )
-        self._handover = Handover(
-            me=core.store.configuration.by_node[ports.transport.me],
-            patients=sharing.patients,
-            vaults=sharing.vaults,
-            consent=sharing.consent,
-            rotation=sharing.rotation,
-            keystore=stores.keystore,
-            store=core.store,
-            submitter=core.submitter,
-            workers=ports.workers,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-        names = {member.node: member.name for member in core.store.configuration.members}
-        self._desk = PatientDesk(sharing.patients, self._handover, names)
         self._transport = ports.transport
 
     @property
@@ -280,7 +288,7 @@ class Assembly:
         """What the local socket offers."""
         return Services(
             status=self.status,
-            patients=self._desk,
+            patients=self.sharing.desk,
             ingest=self.ingest,
             query=self.query,
             consent=self.sharing.consent,
@@ -296,7 +304,7 @@ class Assembly:
             sharing.watcher.run,
             sharing.consent.run,
             self._clock_watch.run,
-            self._handover.run,
+            sharing.handover.run,
         )
 
     async def run(self) -> None:

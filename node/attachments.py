@@ -5,7 +5,7 @@ first, then brings it to the others, and only then submits the transaction that 
 any member and checks the hash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -59,11 +59,17 @@ class AttachmentFound:
 
 
 class Attachments:
-    """Keeps attachments here and among the storing members."""
+    """Keeps attachments here and among the storing members. `check_room` raises StorageFull at the disk's reserve."""
 
     def __init__(
-        self, store: EnvelopeStore, disk: Disk, transport: PeerTransport, storing: tuple[NodeId, ...]
+        self,
+        store: EnvelopeStore,
+        disk: Disk,
+        transport: PeerTransport,
+        storing: tuple[NodeId, ...],
+        check_room: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check_room = check_room
         self._store = store
         self._disk = disk
         self._transport = transport
@@ -155,6 +161,7 @@ class Attachments:
     async def _serve(self, _peer: NodeId, body: bytes) -> bytes:
         request = codec.decode(body, AttachmentsPut | AttachmentGet)  # type: ignore[arg-type]  # a union of wire classes
         if isinstance(request, AttachmentsPut):
+            self._check_room()
             await self.keep(request.attachments)
             return codec.encode(AttachmentsKept())
         try:

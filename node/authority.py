@@ -11,6 +11,7 @@ from node.sealed_wallet import SealedWallet
 from protocol.codec import pack
 from protocol.configuration import Member
 from protocol.errors import Forbidden, Refused
+from protocol.hpke import x25519_public
 from protocol.identifiers import ZERO, NodeId, PublicKey, Vid
 from protocol.key_derivation import hkdf
 from protocol.ledger_rows import Vault
@@ -55,6 +56,10 @@ class Authority:
     def holds(self, vault: WalletVault, state: Vault) -> bool:
         """Return whether this is the authority that the ledger names for the vault at present."""
         return state.auth_pk == self.auth_key(vault).public
+
+    def is_current(self, vault: WalletVault, state: Vault) -> bool:
+        """Return whether the vault's present category key is derived from these keys: not yet, in the midst of a handover."""
+        return state.cat_pk == x25519_public(self.keys.category_secret(Vid(vault.vid), state.epoch))
 
     def audit_secrets(self, vault: WalletVault) -> tuple[bytes, ...]:
         """Return every secret that a "who read" note of the vault may be sealed to, the present one first."""

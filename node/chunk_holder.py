@@ -82,6 +82,11 @@ class ChunkHolder:
         record = self._ledger.record(offer.rid)
         if record is not None and record.env_hash != digest:
             raise Invalid("a record of this id is on the ledger already")
+        known = self.placed(offer.rid)
+        if known is not None and known.author != sender:
+            # We gave our word for that one. Whoever sees an envelope before it is final could put another in its place.
+            raise Invalid("another member has offered a record of this id")
+        self._check_room()
         placed = exchange.PlacedChunks(offer.cids, offer.author, vault.replicas)
         storing = self._ledger.configuration.storing
         await self._workers.run(exchange.check_confirmed, placed, offer.receipts, storing, self._network)

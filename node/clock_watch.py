@@ -28,8 +28,12 @@ class ClockWatch:
         transport.serve(CHANNEL, self._answer)
 
     def skew_ms(self) -> int:
-        """Return the median difference to the members heard from, 0 when there are none."""
-        return round(statistics.median(self._offsets.values())) if self._offsets else 0
+        """Return the median difference to the members heard from, 0 when there are none.
+
+        Of two or more, our own clock counts as one of the clocks: then one member that lies moves the median nowhere.
+        """
+        own = [0] if len(self._offsets) > 1 else []
+        return round(statistics.median_low([*own, *self._offsets.values()])) if self._offsets else 0
 
     def is_off(self) -> bool:
         """Whether the clock of this machine is wrong by more than members should differ."""

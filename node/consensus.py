@@ -267,8 +267,7 @@ class Consensus:
                 for (signed, txid), raw in zip(entries, transactions, strict=True):
                     # A full pool drops the rest: whoever submitted it retries (back-pressure, no error to a stranger).
                     try:
-                        if self._store.receipt(txid) is None:
-                            self._pool.add(txid, raw, signed)
+                        self._pool.add(txid, raw, signed)
                     except Unavailable:
                         break
 
@@ -289,7 +288,7 @@ class Consensus:
         ):
             entries, transactions = self._pool.take()
             height = self.raft.propose(transactions, self._clock.now_ms())
-            self._pool.ordered(height, entries)
+            self._pool.ordered(height, entries, transactions)
             self._cut[height] = transactions, entries
 
     async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:

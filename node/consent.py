@@ -86,25 +86,27 @@ class Consent:
         self._unfinished = {bundle.id for bundle in bundles if not self._is_decided(bundle)}
 
     async def run(self) -> None:
-        """Bring what was not final when its command ended to the ledger, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._revocation.run)
+        """Bring what was not final when its command ended to the ledger, until cancelled.
+
+        Grants first: a revocation changes the vault's key, and a grant that waits was made for the key before.
+        """
+        while True:
             await self._finish_grants()
+            await self._revocation.finish()
+            await self._clock.sleep_ms(_RETRY_MS)
 
     async def _finish_grants(self) -> None:
-        while True:
-            for bundle_id in sorted(self._unfinished):
-                bundle = self._bundles.get(bundle_id)
-                try:
-                    if bundle is not None:
-                        await self._advance(bundle)
-                    self._unfinished.discard(bundle_id)
-                except Unavailable:
-                    continue  # still no quorum: the next round tries again
-                except CarechainError as error:
-                    self._log.warning("a queued grant was given up", reason=type(error).__name__)
-                    self._unfinished.discard(bundle_id)
-            await self._clock.sleep_ms(_RETRY_MS)
+        for bundle_id in sorted(self._unfinished):
+            bundle = self._bundles.get(bundle_id)
+            try:
+                if bundle is not None:
+                    await self._advance(bundle)
+                self._unfinished.discard(bundle_id)
+            except Unavailable:
+                return  # still no quorum, for the others neither: the next round tries again
+            except CarechainError as error:
+                self._log.warning("a queued grant was given up", reason=type(error).__name__)
+                self._unfinished.discard(bundle_id)
 
     # --- grant --------------------------------------------------------------------------------------------------
 
@@ -209,6 +211,8 @@ class Consent:
                     "these keys do not sign for the patient's vaults any more; use the newest wallet"
                 )
             epochs.append(state.epoch if state is not None else 0)
+            if state is not None and not authority.is_current(vault, state):
+                raise Unavailable("the handover of this patient is not complete yet; repeat in a moment")
             seed = self._entropy.bytes(32)
             wraps.append(authority.wrap(vault, epochs[-1], wish.facility.team, wish.facility, seed32=seed))
         # Persist in this order: wraps, then the bundle that names them, then nothing is lost and nothing half.

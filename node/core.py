@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import trio
 
 from node.applier import Applier, Committed
+from node.awaiting_disk import RoomAwaitingDisk
 from node.catchup import CHANNEL as BLOCKS
 from node.catchup import BlockServer, Follower
 from node.consensus import Consensus
@@ -54,7 +55,8 @@ class Core:
         self.store = store
         self.network = network_id(store.configuration)
         self.receipts = Receipts()
-        self.applier = Applier(store, ports.disk, self.receipts)
+        self._disk = RoomAwaitingDisk(ports.disk, ports.clock)
+        self.applier = Applier(store, self._disk, self.receipts)
         self.verification = Verification(self.network, ports.workers, ports.log)
         self._key = key
         self._is_voter = NodeId(key.public) in store.configuration.voters
@@ -94,7 +96,7 @@ class Core:
         return Consensus(
             raft=raft,
             store=self.store,
-            disk=self.ports.disk,
+            disk=self._disk,
             transport=self.ports.transport,
             verification=self.verification,
             clock=self.ports.clock,
@@ -160,7 +162,7 @@ class Core:
         batch = Batch()
         self.store.put_hard_state(batch, hard_state)
         self.store.clear_rebuilt(batch)
-        await self.ports.disk.commit(batch, sync=True)
+        await self._disk.commit(batch, sync=True)
         self.ports.log.info("caught up after the rebuild; voting again", height=self.applier.height.value)
         return self._voter()
 

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -24,54 +23,22 @@ from node.event_log import EventLog
 from node.home import Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
+from node.rebuild import naming_cure
+from node.rebuild import opened as databases_of
 from node.status import Machine
 from node.store_audit import Database
-from node.system import SystemClock, SystemEntropy, ThreadWorkers
+from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
+from protocol.errors import Corruption
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
-from storage.chunk_store import ChunkStore
-from storage.directories import move_aside
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
-from storage.leveldb import LevelDb
 
 WORKER_THREADS = 2
 _STOP_SECONDS = 4.0
 """SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Databases:
-    payloads: LevelDb
-    ledger: LevelDb
-
-
-@contextlib.contextmanager
-def _opened(home: Home, rebuild: str | None, log: EventLog) -> Iterator[_Databases]:
-    """Open both databases; move the one to rebuild aside first.
-
-    Raises:
-        Corruption: one does not open, or is missing from a home that had it; the sentence names the command that mends it.
-    """
-    is_new = not (home.path / databases.PAYLOADS).exists()
-    if rebuild is not None:
-        kept = move_aside(home.path / rebuild)
-        log.warning(
-            "database moved aside and refilled from peers", database=rebuild, size=int(kept is not None)
-        )
-    ledger = databases.open_ledger(home.path, create=is_new or rebuild == databases.LEDGER)
-    try:
-        if rebuild == databases.LEDGER:
-            LedgerStore.mark_rebuilt(ledger)
-        payloads = databases.open_payloads(home.path, create=is_new or rebuild == databases.PAYLOADS)
-        try:
-            yield _Databases(payloads, ledger)
-        finally:
-            payloads.close()
-    finally:
-        ledger.close()
 
 
 async def serve(
@@ -88,15 +55,59 @@ async def serve(
     """Run until SIGTERM or SIGINT.
 
     Raises:
+        Corruption: the ledger database is damaged; the sentence names the command that mends it.
         CarechainError: it cannot start, or cannot go on; one sentence.
     """
+    with _naming_cure():
+        await _serve(
+            home,
+            settings,
+            identity,
+            genesis,
+            keystore=keystore,
+            rebuild=rebuild,
+            log_level=log_level,
+            log_format=log_format,
+        )
+
+
+@contextlib.contextmanager
+def _naming_cure() -> Iterator[None]:
+    """Turn a failed nursery in which damaged bytes were met into that one fault."""
+    try:
+        yield
+    except Corruption as fault:
+        raise naming_cure(fault) from None
+    except BaseExceptionGroup as group:
+        pending: list[BaseException] = [group]
+        while pending:
+            error = pending.pop(0)
+            if isinstance(error, Corruption):
+                raise naming_cure(error) from None
+            if isinstance(error, BaseExceptionGroup):
+                pending.extend(error.exceptions)
+        raise
+
+
+async def _serve(
+    home: Home,
+    settings: Config,
+    identity: Identity,
+    genesis: Configuration,
+    *,
+    keystore: Keystore,
+    rebuild: str | None,
+    log_level: str,
+    log_format: telemetry.LogFormat,
+) -> None:
+    tune_interpreter()
     telemetry.configure(level=log_level, log_format=log_format)
     log: EventLog = structlog.get_logger()
     http = bind_http(settings.http) if settings.http is not None else None
     with contextlib.ExitStack() as stack:
         if http is not None:
             stack.enter_context(http)
-        opened = stack.enter_context(_opened(home, rebuild, log))
+        opened = stack.enter_context(databases_of(home, identity, SystemEntropy(), rebuild, log))
         disk = GroupCommitDisk(opened.ledger, log)
         transport = _transport(home, settings, identity, genesis, log)
         ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
@@ -105,7 +116,7 @@ async def serve(
             Database(name, rows, databases.REBUILD[name] or "")
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
-        stores = Stores(opened.ledger, ChunkStore(opened.payloads, opened.ledger), keystore, audited)
+        stores = Stores(opened.ledger, opened.chunks, keystore, audited)
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),

@@ -4,6 +4,8 @@ Every step checks what it shows; the first that does not hold ends the demonstra
 """
 
 import hashlib
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +33,8 @@ def run(*, facilities: int, keep: bool, show: Callable[[Document], None]) -> Doc
     story = _Story(network, synthesise(SEED))
     steps: list[Document] = []
     finished = False
+    # Told to end, it still ends its daemons: the default would leave them running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for name, play in story.steps():
             started = time.monotonic()

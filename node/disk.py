@@ -103,8 +103,11 @@ class GroupCommitDisk:
                     lambda: self._rows.write(merged, sync=sync), limiter=self._limiter
                 )
         except StorageFull as full:
-            self.is_full = True
-            self._log.error("the disk is full: nothing is written until there is room")
+            is_news, self.is_full = not self.is_full, True
+            if full.until_restart:
+                self._failure = full
+            if is_news:
+                self._log.error("the disk is full: nothing is written until there is room")
             return full
         except Exception as failure:  # noqa: BLE001 - whatever it is, who waits must hear of it, or waits for ever
             code = errno.errorcode.get(failure.errno or 0, "?") if isinstance(failure, OSError) else ""

@@ -116,7 +116,7 @@ class Handover:
     # --- the two steps ------------------------------------------------------------------------------------------
 
     async def prepare(self, patient: LocalPatient, *, passphrase: bytes) -> dict[str, object]:
-        """Return {"handover": id, "wallet": bytes of the wallet file, "patient"}.
+        """Return {"handover": id, "wallet": bytes of the wallet file, "patient"}; no bytes once the handover is done.
 
         Raises:
             Refused: the passphrase is empty or no text.
@@ -125,6 +125,9 @@ class Handover:
         """
         text = _passphrase(passphrase)
         row = self._patients.row(patient.handle)
+        if row is not None and row.keys is None and row.handover:
+            # Done before; the roots are gone, so the wallet cannot be made again.
+            return {"handover": row.handover, "wallet": b"", "patient": patient.handle}
         if row is None or row.keys is None:
             raise Forbidden("this facility does not hold the patient's keys, so it cannot hand them over")
         if not row.handover:

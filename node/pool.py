@@ -1,7 +1,7 @@
 """The leader's pool: checked transactions that wait for a block, each once.
 
-A transaction leaves the pool when a block is cut; it is remembered as *in flight* until that block is applied, so that
-a client's retry through another member does not put it into a second block. Who submitted it retries until it is final:
+A transaction leaves the pool when a block is cut; it is remembered as *in flight* until that block is applied, and for a
+while after, so that a client's late retry does not put it into a second block, where the ledger would only refuse it. Who submitted it retries until it is final:
 nothing here needs to survive a crash or a change of leader.
 """
 
@@ -11,6 +11,7 @@ from protocol import limits
 from protocol.block import Entries
 from protocol.errors import Unavailable
 from protocol.identifiers import Height, Txid
+from protocol.signing import sha256
 from protocol.transaction import SignedTransaction
 
 
@@ -20,19 +21,21 @@ class Pool:
     def __init__(self) -> None:
         self._waiting: OrderedDict[Txid, tuple[bytes, SignedTransaction]] = OrderedDict()
         self._bytes = 0
-        self._in_flight: dict[Height, tuple[Txid, ...]] = {}
+        self._in_flight: dict[Height, tuple[tuple[Txid, bytes], ...]] = {}
         self._in_flight_ids: set[Txid] = set()
+        # By their bytes, not by id: the same body under a stranger's signature must not keep the real one out.
+        self._recent: OrderedDict[bytes, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, txid: Txid, raw: bytes, signed: SignedTransaction) -> None:
-        """Add a checked transaction as bytes and as parsed; one that is here already, waiting or in flight, changes nothing.
+        """Add a checked transaction as bytes and as parsed; one that was here already changes nothing.
 
         Raises:
             Unavailable: the pool is full (back-pressure: the client retries).
         """
-        if txid in self._waiting or txid in self._in_flight_ids:
+        if txid in self._waiting or txid in self._in_flight_ids or sha256(raw) in self._recent:
             return
         if (
             len(self._waiting) >= limits.POOL_TRANSACTIONS_MAX
@@ -58,20 +61,25 @@ class Pool:
             transactions.append(raw)
         return tuple(entries), tuple(transactions)
 
-    def ordered(self, height: Height, entries: Entries) -> None:
+    def ordered(self, height: Height, entries: Entries, transactions: tuple[bytes, ...]) -> None:
         """Remember that a block at `height` carries these."""
-        txids = tuple([txid for _, txid in entries])
-        self._in_flight[height] = txids
+        txids = [txid for _, txid in entries]
+        self._in_flight[height] = tuple(zip(txids, transactions, strict=True))
         self._in_flight_ids.update(txids)
 
     def applied(self, height: Height) -> None:
-        """Forget what blocks up to `height` carried: the ledger itself now refuses a second copy."""
+        """Let go of what blocks up to `height` carried: the ledger itself now refuses a second copy."""
         for done in [known for known in self._in_flight if known <= height]:
-            self._in_flight_ids.difference_update(self._in_flight.pop(done))
+            carried = self._in_flight.pop(done)
+            self._in_flight_ids.difference_update([txid for txid, _ in carried])
+            self._recent.update(dict.fromkeys([sha256(raw) for _, raw in carried]))
+        while len(self._recent) > limits.POOL_TRANSACTIONS_MAX:
+            self._recent.popitem(last=False)
 
     def clear(self) -> None:
         """Forget everything: leadership was lost, and the members that received the transactions submit them again."""
         self._waiting.clear()
         self._in_flight.clear()
         self._in_flight_ids.clear()
+        self._recent.clear()
         self._bytes = 0

@@ -167,7 +167,8 @@ class Query:
             raise Refused(f"{len(found)} records begin like that; give more of the id")
         if found:
             return found[0]
-        if any(rid.hex().startswith(prefix) for rid in self._index.rids()):
+        own = [rid for rid in self._index.rids() if rid.hex().startswith(prefix)]
+        if any(self._ledger.record(rid) is None for rid in own):
             raise Unavailable(
                 "the record is not final yet, so that nobody can open it; see carechain record status"
             )

@@ -245,10 +245,9 @@ class RecordQueue:
             raise Unavailable(f"the ledger answered: {reason}")
 
     async def _vault(self, vid: Vid) -> Vault:
+        # Also when one stands there: it may be somebody else's, and sealing to its key would be sealing to theirs.
+        await self._open_vault(vid)
         vault = self._ledger.vault(vid)
-        if vault is None:
-            await self._open_vault(vid)
-            vault = self._ledger.vault(vid)
         if vault is None:
             raise NotFinal("the vault of a record is not on the ledger yet")
         if not self._may_write(vault):

@@ -8,6 +8,8 @@ Two lists, both on disk so that a crash forgets nothing:
 A watcher of the applied height puts every new record of others on the first list; the queue puts its own on the second.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from node.applier import AppliedHeight
@@ -48,6 +50,11 @@ def put_under_replicated(batch: Batch, rid: Rid, missing: tuple[NodeId, ...]) ->
         batch.delete(UNDER_REPLICATED + rid)
 
 
+def look_again(batch: Batch) -> None:
+    """Stage that every record on the ledger is looked for again: payloads were lost."""
+    batch.delete(_MARK)
+
+
 class Repair:
     """The two background tasks (`run`), and the figures for `storage status`."""
 
@@ -66,6 +73,7 @@ class Repair:
         transport: PeerTransport,
         workers: Workers,
         clock: Clock,
+        check_room: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._applied = applied
@@ -79,6 +87,8 @@ class Repair:
         self._transport = transport
         self._workers = workers
         self._clock = clock
+        self._check_room = check_room
+        self.trouble = ""
 
     def status(self) -> dict[str, int]:
         """Return the figures of `storage status`: chunks here, their bytes, and what is not as it should be."""
@@ -101,7 +111,7 @@ class Repair:
             nursery.start_soon(self._work)
 
     async def _watch(self) -> None:
-        """Note every record of others that becomes final, in order, with a mark of our own."""
+        """Note every record that becomes final and may not be here, in order, with a mark of our own."""
         me = self._transport.me
         if me not in self._ledger.configuration.storing:
             return
@@ -121,17 +131,27 @@ class Repair:
             mark = height
 
     def _new_record(self, raw: bytes, block: Block) -> Rid | None:
-        """Return the record of others that a transaction put on the ledger, if it did."""
+        """Return the record that a transaction put on the ledger, if it did and it may not be here."""
         if _COMMIT not in raw[:_TAG_WITHIN]:
             return (
                 None  # most transactions are of another kind: parsing them all would cost as much as applying
             )
         signed, txid = parse(raw, block.header.net)
         commit, receipt = signed.transaction, self._ledger.receipt(txid)
-        if not isinstance(commit, RecordCommit) or commit.author_pk == self._transport.me:
+        if not isinstance(commit, RecordCommit):
+            return None
+        if commit.author_pk == self._transport.me and self._is_whole(commit.rid):
             return None
         is_here = receipt is not None and receipt.is_accepted and receipt.height == block.height
         return commit.rid if is_here else None
+
+    def _is_whole(self, rid: Rid) -> bool:
+        """Whether one of our own records is here as we made it; it is not after `run --rebuild` of either database.
+
+        A rebuild loses all chunks of a record or none: the manifest, its last, speaks for the others.
+        """
+        placed = self._holder.placed(rid)
+        return placed is not None and self._chunks.has(placed.cids[-1])
 
     async def _work(self) -> None:
         seen, quiet_looks = 0, 0
@@ -142,13 +162,22 @@ class Repair:
             quiet_looks = quiet_looks + 1 if stored == seen else 0
             seen = stored
             if quiet_looks == _QUIET_LOOKS:
-                await self._workers.run(self._chunks.flush)
+                await self._flush()
             if quiet_looks and quiet_looks % _QUIET_LOOKS == 0:
                 # Again and again: reading leaves free memory behind as well.
                 await self._workers.run(release_free_memory)
 
+    async def _flush(self) -> None:
+        try:
+            await self._workers.run(self._chunks.flush)
+        except (StorageFull, Corruption) as damage:
+            self.trouble = str(damage)  # the payloads take no more writes; what is stored is still read
+
     async def look(self) -> None:
-        """Take one look at both lists and at what is in quarantine, and put right what can be put right now."""
+        """Take one look at both lists and at what is in quarantine, and put right what can be put right now.
+
+        Damage that stops it is left in `trouble`: the sentence names the database, and the node goes on without repair.
+        """
         try:
             for rid in self._listed(LACKING):
                 await self._complete(rid)
@@ -157,6 +186,10 @@ class Repair:
             await self._refetch()
         except StorageFull:
             return  # the disk's reserve is reached: reads go on, and the next look may find room
+        except Corruption as damage:
+            self.trouble = str(damage)
+        else:
+            self.trouble = ""
 
     def _listed(self, prefix: bytes) -> list[Rid]:
         found: list[Rid] = []
@@ -221,7 +254,7 @@ class Repair:
             try:
                 fetched = await self._retrieval.fetch((cid,), self._transport.me)
             except Unavailable:
-                continue
+                continue  # on nobody who answers now
             await self._workers.run(self._store, list(fetched.items()))
 
     def _damaged(self) -> tuple[Cid, ...]:
@@ -231,4 +264,5 @@ class Repair:
         )
 
     def _store(self, chunks: list[tuple[Cid, bytes]]) -> None:
+        self._check_room()
         self._chunks.put_many(chunks, trusted=True)

@@ -109,7 +109,12 @@ class Retrieval:
                 copy = await self._ask_envelope(node, record.rid)
                 if copy is None:
                     continue
-                check_envelope(copy.envelope, label, suites=suites, env_hash=Digest(record.env_hash))
+                envelope = check_envelope(
+                    copy.envelope, label, suites=suites, env_hash=Digest(record.env_hash)
+                )
+                # The list beside it is nobody's signed word; at least it must end in the manifest that the envelope names.
+                if envelope.manifest_cid != copy.cids[-1]:
+                    continue
             except (Unavailable, RemoteFault, Corruption):
                 continue  # away, or sent something else: the next one
             await self._holder.keep_envelope(

@@ -35,7 +35,6 @@ _UNKNOWN = (
 _NOT_FINAL = "the revocation is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
 _PREFIX = "revoking/"
 _ANSWER_S = 8.5
-_RETRY_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +70,15 @@ class Revocation:
         self._clock = clock
         self._log = log
 
-    async def run(self) -> None:
-        """Bring revocations that were not final when their command ended to the ledger, until cancelled."""
-        while True:
-            try:
-                for name in tuple(self._keystore.names(_PREFIX)):
-                    await self._submit(Txid(bytes.fromhex(name.removeprefix(_PREFIX))), None)
-            except Unavailable:
-                pass  # still no quorum: the next round tries again
-            except CarechainError as error:
-                self._log.error("a queued revocation cannot be used", reason=str(error))
-            await self._clock.sleep_ms(_RETRY_MS)
+    async def finish(self) -> None:
+        """Bring revocations that were not final when their command ended to the ledger, as far as it goes now."""
+        try:
+            for name in tuple(self._keystore.names(_PREFIX)):
+                await self._submit(Txid(bytes.fromhex(name.removeprefix(_PREFIX))), None)
+        except Unavailable:
+            return  # still no quorum: the next round tries again
+        except CarechainError as error:
+            self._log.error("a queued revocation cannot be used", reason=str(error))
 
     async def revoke(self, grant: str, *, wallet: SealedWallet | None = None) -> dict[str, object]:
         """End a grant, or every grant of a bundle. The same answer when it has ended already.

@@ -126,6 +126,9 @@ class Rotation:
         vid, epoch = state.vid, state.epoch + 1
         newer = authority.keys.category_secret(vid, epoch)
         former = older if older is not None else authority.keys.category_secret(vid, state.epoch)
+        if x25519_public(former) != state.cat_pk:
+            # Custody has changed hands and its first epoch has not begun yet: a link made now would lead nowhere.
+            raise Unavailable("the handover of these vaults is not complete yet; try again in a moment")
         link = seal_epoch_link(vid, state.epoch, older=former, newer=newer)
         gids: list[Txid] = []
         wraps: list[bytes] = []

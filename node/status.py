@@ -142,7 +142,8 @@ class StatusReporter:
         if self._machine.is_disk_full():
             found.append(
                 _problem(
-                    "disk-full", "the disk is full: nothing is written; make room and restart the daemon"
+                    "disk-full",
+                    "the disk is full: nothing is written, and this node takes no part in the ledger; make room, and restart the daemon if this stays",
                 )
             )
         elif free < limits.DISK_RESERVE:
@@ -152,6 +153,8 @@ class StatusReporter:
                     f"only {free:.0%} of the disk is free: new records are refused below {limits.DISK_RESERVE:.0%}; make room",
                 )
             )
+        if self._repair.trouble:
+            found.append(_problem("damaged", self._repair.trouble))
         if figures["corrupt"]:
             found.append(
                 _problem(

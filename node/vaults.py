@@ -97,7 +97,7 @@ class Vaults:
         """
         row = self._patients.row(patient.handle)
         vault = row.vault_of(category) if row else None
-        if row is not None and vault is None and row.keys is not None:
+        if row is not None and row.keys is not None and self._is_free(row, vault):
             vault = self._make(patient.handle, row, category)
         if vault is not None:
             return self._handle_of(Vid(vault.vid), category, row.keys if row else None)
@@ -124,12 +124,15 @@ class Vaults:
 
         Raises:
             NotFinal: not in time. Calling again continues.
-            Refused: the ledger refuses it.
+            Refused: the ledger refuses it, or somebody else opened a vault under this id.
         """
-        if self._store.vault(vid) is not None:
-            return
         owner = self._patients.owner_of(vid)
         row = self._patients.row(owner) if owner else None
+        state = self._store.vault(vid)
+        if state is not None:
+            if row is not None and self._is_taken(row, state):
+                raise Refused("another facility opened a vault under this id; add the record again")
+            return
         if row is None or row.keys is None:
             raise Forbidden(_MAY_NOT_WRITE)
         keys = row.keys
@@ -204,8 +207,24 @@ class Vaults:
             raise Unavailable("this patient is being handed over; finish the handover, or repeat it, first")
         vault = WalletVault(self._entropy.bytes(32), category, 0, 0, 0, ())
         # Persist before the id is used: records in a vault whose id was lost could never be found again.
-        self._patients.put(handle, replace(row, vaults=(*row.vaults, vault)))
+        kept = tuple([known for known in row.vaults if known.category != category])
+        self._patients.put(handle, replace(row, vaults=(*kept, vault)))
         return vault
+
+    def _is_free(self, row: PatientRow, vault: WalletVault | None) -> bool:
+        """Whether the category needs a vault: it has none, or somebody else took the id that we drew for it."""
+        state = self._store.vault(Vid(vault.vid)) if vault is not None else None
+        return vault is None or (state is not None and self._is_taken(row, state))
+
+    @staticmethod
+    def _is_taken(row: PatientRow, state: Vault) -> bool:
+        """Whether somebody else opened a vault under an id of ours: who orders a VaultOpen sees it before it stands.
+
+        Sealing to the key on the ledger would then be sealing to theirs. During a handover the keys rightly differ.
+        """
+        if row.keys is None or row.handover:
+            return False
+        return state.auth_pk != SigningKey(row.keys.auth_seed(state.vid, 0)).public
 
     def _handle_of(self, vid: Vid, category: str, keys: PatientKeys | None) -> VaultHandle:
         vault = self._store.vault(vid)

@@ -64,7 +64,14 @@ class NotFinal(Unavailable):
 
 
 class StorageFull(Unavailable):
-    """The disk's reserve is reached: writes are refused, reads and consensus go on."""
+    """The disk's reserve is reached: writes are refused, reads and consensus go on.
+
+    `until_restart`: the disk filled up within a write, and the database takes no more of them until it is opened anew.
+    """
+
+    def __init__(self, message: str, *, until_restart: bool = False) -> None:
+        super().__init__(message)
+        self.until_restart = until_restart
 
 
 class Corruption(CarechainError):

@@ -13,7 +13,7 @@ from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.configuration import Configuration
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term, Txid
 from protocol.ledger_rows import Receipt
-from protocol.raft.messages import AppendReply, VoteReply
+from protocol.raft.messages import AppendEntries, AppendReply, RequestVote, VoteReply
 from protocol.raft.state import HardState
 
 Report = Callable[[str], None]
@@ -103,7 +103,16 @@ class PersistBeforeSend:
         """Hear of a message that a node hands to its transport; `hash_at` reads the blocks on its disk."""
         match message:
             case VoteReply(grant=ElectionGrant() as grant):
-                self._voted(node, grant)
+                self._voted(node, grant.term, grant.candidate)
+            case RequestVote():
+                self._voted(node, message.term, node)
+            case AppendEntries():
+                # The leader's frames may leave before its blocks are written, never before the term it leads is.
+                state = self._durable.last(node)
+                if message.leader == node and (state is None or state.term < message.term):
+                    self._report(
+                        f"persist before send: {short(node)} led term {message.term} before that was durable"
+                    )
             case AppendReply(ack=Acknowledgement() as ack):
                 state = self._durable.last(node)
                 marker = (state.ack_term, state.ack_height) if state is not None else (0, 0)
@@ -114,15 +123,15 @@ class PersistBeforeSend:
             case _:
                 pass  # promises nothing
 
-    def _voted(self, node: NodeId, grant: ElectionGrant) -> None:
+    def _voted(self, node: NodeId, term: Term, candidate: NodeId) -> None:
         state = self._durable.last(node)
-        if state is None or (state.term, state.vote) != (grant.term, grant.candidate):
-            self._report(
-                f"persist before send: {short(node)} voted in term {grant.term} before that was durable"
-            )
-        known = self._votes.setdefault((node, grant.term), grant.candidate)
-        if known != grant.candidate:
-            self._report(f"one vote: {short(node)} voted for two candidates in term {grant.term}")
+        # A higher term that is durable keeps the promise too: whoever has it votes in this one never again.
+        kept = state is not None and (state.term > term or (state.term == term and state.vote == candidate))
+        if not kept:
+            self._report(f"persist before send: {short(node)} voted in term {term} before that was durable")
+        known = self._votes.setdefault((node, term), candidate)
+        if known != candidate:
+            self._report(f"one vote: {short(node)} voted for two candidates in term {term}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_ASIDE = ".damaged-"
+
 
 def sync_directory(path: Path) -> None:
     """Make the creation and renaming of entries in a directory durable: syncing a file does not sync its name."""
@@ -22,8 +24,14 @@ def move_aside(path: Path) -> Path | None:
     if not path.exists():
         return None
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{_ASIDE}{number}")).exists():
         number += 1
     path.rename(aside)
     sync_directory(path.parent)
     return aside
+
+
+def newest_aside(path: Path) -> Path | None:
+    """Return the database that was moved aside last under this name, or None."""
+    numbers = [int(found.suffix[len(_ASIDE) :]) for found in path.parent.glob(f"{path.name}{_ASIDE}*")]
+    return path.with_name(f"{path.name}{_ASIDE}{max(numbers)}") if numbers else None

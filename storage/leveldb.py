@@ -16,6 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ class LevelDb:
         self._write_lock = threading.Lock()
         self._unsynced = False
         self._dirty = True  # replaying a log at open fills the buffer
-        self._failure: tuple[type[Exception], str] | None = None
+        self._failure: tuple[Callable[[str], Exception], str] | None = None
         self._db = self._opened(create=create, max_file_size=max_file_size, compression=compression)
         try:
             self._check_format(format_version, migrations)
@@ -219,6 +220,8 @@ class LevelDb:
         with self._write_lock:
             if not self._dirty or self._failure is not None:
                 return
+            if self._free_bytes(self.path) < 2 * self._write_buffer:
+                return  # a flush that fails ends all writing; the log holds what is in the buffer
             try:
                 if self._unsynced:
                     self._sync_logs()
@@ -366,7 +369,7 @@ class LevelDb:
             self._failure = Corruption, f"database {self.name} {text}"
         elif b"No space left" in raw or b"Disk quota exceeded" in raw:
             text = "takes no more writes because the disk is full: free space, then start again"
-            self._failure = StorageFull, f"database {self.name} {text}"
+            self._failure = partial(StorageFull, until_restart=True), f"database {self.name} {text}"
         else:
             self._failure = OSError, f"database {self.name} takes no more writes after an error ({reason})"
         kind, text = self._failure

@@ -10,7 +10,8 @@
 footer is damaged; the data blocks lie one behind the other, so that their ends can be found by their checksums.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from storage import crc32c
@@ -34,16 +35,15 @@ class Change:
     value: bytes | None
 
 
-class _Damaged(Exception):  # noqa: N818 - raised and caught in this module
-    """A block or a varint is not what it should be."""
+def intact_changes(table: bytes, wanted: Wanted, *, checked: bool = True) -> Iterator[Change]:
+    """Yield the entries of a table that can still be read; blocks without wanted keys are passed unread.
 
-
-def intact_changes(table: bytes, wanted: Wanted) -> Iterator[Change]:
-    """Yield the entries of a table that can still be read; blocks without wanted keys are passed unread."""
-    for block in _data_blocks(table, wanted):
+    Without `checked`, for values that bring their own hash, damaged ones among them.
+    """
+    for block in _data_blocks(table, wanted, checked=checked):
         try:
             yield from [_change(key, value) for key, value in _entries(block)]
-        except _Damaged:
+        except ValueError:
             continue  # its checksum holds and it is no block: not one of ours
 
 
@@ -54,31 +54,29 @@ def change_of(key: bytes, sequence: int, kind: int, value: bytes) -> Change:
 
 def _change(internal_key: bytes, value: bytes) -> Change:
     if len(internal_key) < _MARK_BYTES:
-        raise _Damaged
+        raise ValueError("not a block")
     mark = int.from_bytes(internal_key[-_MARK_BYTES:], "little")
     return change_of(internal_key[:-_MARK_BYTES], mark >> 8, mark & 0xFF, value)
 
 
-def _data_blocks(table: bytes, wanted: Wanted) -> Iterator[bytes]:
+def _data_blocks(table: bytes, wanted: Wanted, *, checked: bool) -> Iterator[bytes]:
     try:
         index = [(key[:-_MARK_BYTES], *_handle(value)[:2]) for key, value in _entries(_index_block(table))]
-    except _Damaged:
+    except ValueError:
         yield from _consecutive_blocks(table)
         return
     before = b""
     for last, offset, size in index:
         if wanted(before, last):
-            try:
-                yield _block(table, offset, size)
-            except _Damaged:
-                pass  # the damage we are here for
+            with suppress(ValueError):  # the damage that we are here for
+                yield _block(table, offset, size) if checked else table[offset : offset + size]
         before = last
 
 
 def _index_block(table: bytes) -> bytes:
     footer = table[-_FOOTER_BYTES:]
     if len(footer) < _FOOTER_BYTES or int.from_bytes(footer[-8:], "little") != _MAGIC:
-        raise _Damaged
+        raise ValueError("not a block")
     _, _, position = _handle(footer)
     offset, size, _ = _handle(footer, position)
     return _block(table, offset, size)
@@ -87,38 +85,52 @@ def _index_block(table: bytes) -> bytes:
 def _block(table: bytes, offset: int, size: int) -> bytes:
     end = offset + size
     if end + _TRAILER_BYTES > len(table) or table[end] != 0:
-        raise _Damaged
+        raise ValueError("not a block")
     stored = int.from_bytes(table[end + 1 : end + _TRAILER_BYTES], "little")
     if crc32c.masked(crc32c.extended(crc32c.START, memoryview(table)[offset : end + 1])) != stored:
-        raise _Damaged
+        raise ValueError("not a block")
     return table[offset:end]
 
 
 def _consecutive_blocks(table: bytes) -> Iterator[bytes]:
-    """Yield the blocks from the beginning on, as far as one ends where its checksum says it does."""
+    """Yield the data blocks from the beginning on, as far as one ends where its checksum says it does."""
+    found: dict[tuple[int, int], bytes] = {}
     start, state = 0, crc32c.START
     for position in range(len(table) - _TRAILER_BYTES + 1):
-        with_type = crc32c.extended(state, b"\0")
+        if position < start:
+            continue  # inside the trailer of the block before
+        byte = table[position]
+        state = crc32c.TABLE[(state ^ byte) & 0xFF] ^ (state >> 8)
         stored = int.from_bytes(table[position + 1 : position + _TRAILER_BYTES], "little")
-        if position > start and table[position] == 0 and crc32c.masked(with_type) == stored:
-            yield table[start:position]
+        if byte == 0 and position > start and crc32c.masked(state) == stored:
+            found[start, position - start] = table[start:position]
             start, state = position + _TRAILER_BYTES, crc32c.START
-        elif position >= start:
-            byte = table[position]
-            state = crc32c.TABLE[(state ^ byte) & 0xFF] ^ (state >> 8)
+    for block in found.values():
+        if not _is_index(block, found.keys()):
+            yield block
+
+
+def _is_index(block: bytes, blocks: Collection[tuple[int, int]]) -> bool:
+    """Whether a block tells where others are, or is none: its values are not the rows of anybody."""
+    try:
+        values = [value for _, value in _entries(block)]
+        return all(_handle(value) in {(*place, len(value)) for place in blocks} for value in values)
+    except ValueError:
+        # A row too short for a handle: data. Nothing to worry about when it is no block at all: it has no entries.
+        return False
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     if end < 0:
-        raise _Damaged
+        raise ValueError("not a block")
     position, key = 0, b""
     while position < end:
         shared, position = varint(block, position)
         rest, position = varint(block, position)
         length, position = varint(block, position)
         if shared > len(key) or position + rest + length > end:
-            raise _Damaged
+            raise ValueError("not a block")
         key = key[:shared] + block[position : position + rest]
         position += rest
         yield key, block[position : position + length]
@@ -142,4 +154,4 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
-    raise _Damaged
+    raise ValueError("not a block")

@@ -27,7 +27,7 @@ from node.address_book import AddressBook
 from node.core import Core, Ports
 from node.disk import GroupCommitDisk
 from node.libp2p_transport import Libp2pTransport
-from node.system import SystemClock, SystemEntropy, ThreadWorkers
+from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
 from protocol import codec, transaction
 from protocol.configuration import Configuration, network_id
 from protocol.errors import NotFinal
@@ -327,4 +327,5 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
+    tune_interpreter()
     trio.run(_serve)

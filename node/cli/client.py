@@ -112,9 +112,7 @@ class Client:
 
     @contextlib.contextmanager
     def _request(self, method: str, path: str, **content: Any) -> Iterator["httpx.Response"]:
-        path_of_socket = self.home.socket_path()
-        if path_of_socket is None or not _listens(path_of_socket):
-            raise self._no_daemon()
+        path_of_socket = self._socket()
         import httpx  # noqa: PLC0415  (a quarter of a second that --help does not pay)
 
         # No TLS on a local socket: an SSL context would cost more than the call. No proxies from the environment.
@@ -134,13 +132,17 @@ class Client:
                 ) from None
 
     def _socket(self) -> Path:
-        """Return the daemon's socket; one that is just starting is waited for."""
+        """Return the socket where the daemon answers; one that is just starting is waited for.
+
+        Raises:
+            Unavailable: no daemon runs, or it takes too long to start.
+        """
         end = time.monotonic() + STARTING_SECONDS
-        while (socket := self.home.socket_path()) is None:
+        while (path := self.home.socket_path()) is None or not _listens(path):
             if not self.home.is_held() or time.monotonic() > end:
                 raise self._no_daemon()
             time.sleep(STARTING_POLL_SECONDS)
-        return socket
+        return path
 
     def _no_daemon(self) -> Unavailable:
         if not self.home.config.exists():

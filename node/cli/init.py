@@ -1,5 +1,6 @@
 """`carechain init`: make a facility's keys, settings and card."""
 
+import os
 import secrets
 import shutil
 import typing
@@ -72,6 +73,8 @@ def _make(home: "Home", config: "Config", passphrase_file: Path | None, *, seale
     from node.identity import create_keystore  # noqa: PLC0415
     from protocol.identifiers import peer_id  # noqa: PLC0415
 
+    # What libraries write (database files) has no mode of its own choosing: nobody but the owner reads it.
+    os.umask(0o077)
     try:
         passphrase = find_passphrase(passphrase_file, new=True) if sealed else None
         identity = create_keystore(home, passphrase, secrets.token_bytes)

@@ -1,6 +1,5 @@
 """`carechain patient`: register, list, hand over."""
 
-import base64
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from typing import Annotated
 import typer
 
 from node.cli.client import BODY_PIECE_BYTES, Client
+from node.cli.handover import hand_over
 from node.cli.output import Document, facts, say, shown_ids, table
 from node.cli.session import HomeOption, JsonOption, Session, find_passphrase, noun, read_passphrase
-from node.home import write_atomically
-from protocol.errors import Forbidden, Refused
+from protocol.errors import Refused
 
 app = noun("patient", "Patients of this facility, and those who granted it access.")
 
@@ -31,14 +30,18 @@ def register(
         list[str] | None,
         typer.Option("--identifier", metavar="SYSTEM|VALUE", help="An identifier; others can see it here."),
     ] = None,
-    birth_date: Annotated[str | None, typer.Option("--birth-date", metavar="YYYY-MM-DD")] = None,
-    name: Annotated[str | None, typer.Option("--name")] = None,
+    birth_date: Annotated[
+        str | None, typer.Option("--birth-date", metavar="YYYY-MM-DD", help="Others can see it here.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Others can see it here.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Register a patient; a known identifier returns the same patient."""
     session = Session.start(home, as_json)
-    if source is None and not identifier:
+    if source is None and not identifier and not (name and birth_date):
         raise Refused(
             "nothing identifies the patient; give --from FILE with a FHIR Patient, or --identifier 'SYSTEM|VALUE'"
         )
@@ -67,7 +70,7 @@ def list_patients(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def handover(
     *,
-    patient: Annotated[str, typer.Argument(metavar="PATIENT")],
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="The patient's local handle.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="WALLET", help="Where to write the wallet file.")
     ],
@@ -88,34 +91,18 @@ def handover(
     """Hand custody to the patient: a wallet file under the patient's own passphrase; this facility's copy is deleted."""
     session = Session.start(home, as_json)
     client = Client(session.home)
-    if output.exists():
-        raise Refused(f"{output} exists and may be somebody's wallet; name a new file")
     if wallet_passphrase_file is not None:
         passphrase = read_passphrase(wallet_passphrase_file)
     elif sys.stdin.isatty():
         passphrase = find_passphrase(None, new=True)
     else:
         raise Refused("no passphrase for the wallet is given; name its file with --wallet-passphrase-file")
-    sealed = base64.b64encode(passphrase.encode()).decode()
-    prepared = client.post("/v1/patients/handover/prepare", patient=patient, passphrase=sealed)
-    # Persist before completing: the facility deletes its copy, and a wallet lost in between would be lost for good.
-    write_atomically(output, base64.b64decode(prepared["wallet"]))
-
-    def complete() -> Document:
-        try:
-            done = client.post(
-                "/v1/patients/handover/complete", handover=prepared["handover"], grant=not no_grant
-            )
-        except (Refused, Forbidden):
-            output.unlink(missing_ok=True)
-            raise
-        except BaseException:
-            # Anything else may have come after the custody changed; without this file the patient would lose everything.
-            session.output.notice(f"{output} is written; keep it, the handover may already be under way")
-            raise
-        return {**done, "wallet": str(output)}
-
-    session.output.answer(complete, _show_wallet)
+    session.output.answer(
+        lambda: hand_over(
+            client, session.output, patient=patient, wallet=output, passphrase=passphrase, grant=not no_grant
+        ),
+        _show_wallet,
+    )
 
 
 def _show_wallet(document: Document) -> None:

@@ -98,7 +98,8 @@ def get(
     ],
     purpose: Annotated[str, typer.Option("--purpose", metavar="U")] = PURPOSE_DEFAULT,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="Who asks; recorded as a handle.")
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Who asks; sealed so that the patient alone sees it."),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,

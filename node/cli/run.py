@@ -1,6 +1,7 @@
 """`carechain run`: the daemon, in the foreground."""
 
 import functools
+import os
 import secrets
 import typing
 from pathlib import Path
@@ -38,6 +39,8 @@ def run(
 
     place = Session.start(home, as_json).home
     place.require()
+    # What libraries write (database files) has no mode of its own choosing: nobody but the owner reads it.
+    os.umask(0o077)
     settings = config.load(place.config)
     with place.lock():
         configuration, joins = _network(place, genesis)

@@ -38,6 +38,18 @@ def wallet_fields(wallet: Path | None, passphrase_file: Path | None) -> dict[str
         raise Refused(
             "a wallet and its passphrase go together; give both --wallet and --wallet-passphrase-file"
         )
+    return {
+        "wallet": base64.b64encode(read_wallet(wallet)).decode(),
+        "wallet_passphrase": base64.b64encode(read_passphrase(passphrase_file).encode()).decode(),
+    }
+
+
+def read_wallet(wallet: Path) -> bytes:
+    """Return the sealed bytes of a wallet file.
+
+    Raises:
+        Refused: it cannot be read, or is of no size that a wallet has.
+    """
     try:
         with wallet.open("rb") as file:
             data = file.read(WALLET_BYTES_MAX + 1)
@@ -45,7 +57,4 @@ def wallet_fields(wallet: Path | None, passphrase_file: Path | None) -> dict[str
         raise Refused(f"the wallet {wallet} cannot be read ({error.strerror}); name another file") from None
     if not data or len(data) > WALLET_BYTES_MAX:
         raise Refused(f"{wallet} is not a wallet; name the file that patient handover wrote")
-    return {
-        "wallet": base64.b64encode(data).decode(),
-        "wallet_passphrase": base64.b64encode(read_passphrase(passphrase_file).encode()).decode(),
-    }
+    return data

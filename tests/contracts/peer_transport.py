@@ -194,7 +194,7 @@ class PeerTransportContract:
         one, other = pair
         mine, theirs = one.subscribe("blocks", 100), other.subscribe("blocks", 100)
         received = None
-        with trio.move_on_after(10):
+        with trio.move_on_after(30):
             while received is None:  # a hint is lost while the mesh forms
                 await one.publish("blocks", b"height 7")
                 with trio.move_on_after(0.2):

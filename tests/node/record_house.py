@@ -18,6 +18,7 @@ from node.repair import Repair
 from node.replication import Replication
 from node.retrieval import Retrieval
 from node.sealed_rows import SealedRows
+from protocol.errors import StorageFull
 from protocol.signing import SigningKey
 from storage.chunk_store import ChunkStore
 from storage.key_value import KeyValue
@@ -46,6 +47,7 @@ class Facility(FacilityDouble):
         self.payloads = payloads or MemoryStore()
         self.chunks = ChunkStore(self.payloads, rows)
         self.room_checks = 0
+        self.is_full = False
         self.holder = ChunkHolder(
             key=key,
             network=network,
@@ -89,6 +91,7 @@ class Facility(FacilityDouble):
             transport=transport,
             workers=workers,
             clock=clock,
+            check_room=self.check_room,
         )
         self.sealed = SealedRows(rows, member.identity.fingerprint, entropy)
         self.index = RecordIndex(self.sealed)
@@ -136,6 +139,8 @@ class Facility(FacilityDouble):
 
     def check_room(self) -> None:
         self.room_checks += 1
+        if self.is_full:
+            raise StorageFull("no room")
 
     async def add(self, data: bytes, **arguments: Any) -> dict[str, Any]:
         return await self.ingest.add(pieces(data), **arguments)

@@ -30,17 +30,25 @@ def test_a_transaction_waits_once_however_often_it_is_added() -> None:
     assert len(raw) == 3
 
 
-def test_what_is_in_flight_is_not_taken_again_until_its_block_is_applied() -> None:
+def test_a_late_copy_of_what_was_ordered_is_not_taken_again() -> None:
     pool = filled(1)
-    entries, _ = pool.take()
-    pool.ordered(Height(5), entries)
+    pool.ordered(Height(5), *pool.take())
+    for height in (4, 5):
+        pool.add(txid(0), bytes(10), SIGNED)
+        assert len(pool) == 0
+        pool.applied(Height(height))
     pool.add(txid(0), bytes(10), SIGNED)
     assert len(pool) == 0
-    pool.applied(Height(4))
-    pool.add(txid(0), bytes(10), SIGNED)
-    assert len(pool) == 0
+
+
+def test_a_body_ordered_under_a_strangers_signature_does_not_keep_the_real_one_out() -> None:
+    pool = Pool()
+    pool.add(txid(0), b"signed by a stranger", SIGNED)
+    pool.ordered(Height(5), *pool.take())
     pool.applied(Height(5))
-    pool.add(txid(0), bytes(10), SIGNED)
+
+    pool.add(txid(0), b"signed by the right key", SIGNED)
+
     assert len(pool) == 1
 
 
@@ -76,8 +84,7 @@ def test_a_transaction_larger_than_a_block_does_not_block_the_pool() -> None:
 
 def test_clear_forgets_what_waits_and_what_is_in_flight() -> None:
     pool = filled(4)
-    entries, _ = pool.take()
-    pool.ordered(Height(1), entries)
+    pool.ordered(Height(1), *pool.take())
     pool.clear()
     pool.add(txid(0), bytes(10), SIGNED)
     assert len(pool) == 1

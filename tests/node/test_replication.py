@@ -257,3 +257,21 @@ async def test_a_chunk_that_is_damaged_before_it_was_pushed_stops_nothing_else(a
         assert entry["state"] == "final"
         assert hospital.queue.state(waiting) == "received"
         assert hospital.repair.status()["corrupt"] == 1
+
+
+async def test_repair_leaves_the_reserve_of_the_disk_alone(autojump_clock):
+    async with houses(3) as facilities:
+        hospital, clinic, _ = facilities
+        rid = await added(hospital)
+        await trio.sleep(30)
+        placed = hospital.holder.placed(rid)
+        assert placed is not None
+        clinic.chunks.quarantine(placed.cids[0])
+        clinic.is_full = True
+
+        await clinic.repair.look()
+        assert clinic.repair.status()["corrupt"] == 1
+
+        clinic.is_full = False
+        await clinic.repair.look()
+        assert clinic.repair.status()["corrupt"] == 0

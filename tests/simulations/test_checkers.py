@@ -9,7 +9,7 @@ from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Term, Txid
 from protocol.ledger_rows import Receipt
-from protocol.raft.messages import AppendReply, VoteReply
+from protocol.raft.messages import AppendEntries, AppendReply, VoteReply
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
 from simulations import checkers
@@ -129,6 +129,27 @@ def test_a_vote_that_leaves_before_it_is_durable_is_found(found_violations: list
     assert not found_violations
     checker.sent(ONE, grant(3, OTHER), lambda _: None)
     assert "voted in term 3 before that was durable" in found_violations[0]
+
+
+def test_a_vote_that_a_higher_durable_term_has_overtaken_is_none(found_violations: list[str]) -> None:
+    # Seed 54, 60 s: a voter granted term 5, heard of term 6 in the same turn, and wrote both at once.
+    durable = DurableState(found_violations.append)
+    checker = PersistBeforeSend(found_violations.append, durable)
+    durable.written(ONE, state(6, ONE))
+    checker.sent(ONE, grant(5, OTHER), lambda _: None)
+    assert not found_violations
+
+
+def test_a_frame_of_a_term_that_is_not_durable_is_found(found_violations: list[str]) -> None:
+    durable = DurableState(found_violations.append)
+    checker = PersistBeforeSend(found_violations.append, durable)
+    durable.written(ONE, state(2, ONE))
+    for term in (2, 3):
+        tip = Digest(ZERO)
+        frame = AppendEntries(0, Term(term), ONE, Height(0), tip, (), tip, None, None, bytes(64))
+        checker.sent(ONE, frame, lambda _: None)
+    assert len(found_violations) == 1
+    assert "led term 3 before that was durable" in found_violations[0]
 
 
 def test_two_votes_in_a_term_are_found(found_violations: list[str]) -> None:

@@ -135,3 +135,20 @@ def test_fake_signatures_verify_only_for_their_key_and_message() -> None:
         assert not verify(other.public, b"message", signature)
         assert not verify(key.public, b"massage", signature)
     assert vars(signing)["bindings"] is real
+
+
+def test_what_other_threads_do_is_not_part_of_a_simulation() -> None:
+    heard: list[float] = []
+    asked, answered = threading.Event(), threading.Event()
+
+    def look_at_the_clock() -> None:
+        asked.wait()
+        heard.append(time.monotonic())
+        answered.set()
+
+    threading.Thread(target=look_at_the_clock, daemon=True).start()
+    with determinism.no_outside_world():
+        asked.set()
+        answered.wait()
+
+    assert len(heard) == 1

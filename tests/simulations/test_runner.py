@@ -28,6 +28,16 @@ def test_each_scenario_makes_its_faults() -> None:
         assert {"cut", "crash", "slow"} & set(verdict.events) == {kind}
 
 
+KEPT_SEEDS = {54: "two terms in one turn: the vote of the first is overtaken, not forgotten"}
+
+
+@pytest.mark.parametrize("seed", KEPT_SEEDS, ids=str)
+def test_a_seed_that_once_failed_stays_clean(seed: int) -> None:
+    verdict = simulate(Options(seed=seed, virtual_s=60))
+    assert verdict.violations == ()
+    assert verdict.acked > 3
+
+
 def test_real_signatures_hold_too() -> None:
     verdict = simulate(Options(seed=5, virtual_s=8, real_signatures=True))
     assert verdict.violations == ()
