@@ -292,9 +292,6 @@ class Consensus:
             self._cut[height] = transactions, entries
 
     async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
-        # A leader's frames promise nothing: its followers write while it does. (Its own acknowledgement, in the
-        # proofs, waits for its own disk: `Log.persisted`.)
-        self._send(message for message in ready.messages if isinstance(message[1], AppendEntries))
         if ready.must_persist:
             # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
             self._send_write.send_nowait(ready)
@@ -315,7 +312,7 @@ class Consensus:
 
     async def _finish(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
         """Do what was waiting for the disk, and tell the core."""
-        self._send(message for message in ready.messages if not isinstance(message[1], AppendEntries))
+        self._send(ready.messages)
         self._recall(ready.append)
         if ready.committed:
             assert ready.proof is not None, "what is committed is proven"

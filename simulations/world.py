@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import trio
 
-from node.consensus import CHANNEL as CONSENSUS
+from node import consensus
 from node.core import Core, Ports
 from protocol import codec
 from protocol.block import Block, genesis_block
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.errors import CarechainError, Unavailable
 from protocol.identifiers import Digest, Height, NodeId, PublicKey
-from protocol.raft.messages import Message
+from protocol.raft.messages import AppendEntries, AppendReply, Heartbeat, Message, RequestVote, VoteReply
 from protocol.raft.state import HardState, Role
 from protocol.signing import SigningKey
 from simulations import determinism
@@ -38,6 +38,10 @@ from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
 
 T = TypeVar("T")
+_CHANNELS = (consensus.CHANNEL, consensus.URGENT_CHANNEL)
+_PROMISES = tuple(
+    codec.tag_of(kind).encode() for kind in (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat)
+)
 _VIOLATIONS_MAX = 20
 _LOG_LINES_MAX = 200
 CLOCK_OFFSET_MS_MAX = 400
@@ -282,7 +286,7 @@ class World:
 
     def _sent(self, node: Node, channel: str, body: bytes) -> None:
         # Only what promises something is worth decoding: a message's tag follows two bytes of MessagePack.
-        if channel == CONSENSUS and body.startswith((b"vote-reply", b"append-reply"), 2):
+        if channel in _CHANNELS and body.startswith(_PROMISES, 2):
             message: Message = codec.decode_union(body, Message)
             self.sends.sent(node.id, message, lambda height: _hash_at(node, height))
 

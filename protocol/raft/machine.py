@@ -237,15 +237,17 @@ class Raft:
     def ready(self) -> Ready | None:
         """Return the next work for the driver, or None.
 
-        While a Ready waits for `advance` (a slow disk), only frames, heartbeats and what reads need come out: they
-        promise nothing, and without them a stalled disk would cost the leadership (ledger.md 3.1 no. 32).
+        Frames, heartbeats and what reads need come first, in a Ready with nothing to write: they promise nothing, the
+        followers write while the leader does (thesis §10.2.1), and without them a disk that stalls would cost the
+        leadership (ledger.md 3.1 no. 32). While a Ready waits for `advance`, nothing else comes out.
         """
         if self._leadership is not None:
             self._leadership.advance_commit()
             self._leadership.send_frames()
             self._leave_if_removed(self._leadership)
-        if self._output.is_waiting:
-            return self._output.prompt()
+        prompt = self._output.prompt()
+        if prompt is not None or self._output.is_waiting:
+            return prompt
         if self._leadership is None:
             self._following.send_reply()
         return self._output.everything()

@@ -12,7 +12,8 @@ from protocol.raft.messages import (
 from protocol.raft.state import HardState, Ready
 from protocol.raft.voter import Voter
 
-_PROMPT = AppendEntries | Heartbeat | HeartbeatReply | ReadIndexRequest | ReadIndexReply
+_OF_A_TERM = AppendEntries | Heartbeat | HeartbeatReply
+_READS = ReadIndexRequest | ReadIndexReply
 
 
 class Output:
@@ -29,7 +30,7 @@ class Output:
         return self._outstanding is not None
 
     def everything(self) -> Ready | None:
-        """Return all that is queued, to be advanced, or None."""
+        """Return all that is queued, to be advanced, or None. Its messages wait for its write."""
         voter = self._voter
         committed, proof = voter.take_committed()
         truncate_from, append = voter.log.take_unpersisted()
@@ -42,7 +43,7 @@ class Output:
         return self._outstanding
 
     def prompt(self) -> Ready | None:
-        """Return what need not wait for the write under way, or None."""
+        """Return what waits for no write, be one under way or not, or None."""
         voter = self._voter
         prompt: list[tuple[NodeId, Message]] = []
         rest: list[tuple[NodeId, Message]] = []
@@ -63,6 +64,7 @@ class Output:
         self._voter.log.mark_persisted(ready.append)
 
     def _is_prompt(self, message: Message) -> bool:
-        # Following in a term is a promise not to vote in an earlier one: the term itself must be durable.
-        is_late = isinstance(message, HeartbeatReply) and message.term > self._persisted.term
-        return isinstance(message, _PROMPT) and not is_late
+        # Leading or following in a term is a promise not to vote in an earlier one: the term itself must be durable.
+        if isinstance(message, _OF_A_TERM):
+            return message.term <= self._persisted.term
+        return isinstance(message, _READS)

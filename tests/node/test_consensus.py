@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
 import pytest
 import trio
 import trio.testing
@@ -34,6 +37,9 @@ from tests.node.scripted_transport import ScriptedTransport
 from tests.protocol import chain
 from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, VOTERS
 from tests.protocol.ledgers import configuration, key
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 CHAIN = chain.build()
 LEADER, ME = NODES[0], NODES[1]
@@ -327,8 +333,9 @@ async def test_a_heartbeat_overtakes_blocks_that_are_being_verified(nursery, aut
     await settle(house)
 
     class BusyWorkers(InlineWorkers):
-        async def run(self, function, *args):
+        async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
             await trio.sleep_forever()
+            raise AssertionError("woken up")
 
     house.verification._workers = BusyWorkers()
     house.deliver(frame(CHAIN[2:], below=CHAIN[1]))

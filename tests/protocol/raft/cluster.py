@@ -154,7 +154,7 @@ class Cluster:
             self.check(n)
             if ready is None:
                 return
-            if n in self.frozen and n not in self.waiting:
+            if n in self.frozen and ready.must_persist:
                 self.waiting[n] = ready
                 continue
             self.finish(n, ready)
