@@ -157,21 +157,23 @@ class Submitter:
             await self._forward(tuple(batch))
 
     async def _forward(self, batch: tuple[bytes, ...]) -> None:
+        # A leader that changes or is away is looked for again until the submitter's own retry takes over.
         with trio.move_on_after(_RESUBMIT_MS / 1000):
-            while True:
-                leader = self._leader()
-                try:
-                    if leader == self._transport.me:
-                        await self._propose(batch)
-                        return
-                    if leader is not None:
-                        answer = await self._transport.call(
-                            leader, CHANNEL, codec.pack(*batch), timeout_ms=_RESUBMIT_MS
-                        )
-                        if answer != AGAIN:
-                            return
-                except Unavailable:
-                    pass  # the leader changed or is away: look again until the submitter's own retry takes over
-                except RemoteFault:
-                    return  # bytes that do not hold were among it; whoever submitted them learns by time-out
+            while not await self._is_taken(batch):
                 await self._clock.sleep_ms(_LEADER_POLL_MS)
+
+    async def _is_taken(self, batch: tuple[bytes, ...]) -> bool:
+        """Offer a batch to whoever leads; return whether offering the same bytes again would be of no use."""
+        leader = self._leader()
+        if leader is None:
+            return False
+        try:
+            if leader == self._transport.me:
+                await self._propose(batch)
+                return True
+            answer = await self._transport.call(leader, CHANNEL, codec.pack(*batch), timeout_ms=_RESUBMIT_MS)
+        except Unavailable:
+            return False
+        except RemoteFault:
+            return True  # bytes that do not hold were among it; whoever submitted them learns by time-out
+        return answer != AGAIN

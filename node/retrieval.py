@@ -5,6 +5,7 @@ ever returned. Members are asked in the order of placement, several at once for 
 """
 
 import hashlib
+from contextlib import suppress
 
 from node.chunk_holder import ChunkHolder
 from node.ports import PeerTransport, Workers
@@ -72,10 +73,8 @@ class Retrieval:
             wanted = tuple(cid for cid in cids if cid not in found)
             if not wanted:
                 break
-            try:
+            with suppress(Unavailable, RemoteFault):  # away, or sent something else: the next one is asked
                 found.update(await self._ask(node, wanted))
-            except (Unavailable, RemoteFault):
-                continue  # away, or sent something else: the next one
         if len(found) < len(set(cids)):
             raise Unavailable("a part of the record is on no member that answers now; try again later")
         return found
@@ -86,13 +85,18 @@ class Retrieval:
         Raises:
             Unavailable: it is neither here nor with a member that answers.
         """
+        kept = self._kept_envelope(record)
+        return kept if kept is not None else await self.fetch_envelope(record)
+
+    def _kept_envelope(self, record: Record) -> bytes | None:
+        """Return the envelope kept here, or None when there is none that is what the ledger names."""
         try:
             envelope = self._envelopes.envelope_of(record.rid)
-            if envelope is not None and hashlib.sha256(envelope).digest() == record.env_hash:
-                return envelope
         except Corruption:
-            pass  # the copy fetched below replaces it
-        return await self.fetch_envelope(record)
+            return None  # the copy that is fetched instead replaces it
+        if envelope is None or hashlib.sha256(envelope).digest() != record.env_hash:
+            return None
+        return envelope
 
     async def fetch_envelope(self, record: Record) -> bytes:
         """Fetch a record's envelope and chunk list from another member, and keep them.

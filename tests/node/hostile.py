@@ -1,13 +1,14 @@
 """A client that attacks: it speaks libp2p far enough to reach the code under attack, and raw bytes from there on."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.network.stream.exceptions import StreamEOF, StreamReset
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
@@ -71,11 +72,16 @@ async def tcp(victim: Libp2pTransport) -> trio.SocketStream:
 
 async def ended(stream: trio.SocketStream, seconds: float = 10) -> bool:
     """Return whether the victim closed a TCP connection in time; whatever it says first is ignored."""
-    with trio.move_on_after(seconds):
-        try:
-            while await stream.receive_some():
-                pass
-        except trio.BrokenResourceError:
-            pass
-        return True
-    return False
+    with trio.move_on_after(seconds) as waiting, suppress(trio.BrokenResourceError):  # a reset is an end, too
+        while await stream.receive_some():
+            continue
+    return not waiting.cancelled_caught
+
+
+async def is_reset(stream: Any, seconds: float = 10) -> bool:
+    """Return whether the victim reset a libp2p stream in time; whatever it says first is ignored."""
+    # Yamux forgets a stream that was reset: whether a reader is told so, or of an orderly end, is a race.
+    with trio.move_on_after(seconds), suppress(StreamReset, StreamEOF):
+        while await stream.read(libp2p_kit.READ_BYTES):
+            continue
+    return bool(stream.muxed_stream.reset_received)

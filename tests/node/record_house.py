@@ -40,14 +40,18 @@ class Facility(FacilityDouble):
         disk: Disk | None = None,
     ) -> None:
         super().__init__(member, ledger)
-        key = SigningKey(member.identity.node)
-        workers, disk = workers or member.workers, disk or member.disk
-        store, rows, clock, entropy = member.store, member.rows, member.clock, member.entropy
-        transport, envelopes, network = member.transport, member.envelopes, ledger.network
+        self.workers, self.disk = workers or member.workers, disk or member.disk
         self.payloads = payloads or MemoryStore()
-        self.chunks = ChunkStore(self.payloads, rows)
+        self.chunks = ChunkStore(self.payloads, member.rows)
         self.room_checks = 0
         self.is_full = False
+        self._wire_ciphertext()
+        self._wire_records()
+
+    def _wire_ciphertext(self) -> None:
+        member, network = self.member, self.ledger.network
+        key, workers, disk, store = SigningKey(member.identity.node), self.workers, self.disk, self.store
+        rows, clock, transport, envelopes = member.rows, member.clock, member.transport, member.envelopes
         self.holder = ChunkHolder(
             key=key,
             network=network,
@@ -93,6 +97,11 @@ class Facility(FacilityDouble):
             clock=clock,
             check_room=self.check_room,
         )
+
+    def _wire_records(self) -> None:
+        member, ledger = self.member, self.ledger
+        key, workers, store = SigningKey(member.identity.node), self.workers, self.store
+        rows, clock, entropy = member.rows, member.clock, member.entropy
         self.sealed = SealedRows(rows, member.identity.fingerprint, entropy)
         self.index = RecordIndex(self.sealed)
         self.queue = RecordQueue(
@@ -100,7 +109,7 @@ class Facility(FacilityDouble):
             ledger=store,
             rows=self.sealed,
             index=self.index,
-            disk=disk,
+            disk=self.disk,
             replication=self.replication,
             submitter=member.submitter,
             open_vault=self.vaults.ensure_open,
@@ -130,7 +139,7 @@ class Facility(FacilityDouble):
             vaults=self.vaults,
             attachments=self.attachments,
             retrieval=self.retrieval,
-            opening=Opening(network, ledger.genesis, self.retrieval, workers),
+            opening=Opening(ledger.network, ledger.genesis, self.retrieval, workers),
             submitter=member.submitter,
             index=self.index,
             report=self.report,

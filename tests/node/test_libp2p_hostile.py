@@ -23,7 +23,7 @@ from protocol import limits
 from protocol.codec import pack
 from protocol.errors import RemoteFault
 from tests.contracts.peer_transport import echo
-from tests.node.hostile import MESHSUB, Attacker, attacker, ended, tcp
+from tests.node.hostile import MESHSUB, Attacker, attacker, ended, is_reset, tcp
 from tests.node.transports import (
     NETWORK,
     NODES,
@@ -219,7 +219,9 @@ async def test_garbage_on_our_own_streams_resets_the_stream(scene: Scene, protoc
         connection = await become_member(hostile, scene)
         stream = await hostile.open(connection, protocol)
         await stream.write(sent)
+        assert await is_reset(stream)
         await eventually(lambda: scene.victim.counters["failed_streams"] == 1)
+        await scene.assert_unharmed()
     await scene.assert_unharmed()
 
 
@@ -327,9 +329,15 @@ async def test_a_flood_of_calls_and_messages_is_bounded(scene: Scene) -> None:
 async def test_streams_beyond_the_bound_are_reset(scene: Scene) -> None:
     async with attacker(MEMBER_SEED) as hostile:
         connection = await become_member(hostile, scene)
-        for _ in range(limits.STREAMS_PER_CONNECTION_MAX + 10):
-            await connection.new_stream()
-        await eventually(lambda: scene.victim.counters["refused_streams"] >= 10)
+        streams = [await connection.new_stream() for _ in range(limits.STREAMS_PER_CONNECTION_MAX + 10)]
+
+        def reset() -> int:
+            return sum(stream.muxed_stream.reset_received for stream in streams)
+
+        await eventually(lambda: reset() >= 10)
+        assert scene.victim.counters["refused_streams"] >= 10
+        assert reset() < len(streams) / 2  # those beyond the bound, not the others
+        assert is_connected(scene.victim, NODES[2])
         await scene.assert_unharmed()
     await scene.assert_unharmed()
 
@@ -355,8 +363,12 @@ async def test_three_hundred_connections_leave_nothing_behind(scene: Scene) -> N
         await cycle(300)
     await eventually(lambda: scene.sessions() == 1)
     await eventually(lambda: tasks() <= before + 5)
-    await eventually(lambda: len(scene.victim._host.get_network().get_connections()) == 1)
+    network = scene.victim._host.get_network()
+    await eventually(lambda: len(network.get_connections()) == 1)
     await scene.assert_unharmed()
+    assert scene.sessions() == 1
+    assert [connection.event_closed.is_set() for connection in network.get_connections()] == [False]
+    assert len(network.half_open_handshakes) == 0
 
 
 async def test_slow_half_handshakes_do_not_lock_out_an_honest_peer(scene: Scene, tmp_path: Path) -> None:

@@ -6,42 +6,33 @@ The laboratory's daemon is stopped, and its keys speak through a transport of ou
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import trio
 
-from node.address_book import AddressBook
 from node.attachments import AttachmentGet, AttachmentsPut
 from node.card_file import read_genesis
-from node.demo_network import Facility, Network, until
+from node.demo_network import until
 from node.identity import Identity, opened_keystore
-from node.libp2p_transport import Libp2pTransport
 from protocol import block as blocks
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits
-from protocol.block import Header
 from protocol.certificate import CommitProof, acknowledge
-from protocol.configuration import Configuration, network_id
 from protocol.errors import CarechainError
-from protocol.identifiers import Cid, Digest, Height, NetworkId, NodeId, Rid, Term, Txid, Vid
+from protocol.identifiers import Cid, Digest, Height, NodeId, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
 from protocol.raft.messages import AppendEntries, PreVote, PreVoteReply
 from protocol.signing import SigningKey
 from protocol.transaction import EnvelopeReceipt, Grant, Read, RecordCommit, Revoke, VaultOpen, encoded, sign
-from storage import databases
-from storage.ledger_store import LedgerStore
-from tests.node.daemons import Ran, carechain, caught_up, consortium, verified
-from tests.node.transports import RecordingLog, SystemEntropy, WallClock, eventually, is_connected
+from tests.node.daemons import carechain, caught_up, consortium
+from tests.node.modified_member import House, asked, command, documents, ledger_of, modified, still_honest
+from tests.node.transports import WallClock
 
 pytestmark = pytest.mark.slow
 
-T = TypeVar("T")
 CHANNELS = (
     "submit",
     "chunks",
@@ -58,39 +49,6 @@ GARBAGE = (
     codec.pack(*[b"x"] * 5000), b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 400, os.urandom(300_000),
 )  # fmt: skip
 ALWAYS_MS = 2**53 - 1
-
-
-@dataclass
-class House:
-    """What the honest ones have: a patient, a record, a grant to the laboratory that has been revoked."""
-
-    network: Network
-    patient: str
-    record: str
-    genesis: Configuration
-    identity: Identity
-    ledger: list[tuple[Any, bytes]]
-    founding: Header
-
-    @property
-    def honest(self) -> tuple[Facility, Facility]:
-        return self.network["hospital"], self.network["clinic"]
-
-    @property
-    def net(self) -> NetworkId:
-        return network_id(self.genesis)
-
-    def node(self, name: str) -> NodeId:
-        return next(member.node for member in self.genesis.members if member.name == name)
-
-    def first(self, kind: type[T]) -> T:
-        return next(transaction for transaction, _ in self.ledger if isinstance(transaction, kind))
-
-
-def documents(ran: Ran, *, code: int = 0) -> Any:
-    assert ran.code == code, ran.said
-    assert ran.document is not None, ran.said
-    return ran.document
 
 
 @pytest.fixture(scope="module")
@@ -122,91 +80,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         with opened_keystore(lab.home, None, secrets.token_bytes) as keystore:
             identity = Identity.load(keystore)
         yield House(network, patient, record, genesis, identity, *ledger_of(lab, genesis))
-
-
-def ledger_of(facility: Facility, genesis: Configuration) -> tuple[list[tuple[Any, bytes]], Header]:
-    """Return every transaction in the ledger of a daemon that does not run, and its bytes; and the first header."""
-    opened = databases.open_ledger(facility.home.path, create=False)
-    try:
-        store = LedgerStore(opened, genesis)
-        found = [
-            (signed.transaction, raw)
-            for block in store.blocks(Height(1), store.tip_height())
-            for (signed, _), raw in zip(block.entries(), block.transactions, strict=True)
-        ]
-        return found, store.header(Height(0))
-    finally:
-        opened.close()
-
-
-@asynccontextmanager
-async def modified(house: House, folder: Path) -> AsyncIterator[Libp2pTransport]:
-    """The laboratory's keys on a transport of our own, connected to both honest members."""
-    addresses = [address for facility in house.honest for address in facility.status()["addresses"]]
-    log = RecordingLog()
-    transport = Libp2pTransport(
-        seed=house.identity.node,
-        network=house.net,
-        members={member.node: () for member in house.genesis.members},
-        listen=("/ip4/127.0.0.1/tcp/0",),
-        extra_peers=tuple(addresses),
-        address_book=AddressBook(folder / "addresses.json", log),
-        mdns=False,
-        clock=WallClock(),
-        entropy=SystemEntropy(),
-        log=log,
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(start, transport)
-        await eventually(
-            lambda: all(is_connected(transport, house.node(name)) for name in ("hospital", "clinic")),
-            seconds=20,
-        )
-        yield transport
-        nursery.cancel_scope.cancel()
-
-
-async def start(transport: Libp2pTransport, *, task_status: Any) -> None:
-    await transport.run(task_status=task_status)
-
-
-async def command(*arguments: Any, home: Facility) -> Ran:
-    return await trio.to_thread.run_sync(partial(carechain, *arguments, home=home))
-
-
-async def asked(
-    transport: Libp2pTransport, peer: NodeId, channel: str, body: bytes
-) -> bytes | CarechainError:
-    """Return what an honest member answers, a refusal included."""
-    try:
-        return await transport.call(peer, channel, body, timeout_ms=5_000)
-    except CarechainError as refusal:
-        return refusal
-
-
-async def still_honest(house: House, tmp_path: Path) -> None:
-    """A record of the honest ones becomes final, both agree on the ledger, and neither has had an unexpected error."""
-    hospital, clinic = house.honest
-    file = tmp_path / "after.bin"
-    file.write_bytes(os.urandom(2_000))
-    added = await command("record", "add", file, "--patient", house.patient, home=hospital)
-    assert added.code == 0, added.said
-    assert (added.document or {})["records"][0]["state"] == "final"
-    for facility in (hospital, clinic):
-        found = await trio.to_thread.run_sync(verified, facility)
-        assert found["problems"] == []
-        log = (facility.home.path / "log").read_text()
-        assert "handler failed" not in log
-        assert "Traceback" not in log
-    roots = {one.status()["tree_root"] for one in (hospital, clinic)}
-    assert len(roots) == 1 or await trio.to_thread.run_sync(lambda: same_root(house))
-
-
-def same_root(house: House) -> bool:
-    def same() -> bool | None:
-        return len({facility.status()["tree_root"] for facility in house.honest}) == 1 or None
-
-    return bool(until("the same tree", same))
 
 
 async def consents(house: House) -> Any:

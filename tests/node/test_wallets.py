@@ -105,6 +105,22 @@ def copies(facility: Facility, sealed: list[bytes]) -> list[str]:
     return [path.name for path in files if any(piece in path.read_bytes() for piece in pieces)]
 
 
+def assert_the_facility_may_not(facility: Facility, patient: Patient, granted: str) -> None:
+    """Consents and the audit log want the wallet; the facility still lists the patient, and in whose custody."""
+    for command in (
+        ("consent", "grant", "--patient", patient.handle, "--to", "lab", "--category", "labs"),
+        ("consent", "revoke", granted),
+        ("consent", "list", "--patient", patient.handle),
+        ("audit", "log", "--patient", patient.handle),
+    ):
+        refused = carechain(*command, home=facility)
+        assert (refused.code, refused.document) == (1, None), command
+        assert "--wallet" in refused.said
+    known = documents(carechain("patient", "list", home=facility))["patients"]
+    custody = next(one for one in known if one["patient"] == patient.handle)
+    assert (custody["custody"], custody["granted_by"]) == ("patient", ["the patient"])
+
+
 def test_after_the_handover_only_the_wallet_signs(network: Network, patient: Patient, tmp_path: Path) -> None:
     hospital, lab = network["hospital"], network["lab"]
     before = carechain(
@@ -117,21 +133,7 @@ def test_after_the_handover_only_the_wallet_signs(network: Network, patient: Pat
     assert handed["wallet"] == str(patient.wallet)
     assert stat.S_IMODE(patient.wallet.stat().st_mode) == 0o600
     assert patient.handle.encode() not in patient.wallet.read_bytes()
-    for command in (
-        ("consent", "grant", "--patient", patient.handle, "--to", "lab", "--category", "labs"),
-        ("consent", "revoke", granted),
-        ("consent", "list", "--patient", patient.handle),
-        ("audit", "log", "--patient", patient.handle),
-    ):
-        refused = carechain(*command, home=hospital)
-        assert (refused.code, refused.document) == (1, None), command
-        assert "--wallet" in refused.said
-    custody = next(
-        one
-        for one in documents(carechain("patient", "list", home=hospital))["patients"]
-        if one["patient"] == patient.handle
-    )
-    assert (custody["custody"], custody["granted_by"]) == ("patient", ["the patient"])
+    assert_the_facility_may_not(hospital, patient, granted)
 
     # At a facility that knows nothing of the patient:
     log = documents(carechain("audit", "log", "--patient", "me", *patient.signed, home=lab))["entries"]

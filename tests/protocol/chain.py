@@ -55,39 +55,52 @@ CONFIGURATION = Configuration(
 )
 NETWORK = network_id(CONFIGURATION)
 OWNER, FACILITY = key("owner"), VOTERS[0]
+VID, RID = Vid(filled("vid")), Rid(filled("rid"))
+PUBLIC = tuple(PublicKey(filled(f"public {n}")) for n in range(4))
+UNTIL_MS = NOW_MS + 3_600_000
+
+SignedBy = tuple[Transaction, tuple[SigningKey, ...]]
+"""A transaction and the keys that sign it."""
 
 
-def transactions() -> tuple[tuple[Transaction, tuple[SigningKey, ...]], ...]:
+def transactions() -> tuple[SignedBy, ...]:
     """Return one transaction of each kind with the keys that sign it."""
-    vid, rid, other = Vid(filled("vid")), Rid(filled("rid")), key("new owner")
-    until = NOW_MS + 3_600_000
-    receipt_form = transaction.receipt_form(NETWORK, vid, rid, Digest(filled("envelope")))
+    return (*_of_records(), *_of_consent(), _of_reading())
+
+
+def _of_records() -> tuple[SignedBy, ...]:
+    receipt_form = transaction.receipt_form(NETWORK, VID, RID, Digest(filled("envelope")))
     receipts = tuple(EnvelopeReceipt(NodeId(voter.public), voter.sign(receipt_form)) for voter in VOTERS)
-    public = [PublicKey(filled(f"public {n}")) for n in range(4)]
     return (
         (
             VaultOpen(
-                vid,
+                VID,
                 PublicKey(OWNER.public),
-                public[0],
-                public[1],
-                public[2],
+                PUBLIC[0],
+                PUBLIC[1],
+                PUBLIC[2],
                 0,
                 NODES[0],
                 (NODES[0], NODES[1]),
                 3,
-                until,
+                UNTIL_MS,
             ),
             (OWNER, FACILITY),
         ),
         (
-            RecordCommit(vid, rid, 1, NODES[0], Digest(filled("envelope")), receipts, Rid(ZERO), until),
+            RecordCommit(VID, RID, 1, NODES[0], Digest(filled("envelope")), receipts, Rid(ZERO), UNTIL_MS),
             (FACILITY,),
         ),
+    )
+
+
+def _of_consent() -> tuple[SignedBy, ...]:
+    other = key("new owner")
+    return (
         (
             Grant(
-                vid,
-                public[0],
+                VID,
+                PUBLIC[0],
                 NODES[1],
                 1,
                 "R",
@@ -100,32 +113,33 @@ def transactions() -> tuple[tuple[Transaction, tuple[SigningKey, ...]], ...]:
                 1,
                 Digest(filled("wrap")),
                 Digest(ZERO),
-                until,
+                UNTIL_MS,
             ),
             (OWNER,),
         ),
-        (Revoke(vid, Txid(filled("gid")), until), (OWNER,)),
-        (EpochRotate(vid, 2, public[1], Digest(filled("link")), Digest(filled("wraps")), until), (OWNER,)),
+        (Revoke(VID, Txid(filled("gid")), UNTIL_MS), (OWNER,)),
+        (EpochRotate(VID, 2, PUBLIC[1], Digest(filled("link")), Digest(filled("wraps")), UNTIL_MS), (OWNER,)),
         (
-            CustodyTransfer(vid, NodeId(ZERO), PublicKey(other.public), public[2], public[3], until),
+            CustodyTransfer(VID, NodeId(ZERO), PublicKey(other.public), PUBLIC[2], PUBLIC[3], UNTIL_MS),
             (OWNER, other),
         ),
-        (
-            Read(
-                vid,
-                (rid,),
-                Txid(ZERO),
-                "TREAT",
-                PublicKey(OWNER.public),
-                Digest(ZERO),
-                public[3],
-                filled("nonce"),
-                Digest(filled("who")),
-                until,
-            ),
-            (OWNER, FACILITY),
-        ),
     )
+
+
+def _of_reading() -> SignedBy:
+    read = Read(
+        VID,
+        (RID,),
+        Txid(ZERO),
+        "TREAT",
+        PublicKey(OWNER.public),
+        Digest(ZERO),
+        PUBLIC[3],
+        filled("nonce"),
+        Digest(filled("who")),
+        UNTIL_MS,
+    )
+    return read, (OWNER, FACILITY)
 
 
 def signed() -> tuple[bytes, ...]:

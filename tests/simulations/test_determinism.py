@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -68,31 +69,33 @@ def test_tasks_that_race_are_ordered_by_the_seed_alone() -> None:
     assert race(1) != race(2)
 
 
-USES = {  # looked up when used: by then they have been replaced
-    "wall clock": lambda: time.time(),  # noqa: PLW0108
-    "monotonic clock": lambda: time.monotonic(),  # noqa: PLW0108
-    "sleep": lambda: time.sleep(0),
-    "unseeded random": lambda: random.random(),  # noqa: PLW0108
-    "operating system's random": lambda: os.urandom(1),
-    "secrets": lambda: secrets.token_bytes(1),
-    "thread": lambda: threading.Thread(target=print).start(),
-    "socket": lambda: socket.socket(),  # noqa: PLW0108
+CLOSED = {  # (owner, name, arguments): looked up when used, by when it has been replaced by what refuses
+    "wall clock": (time, "time"),
+    "monotonic clock": (time, "monotonic"),
+    "blocking wait": (time, "sleep", 0),
+    "unseeded random": (random, "random"),
+    "operating system's random": (os, "urandom", 1),
+    "secrets": (secrets, "token_bytes", 1),
+    "thread": (threading.Thread, "start", threading.Thread(target=print)),
+    "socket": (socket, "socket"),
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
-def test_the_outside_world_is_closed_during_a_run(use) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "arguments"), [(o, n, a) for o, n, *a in CLOSED.values()], ids=CLOSED
+)
+def test_the_outside_world_is_closed_during_a_run(owner: Any, name: str, arguments: list[Any]) -> None:
     refusals: list[str] = []
 
     async def main() -> None:
         try:
-            use()
+            getattr(owner, name)(*arguments)
         except LocalFault as fault:
             refusals.append(str(fault))
 
     determinism.run(1, main)
     assert len(refusals) == 1
-    assert "inside a simulation" in refusals[0]
+    assert f"{name} was used inside a simulation" in refusals[0]
 
 
 def test_the_outside_world_is_open_again_after_a_run_that_failed() -> None:
