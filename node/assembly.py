@@ -27,6 +27,7 @@ from node.ledger_audit import LedgerAudit
 from node.opening import Opening
 from node.patients import Patients
 from node.query import Query
+from node.queued_grants import QueuedGrants
 from node.record_index import RecordIndex
 from node.record_queue import RecordQueue
 from node.record_report import RecordReport
@@ -58,77 +59,8 @@ class Stores:
     databases: tuple[Database, ...]
 
 
-class Records:
-    """The record path: from bytes to a committed record on several facilities, and back."""
-
-    def __init__(
-        self, core: Core, stores: Stores, identity: Identity, vaults: Vaults, check_room: Callable[[], None]
-    ) -> None:
-        ports, key = core.ports, SigningKey(identity.node)
-        self.envelopes = EnvelopeStore(stores.rows)
-        self.sealed_rows = SealedRows(stores.rows, identity.fingerprint, ports.entropy)
-        self.index = RecordIndex(self.sealed_rows)
-        self.holder = ChunkHolder(
-            key=key,
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            disk=ports.disk,
-            workers=ports.workers,
-            clock=ports.clock,
-            check_room=check_room,
-        )
-        self.replication = Replication(
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            holder=self.holder,
-            transport=ports.transport,
-            workers=ports.workers,
-            clock=ports.clock,
-        )
-        self.retrieval = Retrieval(
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            holder=self.holder,
-            transport=ports.transport,
-            workers=ports.workers,
-        )
-        self.repair = Repair(
-            ledger=core.store,
-            applied=core.applier.height,
-            rows=stores.rows,
-            disk=RoomAwaitingDisk(ports.disk, ports.clock),
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            holder=self.holder,
-            replication=self.replication,
-            retrieval=self.retrieval,
-            transport=ports.transport,
-            workers=ports.workers,
-            clock=ports.clock,
-            check_room=check_room,
-        )
-        self.queue = RecordQueue(
-            key=key,
-            ledger=core.store,
-            rows=self.sealed_rows,
-            index=self.index,
-            disk=ports.disk,
-            replication=self.replication,
-            submitter=core.submitter,
-            open_vault=vaults.ensure_open,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-
-
-class Sharing:
-    """Patients, their vaults, and who may read them."""
+class Custody:
+    """Whose patients are ours, the keys of their vaults, and what those keys are kept and sent in."""
 
     def __init__(
         self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
@@ -157,16 +89,35 @@ class Sharing:
         self.authorities = Authorities(
             me=NodeId(ports.transport.me), patients=self.patients, store=core.store, workers=ports.workers
         )
+
+
+class Granting:
+    """What changes who may read: granting, revoking, and the new key of a vault that a revocation asks for."""
+
+    def __init__(self, core: Core, stores: Stores, custody: Custody) -> None:
+        ports = core.ports
+        bundles = GrantBundles(stores.keystore)
+        queued = QueuedGrants(
+            authorities=custody.authorities,
+            bundles=bundles,
+            attachments=custody.attachments,
+            open_vault=custody.vaults.ensure_open,
+            store=core.store,
+            submitter=core.submitter,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
         self.rotation = Rotation(
             store=core.store,
             submitter=core.submitter,
-            attachments=self.attachments,
+            attachments=custody.attachments,
+            queued=queued,
             clock=ports.clock,
             entropy=ports.entropy,
         )
-        bundles = GrantBundles(stores.keystore)
         self.revocation = Revocation(
-            authorities=self.authorities,
+            authorities=custody.authorities,
             bundles=bundles,
             rotation=self.rotation,
             keystore=stores.keystore,
@@ -177,39 +128,50 @@ class Sharing:
         )
         self.consent = Consent(
             me=ports.transport.me,
-            authorities=self.authorities,
-            patients=self.patients,
-            vaults=self.vaults,
+            authorities=custody.authorities,
+            patients=custody.patients,
+            vaults=custody.vaults,
             bundles=bundles,
-            attachments=self.attachments,
+            attachments=custody.attachments,
             store=core.store,
             submitter=core.submitter,
             clock=ports.clock,
             entropy=ports.entropy,
+            queued=queued,
             revocation=self.revocation,
-            log=ports.log,
         )
+
+
+class Sharing:
+    """Patients, their vaults, and who may read them: what others granted to us, and what leaves our custody."""
+
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+    ) -> None:
+        ports = core.ports
+        self.custody = custody = Custody(core, stores, identity, check_room)
+        self.granting = granting = Granting(core, stores, custody)
         self.watcher = GrantWatcher(
             identity=identity,
             rows=stores.rows,
             disk=ports.disk,
             store=core.store,
             applied=core.applier.height,
-            attachments=self.attachments,
-            epochs=self.epochs,
-            held=self.held,
-            patients=self.patients,
-            authorities=self.authorities,
-            rotation=self.rotation,
+            attachments=custody.attachments,
+            epochs=custody.epochs,
+            held=custody.held,
+            patients=custody.patients,
+            authorities=custody.authorities,
+            rotation=granting.rotation,
             clock=ports.clock,
             log=ports.log,
         )
         self.handover = Handover(
             me=core.store.configuration.by_node[ports.transport.me],
-            patients=self.patients,
-            vaults=self.vaults,
-            consent=self.consent,
-            rotation=self.rotation,
+            patients=custody.patients,
+            vaults=custody.vaults,
+            consent=granting.consent,
+            rotation=granting.rotation,
             keystore=stores.keystore,
             store=core.store,
             submitter=core.submitter,
@@ -219,7 +181,90 @@ class Sharing:
             log=ports.log,
         )
         names = {member.node: member.name for member in core.store.configuration.members}
-        self.desk = PatientDesk(self.patients, self.handover, names)
+        self.desk = PatientDesk(custody.patients, self.handover, names)
+
+
+class Ciphertext:
+    """Chunks and envelopes: held here, spread to other members, fetched from them, and repaired."""
+
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
+    ) -> None:
+        ports = core.ports
+        self.envelopes = EnvelopeStore(stores.rows)
+        self.holder = ChunkHolder(
+            key=SigningKey(identity.node),
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            disk=ports.disk,
+            workers=ports.workers,
+            clock=ports.clock,
+            check_room=check_room,
+        )
+        self.replication = Replication(
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            holder=self.holder,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+        )
+        self.retrieval = Retrieval(
+            network=core.network,
+            ledger=core.store,
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            holder=self.holder,
+            transport=ports.transport,
+            workers=ports.workers,
+        )
+        self.repair = self._repair(core, stores, check_room)
+
+    def _repair(self, core: Core, stores: Stores, check_room: Callable[[], None]) -> Repair:
+        ports = core.ports
+        return Repair(
+            ledger=core.store,
+            applied=core.applier.height,
+            rows=stores.rows,
+            disk=RoomAwaitingDisk(ports.disk, ports.clock),
+            chunks=stores.chunks,
+            envelopes=self.envelopes,
+            holder=self.holder,
+            replication=self.replication,
+            retrieval=self.retrieval,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+            check_room=check_room,
+        )
+
+
+class Records:
+    """The record path: from bytes to a committed record on several facilities, and what we know of each."""
+
+    def __init__(
+        self, core: Core, stores: Stores, identity: Identity, vaults: Vaults, ciphertext: Ciphertext
+    ) -> None:
+        ports = core.ports
+        self.sealed_rows = SealedRows(stores.rows, identity.fingerprint, ports.entropy)
+        self.index = RecordIndex(self.sealed_rows)
+        self.queue = RecordQueue(
+            key=SigningKey(identity.node),
+            ledger=core.store,
+            rows=self.sealed_rows,
+            index=self.index,
+            disk=ports.disk,
+            replication=ciphertext.replication,
+            submitter=core.submitter,
+            open_vault=vaults.ensure_open,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+        self.report = RecordReport(core.store, self.index, self.queue)
 
 
 class Assembly:
@@ -230,16 +275,17 @@ class Assembly:
     ) -> None:
         ports = core.ports
         self.sharing = sharing = Sharing(core, stores, identity, check_room)
-        self.records = records = Records(core, stores, identity, sharing.vaults, check_room)
-        report = RecordReport(core.store, records.index, records.queue)
+        custody = sharing.custody
+        self.ciphertext = ciphertext = Ciphertext(core, stores, identity, check_room)
+        self.records = records = Records(core, stores, identity, custody.vaults, ciphertext)
         self.ingest = Ingest(
-            patients=sharing.patients,
-            vaults=sharing.vaults,
+            patients=custody.patients,
+            vaults=custody.vaults,
             chunks=stores.chunks,
             queue=records.queue,
             index=records.index,
             rows=records.sealed_rows,
-            report=report,
+            report=records.report,
             workers=ports.workers,
             clock=ports.clock,
             entropy=ports.entropy,
@@ -249,32 +295,32 @@ class Assembly:
             key=SigningKey(identity.node),
             ledger=core.store,
             rows=stores.rows,
-            patients=sharing.patients,
-            vaults=sharing.vaults,
-            attachments=sharing.attachments,
-            retrieval=records.retrieval,
-            opening=Opening(core.network, core.store.configuration, records.retrieval, ports.workers),
+            patients=custody.patients,
+            vaults=custody.vaults,
+            attachments=custody.attachments,
+            retrieval=ciphertext.retrieval,
+            opening=Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers),
             submitter=core.submitter,
             index=records.index,
-            report=report,
+            report=records.report,
             entropy=ports.entropy,
         )
         self._clock_watch = ClockWatch(ports.transport, ports.clock)
         self.status = StatusReporter(
             core=core,
             queue=records.queue,
-            repair=records.repair,
+            repair=ciphertext.repair,
             clock_watch=self._clock_watch,
             machine=machine,
         )
         self._audit = Audit(
-            authorities=sharing.authorities,
-            attachments=sharing.attachments,
+            authorities=custody.authorities,
+            attachments=custody.attachments,
             store=core.store,
             ledger_audit=LedgerAudit(core.store, stores.rows, ports.workers),
             store_audit=StoreAudit(
                 chunks=stores.chunks,
-                envelopes=records.envelopes,
+                envelopes=ciphertext.envelopes,
                 keystore=stores.keystore,
                 store=core.store,
                 databases=stores.databases,
@@ -291,25 +337,25 @@ class Assembly:
             patients=self.sharing.desk,
             ingest=self.ingest,
             query=self.query,
-            consent=self.sharing.consent,
+            consent=self.sharing.granting.consent,
             audit=self._audit,
         )
 
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return the tasks that run in the background."""
-        sharing, records = self.sharing, self.records
+        sharing = self.sharing
         return (
-            records.queue.run,
-            records.repair.run,
+            self.records.queue.run,
+            self.ciphertext.repair.run,
             sharing.watcher.run,
-            sharing.consent.run,
+            sharing.granting.consent.run,
             self._clock_watch.run,
             sharing.handover.run,
         )
 
     async def run(self) -> None:
         """Serve and watch until cancelled."""
-        self.records.holder.serve(self._transport)
+        self.ciphertext.holder.serve(self._transport)
         async with trio.open_nursery() as nursery:
             for task in self.tasks():
                 nursery.start_soon(task)

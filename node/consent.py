@@ -12,17 +12,17 @@ import trio
 
 from node.attachments import Attachments
 from node.authority import Authorities, Authority
-from node.event_log import EventLog
 from node.grant_bundles import BUNDLE_BYTES, Bundle, BundleItem, GrantBundles, Terms
 from node.patients import Patients
 from node.ports import Clock, Entropy
+from node.queued_grants import QueuedGrants
 from node.receipts import Submitter
 from node.revocation import Revocation
 from node.sealed_wallet import SealedWallet
 from node.vaults import Vaults
 from protocol import limits
 from protocol.configuration import Member
-from protocol.errors import CarechainError, Forbidden, NotFinal, Refused, Unavailable
+from protocol.errors import Forbidden, NotFinal, Refused, Unavailable
 from protocol.health.categories import Category, category_named
 from protocol.identifiers import ZERO, Digest, NodeId, Txid, Vid
 from protocol.ledger_rows import GrantState
@@ -67,9 +67,10 @@ class Consent:
         submitter: Submitter,
         clock: Clock,
         entropy: Entropy,
+        queued: QueuedGrants,
         revocation: Revocation,
-        log: EventLog,
     ) -> None:
+        self._queued = queued
         self._revocation = revocation
         self._me = me
         self._authorities = authorities
@@ -81,32 +82,18 @@ class Consent:
         self._submitter = submitter
         self._clock = clock
         self._entropy = entropy
-        self._log = log
         self._making = trio.Lock()
-        self._unfinished = {bundle.id for bundle in bundles if not self._is_decided(bundle)}
 
     async def run(self) -> None:
         """Bring what was not final when its command ended to the ledger, until cancelled.
 
-        Grants first: a revocation changes the vault's key, and a grant that waits was made for the key before.
+        Grants first: a revocation changes the vault's key, and a grant that waits was made for the key before. One that is
+        overtaken all the same is remade (`queued_grants`).
         """
         while True:
-            await self._finish_grants()
+            await self._queued.finish()
             await self._revocation.finish()
             await self._clock.sleep_ms(_RETRY_MS)
-
-    async def _finish_grants(self) -> None:
-        for bundle_id in sorted(self._unfinished):
-            bundle = self._bundles.get(bundle_id)
-            try:
-                if bundle is not None:
-                    await self._advance(bundle)
-                self._unfinished.discard(bundle_id)
-            except Unavailable:
-                return  # still no quorum, for the others neither: the next round tries again
-            except CarechainError as error:
-                self._log.warning("a queued grant was given up", reason=type(error).__name__)
-                self._unfinished.discard(bundle_id)
 
     # --- grant --------------------------------------------------------------------------------------------------
 
@@ -141,18 +128,19 @@ class Consent:
                 # The command before this one may have made vaults.
                 authority = self._authorities.custody(self._patients.resolve(authority.patient))
             bundle = self._repeated(authority, wish) or await self._make(authority, wish)
-        self._unfinished.add(bundle.id)
-        with trio.move_on_after(_ANSWER_S) as budget:
+        self._queued.add(bundle)
+        with trio.move_on_after(_ANSWER_S):
             try:
-                await self._advance(bundle)
-            except Forbidden:
-                raise
+                return self._document(await self._queued.bring(bundle.id, authority))
             except Unavailable:
-                raise NotFinal(_NOT_FINAL, self._ids(bundle), self._document(bundle)) from None
-        if budget.cancelled_caught:
-            raise NotFinal(_NOT_FINAL, self._ids(bundle), self._document(bundle))
-        self._unfinished.discard(bundle.id)
-        return self._document(bundle)
+                raise self._not_final(bundle) from None
+        raise self._not_final(bundle)
+
+    def _not_final(self, bundle: Bundle) -> NotFinal:
+        # Grants may have been remade meanwhile: the ids that are on their way now are the ones to report.
+        latest = self._bundles.get(bundle.id) or bundle
+        ids = (latest.id, *[item.gid.hex() for item in latest.items])
+        return NotFinal(_NOT_FINAL, ids, self._document(latest))
 
     def wish(
         self, *, to: str, categories: Sequence[str], purposes: Sequence[str], expires_ms: int, write: bool
@@ -185,14 +173,12 @@ class Consent:
         now_ms = self._vaults.now_ms()
         for bundle in self._bundles.with_terms(_terms(vaults, wish)):
             states = [self._store.grant(Txid(item.gid)) for item in bundle.items]
-            ends = [item.grant.valid_until_ms for item in bundle.items if not self._receipt(item)]
-            refused = any(
-                not state and self._receipt(item) for state, item in zip(states, bundle.items, strict=True)
-            )
-            live = all(
-                state is None or (not state.revoked_ms and now_ms < state.grant.exp) for state in states
-            )
-            if live and not refused and all(now_ms < end for end in ends):
+            if all(
+                self._queued.is_open(item, now_ms)
+                if state is None
+                else not state.revoked_ms and now_ms < state.grant.exp
+                for item, state in zip(bundle.items, states, strict=True)
+            ):
                 return bundle
         return None
 
@@ -248,37 +234,6 @@ class Consent:
         )  # fmt: skip
         signed = sign(grant, self._submitter.ledger, authority.auth_key(vault))
         return BundleItem(txid_of(grant, self._submitter.ledger), vault.category, signed)
-
-    async def _advance(self, bundle: Bundle) -> None:
-        """Bring a bundle to the ledger: wraps to the members, vaults opened, grants final.
-
-        Raises:
-            Unavailable: not now; doing it again continues.
-            Refused: the ledger refuses a grant.
-        """
-        waiting = [item for item in bundle.items if self._receipt(item) is None]
-        # Before the Grants: a final grant whose wrap nobody has could not be used.
-        await self._attachments.spread([item.grant.wrap_hash for item in waiting])
-        late: list[CarechainError] = []
-
-        async def open_vault(vid: Vid) -> None:
-            try:
-                await self._vaults.ensure_open(vid)
-            except CarechainError as error:
-                late.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for item in waiting:
-                nursery.start_soon(open_vault, item.vid)
-        if late:
-            raise late[0]
-        await self._submitter.submit_all([item.signed for item in waiting])
-        for item in bundle.items:
-            receipt = self._receipt(item)
-            if receipt is not None and receipt != "accepted":
-                raise Refused(
-                    f"the ledger refused the grant for {item.category} ({receipt}); repeat the command"
-                )
 
     async def revoke(self, grant: str, *, wallet: SealedWallet | None = None) -> dict[str, object]:
         """End a grant or a bundle of them; as `Revocation.revoke`."""
@@ -339,23 +294,11 @@ class Consent:
                     "grant": item.gid.hex(),
                     "category": item.category,
                     "transaction": item.gid.hex(),
-                    "state": "final" if self._receipt(item) else "received",
+                    "state": "final" if self._queued.is_final(item) else "received",
                 }
                 for item in bundle.items
             ],
         }
-
-    @staticmethod
-    def _ids(bundle: Bundle) -> tuple[str, ...]:
-        return (bundle.id, *[item.gid.hex() for item in bundle.items])
-
-    def _receipt(self, item: BundleItem) -> str | None:
-        receipt = self._store.receipt(Txid(item.gid))
-        return receipt.verdict if receipt is not None else None
-
-    def _is_decided(self, bundle: Bundle) -> bool:
-        late = self._store.applied().time_ms
-        return all(self._receipt(item) or item.grant.valid_until_ms < late for item in bundle.items)
 
 
 def _terms(vaults: Sequence[WalletVault], wish: Wish) -> Terms:

@@ -2,10 +2,13 @@
 
 A bundle is durable before any of its transactions leaves, so that a repeated command, or this daemon after a crash,
 sends the same transactions again and never makes a second grant. It holds signed transactions and ids, no names.
+
+A grant that can never become final any more may be replaced by one that can (`queued_grants`). People may have noted
+the id of the former, so that it goes on meaning the grant.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from protocol import codec
@@ -17,6 +20,8 @@ from storage.keystore import Keystore
 
 BUNDLE_BYTES = 16
 _PREFIX = "bundle/"
+_RENEWED = "renewed/"
+_ID_BYTES = 32
 
 
 @wire("bundle-item")
@@ -86,6 +91,18 @@ class GrantBundles:
                 )
                 continue
             self._bundles[bundle.id] = bundle
+        self._renewed: dict[Txid, Txid] = {}
+        for name in keystore.names(_RENEWED):
+            try:
+                later = keystore.get(name)
+            except Corruption:
+                later = None
+            if later is None or len(later) != _ID_BYTES:
+                self.problems.append(
+                    f"the key store row {name} is damaged: restore the key store from a backup"
+                )
+                continue
+            self._renewed[Txid(bytes.fromhex(name.removeprefix(_RENEWED)))] = Txid(later)
 
     def __iter__(self) -> Iterator[Bundle]:
         return iter(tuple(self._bundles.values()))
@@ -98,6 +115,30 @@ class GrantBundles:
         """Keep a bundle, durably on return."""
         self._keystore.put(_PREFIX + bundle.id, codec.encode(bundle))
         self._bundles[bundle.id] = bundle
+
+    def renew(self, bundle: Bundle, renewed: Mapping[Txid, BundleItem]) -> Bundle:
+        """Replace grants of a bundle by others, durably on return; return the bundle as it is now.
+
+        The caller vouches that the former ones can never become final.
+        """
+        # The ids first: after a crash in between they lead to grants that nobody ever saw, and are written again.
+        for former, item in renewed.items():
+            self._keystore.put(_RENEWED + former.hex(), item.gid)
+            self._renewed[former] = Txid(item.gid)
+        items = tuple([renewed.get(Txid(item.gid), item) for item in bundle.items])
+        latest = replace(bundle, items=items)
+        self.put(latest)
+        return latest
+
+    def former(self) -> Iterator[tuple[Txid, Txid]]:
+        """Yield the id of every grant that was replaced, with that of the grant which stands for it today."""
+        current = {Txid(item.gid) for bundle in self for item in bundle.items}
+        for former in tuple(self._renewed):
+            latest = former
+            while latest in self._renewed:
+                latest = self._renewed[latest]
+            if latest in current and former not in current:
+                yield former, latest
 
     def with_terms(self, terms: Terms) -> tuple[Bundle, ...]:
         """Return the bundles that were made on the same terms."""

@@ -7,6 +7,7 @@ that nothing is lost in a crash; the rows are then worked off, again and again u
     Revoke, expiry       at once            delete key, wrap and row
     Revoke, expiry in    row ROTATION_DUE   EpochRotate with wraps for the remaining grantees
     a vault in custody
+    EpochRotate of one   row ROTATION_DUE   another one if a grant became final while this one was on its way, unserved
 """
 
 import heapq
@@ -43,6 +44,9 @@ _RETRY_MS = 1_000
 _AFTER_DAMAGE_MS = 10_000
 _KINDS = tuple(codec.pack(kind)[1:] for kind in ("VaultOpen", "Grant", "Revoke", "EpochRotate"))
 _KIND_WITHIN = 32
+_VID_BYTES = 32
+_SERVED = b"/served"
+"""Ends the key of a row that asks whether a new epoch serves every grantee; the row of a Revoke stands beside it."""
 
 
 class GrantWatcher:
@@ -140,6 +144,8 @@ class GrantWatcher:
                 self._epochs.stage(batch, transaction)
                 for grant in self._held.of_vault(transaction.vid):
                     self._ask(batch, WRAP_DUE + grant.gid)
+                if self._authorities.of_vault(transaction.vid) is not None:
+                    self._ask(batch, ROTATION_DUE + transaction.vid + _SERVED, pack(0))
             case Grant():
                 if transaction.facility == self._me:
                     self._ask(batch, WRAP_DUE + txid)
@@ -238,7 +244,11 @@ class GrantWatcher:
             if is_wrap:
                 await self._open(Txid(key[len(WRAP_DUE) :]))
             else:
-                await self._rotate(Vid(key[len(ROTATION_DUE) :]), int(unpack(value)[0]))
+                due = key[len(ROTATION_DUE) :]
+                vid, asks_served = Vid(due[:_VID_BYTES]), due[_VID_BYTES:] == _SERVED
+                await self._rotate(
+                    vid, await self._unserved_ms(vid) if asks_served else int(unpack(value)[0])
+                )
         except (Unavailable, Corruption) as error:
             self._log.debug(what, reason=type(error).__name__)
             return False
@@ -291,6 +301,27 @@ class GrantWatcher:
         vault = authority.vault(vid) if authority is not None else None
         if authority is not None and vault is not None:
             await self._rotation.rotate(authority, vault, after_ms=after_ms)
+
+    async def _unserved_ms(self, vid: Vid) -> int:
+        """Return when the present epoch of a vault began if it leaves out a grantee, else 0.
+
+        A Grant that the ledger takes between the making of an EpochRotate and the EpochRotate itself is of the epoch
+        before and has no wrap of the new one: its grantee could read nothing that comes.
+        """
+        state = self._store.vault(vid)
+        if state is None or state.epoch == 0:
+            return 0
+        members = self._store.configuration.by_node
+        owed = {
+            gid
+            for gid, grant in self._rotation.remaining(state)
+            if grant.grant.epoch < state.epoch and grant.grant.facility in members
+        }
+        if not owed:
+            return 0
+        listing = await self._attachments.get(Digest(self._epochs.row(vid, state.epoch).wraps_hash))
+        served = {wrap.gid for wrap in codec.decode(listing, EpochWraps).wraps}
+        return state.epoch_since_ms if owed - served else 0
 
     def _now_ms(self) -> int:
         return max(self._clock.now_ms(), self._store.applied().time_ms)

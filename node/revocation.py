@@ -114,6 +114,8 @@ class Revocation:
         for bundle in self._bundles:
             known[bundle.id] = tuple([Txid(item.gid) for item in bundle.items])
             known |= {item.gid.hex(): (Txid(item.gid),) for item in bundle.items}
+        # An id that a command reported while the grant was queued still ends it, whatever it is called today.
+        known |= {former.hex(): (latest,) for former, latest in self._bundles.former()}
         for vault in authority.vaults if authority is not None else ():
             for gid in self._store.events_of(Vid(vault.vid)):
                 if self._store.grant(gid) is not None:

@@ -14,6 +14,7 @@ import trio
 from node.attachments import Attachments
 from node.authority import Authority
 from node.ports import Clock, Entropy
+from node.queued_grants import QueuedGrants
 from node.receipts import Submitter
 from protocol import codec
 from protocol.codec import Bytes32, Size, wire
@@ -55,12 +56,14 @@ class Rotation:
         store: LedgerStore,
         submitter: Submitter,
         attachments: Attachments,
+        queued: QueuedGrants,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
         self._store = store
         self._submitter = submitter
         self._attachments = attachments
+        self._queued = queued
         self._clock = clock
         self._entropy = entropy
         # A revoke command and the watcher may want the same rotation at once: the second finds it done.
@@ -85,10 +88,12 @@ class Rotation:
         """
         vid = Vid(vault.vid)
         async with self.turn(vid):
+            if self._state(authority, vault).epoch_since_ms > after_ms:
+                return None
+            # A queued grant is for the key that is about to end: refused for good if it came after this.
+            await self._queued.let_through(vid)
             for _ in range(_ATTEMPTS):
-                state = self._store.vault(vid)
-                if state is None or not authority.holds(vault, state):
-                    raise Forbidden("these keys do not sign for that vault any more")
+                state = self._state(authority, vault)
                 if state.epoch_since_ms > after_ms:
                     return None
                 receipt = await self._attempt(authority, vault, state, older, timeout_ms)
@@ -119,6 +124,12 @@ class Rotation:
                 if grant and not grant.revoked_ms and now_ms < grant.grant.exp
             ]
         )
+
+    def _state(self, authority: Authority, vault: WalletVault) -> Vault:
+        state = self._store.vault(Vid(vault.vid))
+        if state is None or not authority.holds(vault, state):
+            raise Forbidden("these keys do not sign for that vault any more")
+        return state
 
     async def _attempt(
         self, authority: Authority, vault: WalletVault, state: Vault, older: bytes | None, timeout_ms: int

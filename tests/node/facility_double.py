@@ -16,6 +16,7 @@ from node.handover import Handover, PatientDesk
 from node.held_grants import HeldGrants
 from node.ledger_audit import LedgerAudit
 from node.patients import LocalPatient, Patients
+from node.queued_grants import QueuedGrants
 from node.revocation import Revocation
 from node.rotation import Rotation
 from node.store_audit import Database, StoreAudit
@@ -51,11 +52,15 @@ class FacilityDouble:
         self.authorities = Authorities(
             me=self.me, patients=self.patients, store=self.store, workers=member.workers,
         )  # fmt: skip
-        self.rotation = Rotation(
-            store=self.store, submitter=self.submitter, attachments=self.attachments, clock=self.clock,
-            entropy=member.entropy,
-        )  # fmt: skip
         self.bundles = GrantBundles(member.keystore)
+        self.queued = QueuedGrants(
+            authorities=self.authorities, bundles=self.bundles, attachments=self.attachments,
+            open_vault=self.vaults.ensure_open, store=self.store, submitter=self.submitter, clock=self.clock, entropy=member.entropy, log=member.log,
+        )  # fmt: skip
+        self.rotation = Rotation(
+            store=self.store, submitter=self.submitter, attachments=self.attachments, queued=self.queued,
+            clock=self.clock, entropy=member.entropy,
+        )  # fmt: skip
         self.revocation = Revocation(
             authorities=self.authorities, bundles=self.bundles, rotation=self.rotation, keystore=member.keystore,
             store=self.store, submitter=self.submitter, clock=self.clock, log=member.log,
@@ -63,7 +68,7 @@ class FacilityDouble:
         self.consent = Consent(
             me=self.me, authorities=self.authorities, patients=self.patients, vaults=self.vaults,
             bundles=self.bundles, attachments=self.attachments, store=self.store, submitter=self.submitter,
-            clock=self.clock, entropy=member.entropy, revocation=self.revocation, log=member.log,
+            clock=self.clock, entropy=member.entropy, queued=self.queued, revocation=self.revocation,
         )  # fmt: skip
         self.handover = Handover(
             me=member.member, patients=self.patients, vaults=self.vaults, consent=self.consent,
@@ -73,24 +78,28 @@ class FacilityDouble:
         names = {node: found.name for node, found in ledger.genesis.by_node.items()}
         self.desk = PatientDesk(self.patients, self.handover, names)
         self.chunks = ChunkStore(member.payloads, member.rows)
+        self.audit = self._auditing()
+        self.watcher = GrantWatcher(
+            identity=member.identity, rows=member.rows, disk=member.disk, store=self.store,
+            applied=member.applier.height, attachments=self.attachments, epochs=self.epochs, held=self.held,
+            patients=self.patients, authorities=self.authorities, rotation=self.rotation, clock=self.clock,
+            log=member.log,
+        )  # fmt: skip
+
+    def _auditing(self) -> Audit:
+        member = self.member
         databases = (
             Database("ledger", member.rows, "carechain run --rebuild ledger"),
             Database("payloads", member.payloads, "carechain run --rebuild payloads"),
             Database("keys", member.secrets, "restore the key store from a backup"),
         )
-        self.audit = Audit(
+        return Audit(
             authorities=self.authorities, attachments=self.attachments, store=self.store,
             ledger_audit=LedgerAudit(self.store, member.rows, member.workers),
             store_audit=StoreAudit(
                 chunks=self.chunks, envelopes=member.envelopes, keystore=member.keystore, store=self.store,
                 databases=databases, workers=member.workers,
             ),
-        )  # fmt: skip
-        self.watcher = GrantWatcher(
-            identity=member.identity, rows=member.rows, disk=member.disk, store=self.store,
-            applied=member.applier.height, attachments=self.attachments, epochs=self.epochs, held=self.held,
-            patients=self.patients, authorities=self.authorities, rotation=self.rotation, clock=self.clock,
-            log=member.log,
         )  # fmt: skip
 
     async def run(self) -> None:

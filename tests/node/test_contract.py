@@ -516,7 +516,7 @@ def test_people_read_text_and_programs_one_document(house: House) -> None:
 
 def test_what_is_queued_ends_with_three_and_the_same_ids(house: House, tmp_path: Path) -> None:
     ended = documents(
-        carechain("consent", "grant", "--patient", house.patient, "--to", "lab", "--category", "general", home=house.hospital)
+        carechain("consent", "grant", "--patient", house.patient, "--to", "lab", "--category", "labs", home=house.hospital)
     )  # fmt: skip
     caught_up(house.network)
     for name in ("clinic", "lab"):
