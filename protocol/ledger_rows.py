@@ -62,7 +62,11 @@ class GrantState:
 
     def is_live(self, time_ms: int) -> bool:
         """Return whether the grant holds at a ledger time."""
-        return not self.revoked_ms and self.grant.nbf <= time_ms < self.grant.exp
+        return self.grant.nbf <= time_ms and not self.is_over(time_ms)
+
+    def is_over(self, time_ms: int) -> bool:
+        """Return whether the grant has ended for good, by revocation or by time; one that begins later has not."""
+        return bool(self.revoked_ms) or time_ms >= self.grant.exp
 
 
 @wire("outcome")

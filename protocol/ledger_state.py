@@ -161,6 +161,10 @@ class _State:
         state = codec.decode(row, GrantState) if row is not None else None
         return state if state is not None and state.is_live(self._time_ms) else None
 
+    def _is_over(self, gid: Txid) -> bool:
+        row = self.get(grant_key(gid))
+        return row is None or codec.decode(row, GrantState).is_over(self._time_ms)
+
     def _open_vault(self, opening: VaultOpen, signers: tuple[bytes, ...]) -> None:
         self._demand(self.get(vault_key(opening.vid)) is None, "vault exists")
         self._demand_signed(
@@ -232,10 +236,11 @@ class _State:
         self._demand(self._is_member(grant.facility), "unknown facility")
         self._demand(grant.epoch == vault.epoch, "epoch stale")
         self._demand(grant.exp > self._time_ms, "expired")
-        live = tuple(gid for gid in vault.grants if self._live_grant(gid))
-        self._demand(len(live) < GRANTS_PER_VAULT_MAX, "too many grants")
+        # What begins later stays: a second grant must not take a first one out, whose nbf the leader's clock lags behind.
+        kept = tuple(gid for gid in vault.grants if not self._is_over(gid))
+        self._demand(len(kept) < GRANTS_PER_VAULT_MAX, "too many grants")
         self.put(grant_key(txid), GrantState(grant, self._height, 0, 0))
-        self.put(vault_key(grant.vid), replace(vault, grants=(*live, txid)))
+        self.put(vault_key(grant.vid), replace(vault, grants=(*kept, txid)))
 
     def _revoke(self, revoke: Revoke, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(revoke.vid)

@@ -322,7 +322,19 @@ def test_a_transaction_signed_by_the_wrong_keys_changes_nothing_at_all(ledger: L
     assert ledger.rows == before
 
 
-def test_the_vaults_grants_are_the_live_ones(ledger: Ledger) -> None:
+def test_a_grant_that_begins_later_stays_in_the_vault_when_another_is_given(ledger: Ledger) -> None:
+    # A client's clock 300 ms ahead of the leader's was enough; found by checking what clients had read.
+    later = replace(grant_to(ledger, "lab", rights="W"), nbf=ledger.now_ms + 60_000)
+    assert ledger.verdict(later, "vault/auth") == ACCEPTED
+    now = granted(ledger)
+
+    vault = codec.decode(ledger.rows[ledger_rows.vault_key(Vid(named("vault")))], Vault)
+    assert vault.grants == (ledger.txid(later), now)
+    ledger.now_ms += 60_000
+    assert ledger.verdict(record_commit(ledger, "r2", author="lab"), "lab") == ACCEPTED
+
+
+def test_the_vaults_grants_are_those_that_are_not_over(ledger: Ledger) -> None:
     short, long = granted(ledger, exp_ms=5000), granted(ledger, "lab")
     ledger.now_ms += 10_000
     newest = granted(ledger)
