@@ -31,6 +31,7 @@ _tags: dict[str, type] = {}
 _tag_of: dict[type, str] = {}
 _readers: dict[Any, _Reader] = {}
 _writers: dict[type, _Writer] = {}
+_idle_packers: list[msgpack.Packer] = []
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,12 +62,26 @@ def pack(*values: Any) -> bytes:
     """
     for value in values:
         _check_plain(value)
-    return typing.cast("bytes", msgpack.packb(values, use_bin_type=True))
+    return _packed(values)
 
 
 def pack_loaded(*values: Any) -> bytes:
     """As `pack`, for values that came from `load` and passed a typed reader: nothing is checked again."""
-    return typing.cast("bytes", msgpack.packb(values, use_bin_type=True))
+    return _packed(values)
+
+
+def _packed(values: Any) -> bytes:
+    """Return what `msgpack.packb` returns. A packer that is used again keeps its buffer: a new one costs as much as packing.
+
+    Taken from the list by one thread at a time, since `pop` and `append` are atomic.
+    """
+    try:
+        packer = _idle_packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(use_bin_type=True)
+    packed = packer.pack(values)
+    _idle_packers.append(packer)
+    return typing.cast("bytes", packed)
 
 
 def _check_plain(value: Any) -> None:
@@ -104,7 +119,7 @@ def load(data: bytes) -> tuple[Any, ...]:
         values = msgpack.unpackb(
             data, raw=False, use_list=False, strict_map_key=True, max_map_len=0, max_ext_len=0
         )
-        spelled = msgpack.packb(values, use_bin_type=True)
+        spelled = _packed(values)
     except Exception as error:  # noqa: BLE001
         # msgpack raises its own classes, ValueError, UnicodeDecodeError and RecursionError for hostile bytes.
         raise Malformed(f"not MessagePack: {type(error).__name__}") from None
@@ -142,7 +157,7 @@ def wire(tag: str) -> Callable[[type[T]], type[T]]:
 
 def encode(value: Any) -> bytes:
     """Return the canonical encoding of a registered value."""
-    return typing.cast("bytes", msgpack.packb(to_plain(value), use_bin_type=True))
+    return _packed(to_plain(value))
 
 
 def to_plain(value: Any) -> tuple[Any, ...]:
