@@ -150,6 +150,7 @@ def _transport(
         network=network_id(genesis),
         members={member.node: member.addresses for member in genesis.members},
         listen=settings.listen,
+        announce=settings.announce,
         extra_peers=settings.peers,
         address_book=AddressBook(home.path / "addresses.json", log),
         clock=SystemClock(),

@@ -62,6 +62,7 @@ class Libp2pTransport:
         network: NetworkId,
         members: Mapping[NodeId, tuple[str, ...]],
         listen: tuple[str, ...],
+        announce: tuple[str, ...] = (),
         extra_peers: tuple[str, ...] = (),
         address_book: AddressBook,
         mdns: bool = True,
@@ -73,6 +74,7 @@ class Libp2pTransport:
         self._network = network
         self._members = MappingProxyType(dict(members))
         self._listen = listen
+        self._announced = tuple(parse_endpoint(address)[0] for address in announce)
         self._book = address_book
         self._mdns = mdns
         self._entropy = entropy
@@ -339,8 +341,10 @@ class Libp2pTransport:
             local = parse_endpoint(session.address)[0].is_loopback
         except ValueError:
             local = False
-        # Our loopback addresses mean something to a peer on this machine only.
-        usable = [str(own) for own in reachable(self._bound) if local or not own.is_loopback]
+        # Our loopback addresses mean something to a peer on this machine only. Announced ones replace all others: behind a
+        # router, what we listen on means nothing to anybody.
+        own = self._announced or reachable(self._bound)
+        usable = [str(endpoint) for endpoint in own if local or not endpoint.is_loopback]
         return Hello(self._network, tuple(usable[: limits.PEER_ADDRESSES_MAX]))
 
     def _greet(self, node: NodeId, hello: Hello) -> None:

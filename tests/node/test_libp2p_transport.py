@@ -117,6 +117,18 @@ async def test_listening_on_every_interface_gives_real_addresses(tmp_path: Path)
         assert not any("0.0.0.0" in address or address.endswith("/tcp/0") for address in addresses)
 
 
+async def test_announced_addresses_replace_the_listeners_to_a_peer(tmp_path: Path) -> None:
+    # Behind a router or a proxy: whoever learned the inner listener would dial past it, or nowhere.
+    other = make_transport(1, tmp_path)
+    async with running(other):
+        announced = ("/ip4/127.0.0.1/tcp/9",)
+        async with running(make_transport(0, tmp_path, peers=other.addresses(), announce=announced)):
+            await eventually(lambda: other.peers()[0].connected)
+            assert other.peers()[0].address == announced[0]
+        await eventually(lambda: not other.peers()[0].connected)
+        assert other.peers()[0].address == announced[0]
+
+
 async def test_another_network_is_refused_and_named_as_a_problem(tmp_path: Path) -> None:
     log = RecordingLog()
     other = make_transport(1, tmp_path, network=OTHER_NETWORK)
