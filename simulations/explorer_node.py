@@ -1,0 +1,371 @@
+# ruff: noqa: SLF001 - whoever explores all states of a machine has to see and to set them
+"""One node of the explorer: the real Raft core, its driver and its disk, moved by one input at a time.
+
+Time is what the explorer says it is: time-outs, silences and heartbeat intervals are inputs, so that the numbers of ticks
+between them need not be told apart. `rest` brings them to one of two ages, fresh and stale. Whatever it
+leaves out of the state it resets in the machine as well: equal fingerprints therefore mean equal machines.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import limits
+from protocol.block import Block, Header
+from protocol.certificate import Acknowledgement, CommitProof, ElectionGrant, check_commit_proof
+from protocol.configuration import Configuration, Member, network_id
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, PublicKey, Term
+from protocol.merkle import Frontier
+from protocol.raft.log import Log
+from protocol.raft.machine import Raft
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    Input,
+    Message,
+    RequestVote,
+    VoteReply,
+)
+from protocol.raft.state import HardState, ReadState, Ready, Role
+from protocol.signing import SigningKey
+
+NOW_MS: Final = 1_700_000_000_000
+"""The one time of day. Block times rise by a millisecond each, which no clock minds."""
+_READIES_MAX: Final = 100
+_FRESH: Final = 1_000 * limits.HEARTBEAT_TICKS
+_STALE: Final = _FRESH - limits.ELECTION_TICKS_MIN
+
+
+class Broken(Exception):
+    """An invariant does not hold."""
+
+
+def demand(holds: bool, sentence: str) -> None:
+    """Check an invariant.
+
+    Raises:
+        Broken: it does not hold; `sentence` says what happened instead.
+    """
+    if not holds:
+        raise Broken(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who takes part: keys and configuration of the nodes, by their numbers from 0."""
+
+    keys: tuple[SigningKey, ...]
+    configuration: Configuration
+    network: NetworkId
+
+    @staticmethod
+    def of(count: int) -> "Members":
+        """Return `count` voters."""
+        keys = tuple([SigningKey(hashlib.sha256(b"explorer %d" % n).digest()) for n in range(count)])
+        stands = PublicKey(bytes(32))
+        members = [
+            Member(f"voter {n}", "hospital", "voter", NodeId(key.public), stands, stands, stands, ())
+            for n, key in enumerate(keys)
+        ]
+        ordered = tuple(sorted(members, key=lambda member: member.node))
+        configuration = Configuration(1, ordered, 0, (0,), bytes(32))
+        return Members(keys, configuration, network_id(configuration))
+
+
+class Disk:
+    """What a node has durably, and the reader of its log. A write is done at once or, in a crash, never began."""
+
+    def __init__(self, genesis: Block) -> None:
+        self.hard_state = HardState.initial()
+        self.blocks: dict[int, Block] = {0: genesis}
+        self.proofs: dict[int, CommitProof] = {}
+        self.applied = Height(0)
+        self.applied_at_start = Height(0)
+
+    def header(self, height: Height) -> Header:
+        """Return the header of the block at `height`."""
+        return self.blocks[height].header
+
+    def hash(self, height: Height) -> Digest:
+        """Return the header hash of the block at `height`."""
+        return self.blocks[height].hash
+
+    def block(self, height: Height) -> Block:
+        """Return the block at `height`."""
+        return self.blocks[height]
+
+    def proof(self, height: Height) -> CommitProof | None:
+        """Return the stored proof with the greatest height at or below `height`."""
+        below = [at for at in self.proofs if at <= height]
+        return self.proofs[max(below)] if below else None
+
+    @property
+    def tip(self) -> Block:
+        """The last durable block."""
+        return self.blocks[max(self.blocks)]
+
+    def log(self) -> Log:
+        """Return the log that a node starts with."""
+        frontier = Frontier()
+        for height in range(1, self.applied + 1):
+            frontier = frontier.append(self.blocks[height].leaves())
+        tail = [self.blocks[height] for height in range(self.applied + 1, max(self.blocks) + 1)]
+        return Log(self, self.applied, frontier, tail)
+
+    def write(self, ready: Ready) -> None:
+        """Make durable what a Ready asks for, in one batch."""
+        if ready.hard_state is not None:
+            before, after = self.hard_state, ready.hard_state
+            demand(after.term >= before.term, "durable state: a term fell")
+            same = after.term != before.term or before.vote in (bytes(32), after.vote)
+            demand(same, "durable state: a vote was changed within its term")
+            self.hard_state = after
+        if ready.truncate_from is not None:
+            demand(ready.truncate_from > self.applied, "durable state: an applied block was truncated")
+            for height in [at for at in self.blocks if at >= ready.truncate_from]:
+                del self.blocks[height]
+        for block in ready.append:
+            demand(block.header.prev_hash == self.tip.hash, "durable state: a gap or a fork was written")
+            self.blocks[block.height] = block
+
+    def apply(self, ready: Ready) -> None:
+        """Take the committed blocks of a Ready."""
+        for block in ready.committed:
+            stored = self.blocks.get(block.height)
+            demand(
+                block.height == self.applied + 1 and stored == block,
+                "a block was handed on out of order or before it was durable",
+            )
+            self.applied = block.height
+        if ready.proof is not None:
+            self.proofs[ready.proof.header.height] = ready.proof
+
+    def forget_applied(self) -> None:
+        """Go back to what had been applied when this life began: the applier is always some blocks behind."""
+        self.applied = self.applied_at_start
+        self.proofs = {at: proof for at, proof in self.proofs.items() if at <= self.applied}
+
+
+class Node:
+    """One voter: what its disk holds and, while it is up, its machine and the write under way.
+
+    `voted` and `acknowledged` are what it last promised to others: no part of the node, but of what was seen of it.
+    """
+
+    def __init__(self, index: int, members: Members, genesis: Block) -> None:
+        self.index = index
+        self.members = members
+        self.disk = Disk(genesis)
+        self.raft: Raft | None = None
+        self.waiting: Ready | None = None
+        self.voted: tuple[Term, NodeId] | None = None
+        self.acknowledged: Acknowledgement | None = None
+        self.lives = 0
+        self.sent: list[tuple[NodeId, Message]] = []
+        self.asked: list[int] = []
+        self.answers: list[ReadState] = []
+        self.start()
+
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start from what is on disk."""
+        self.disk.applied_at_start = self.disk.applied
+        self.lives += 1
+        self.raft = Raft(
+            key=self.members.keys[self.index],
+            network=self.members.network,
+            configuration=self.members.configuration,
+            hard_state=self.disk.hard_state,
+            log=self.disk.log(),
+            timeout_seed=self.lives.to_bytes(32, "big"),  # draws do not count here, the numbers of reads do
+        )
+
+    def crash(self, *, applied: bool) -> None:
+        """Stop at once. The write under way is lost; so is what had been applied in this life, unless `applied`."""
+        self.raft = self.waiting = None
+        if not applied:
+            self.disk.forget_applied()
+
+    def deliver(self, sender: NodeId, message: Input) -> None:
+        """Give the machine a message."""
+        self._up.step(sender, message, NOW_MS)
+
+    def propose(self, transaction: bytes) -> None:
+        """Let a leader cut a block of one transaction."""
+        self._up.propose((transaction,), NOW_MS)
+
+    def transfer(self, target: int) -> None:
+        """Let a leader begin to hand over to another node."""
+        self._up.transfer_leadership(NodeId(self.members.keys[target].public))
+
+    def read(self) -> None:
+        """Ask for the height that a read which begins now must see."""
+        self.asked.append(self._up.read_index())
+
+    def time_out(self) -> None:
+        """Let time pass until an election begins or, at a leader, until it has heard nobody for too long."""
+        raft = self._up
+        leads = raft.role is Role.LEADER
+        term, queued = raft.term, len(raft._voter.outbox)
+        for _ in range(limits.ELECTION_TICKS_MAX + 1):
+            raft.tick(NOW_MS)
+            if leads and raft.role is not Role.LEADER:
+                return
+            if not leads and (len(raft._voter.outbox) > queued or raft.term > term):
+                return
+        raise Broken("a time-out never came")
+
+    def fall_silent(self) -> None:
+        """Let the leader's lease run out, without an election of one's own yet."""
+        for _ in range(limits.ELECTION_TICKS_MIN):
+            self._up.tick(NOW_MS)
+
+    def heartbeat(self) -> None:
+        """Let a heartbeat interval pass."""
+        for _ in range(limits.HEARTBEAT_TICKS):
+            self._up.tick(NOW_MS)
+
+    def finish_write(self) -> None:
+        """Let the write under way end."""
+        ready, self.waiting = self.waiting, None
+        assert ready is not None, "only a write under way can end"
+        self._finish(ready)
+
+    # --- driver ---------------------------------------------------------------------------------------------------
+
+    def drain(self, *, slow: bool) -> bool:
+        """Do what a driver does until there is nothing to do; return whether anything was written or is to be.
+
+        `slow`: the write that comes up stays under way.
+        """
+        raft, wrote = self._up, False
+        for _ in range(_READIES_MAX):
+            before = raft.commit_height
+            ready = raft.ready()
+            self._check_commit(raft, before)
+            if ready is None:
+                return wrote
+            wrote = wrote or ready.must_persist
+            if slow and ready.must_persist:
+                self.waiting = ready
+            else:
+                self._finish(ready)
+        raise Broken("a node is ready for ever")
+
+    def _finish(self, ready: Ready) -> None:
+        if ready.proof is not None:
+            members = self.members
+            proven = check_commit_proof(ready.proof, members.network, members.configuration)
+            demand(proven == ready.committed[-1].hash, "a proof is not for the last block handed on")
+        self.disk.write(ready)
+        for target, message in ready.messages:
+            self._check_promise(message)
+            self.sent.append((target, message))
+        self.disk.apply(ready)
+        self.answers += ready.reads
+        self._up.advance(ready)
+
+    def rest(self) -> None:
+        """Bring what time and use have left in the machine to a normal form; what is reset here no behaviour hangs on."""
+        raft = self.raft
+        if raft is None:
+            return
+        voter, election = raft._voter, raft._election
+        heard = voter.leader is not None and voter.tick - voter.leader_heard_tick < limits.ELECTION_TICKS_MIN
+        voter.leader_heard_tick = _FRESH if heard else _STALE
+        if raft._leadership is not None:
+            for progress in raft._leadership._progress.values():
+                fresh = voter.tick - progress.heard_tick < limits.ELECTION_TICKS_MIN
+                progress.heard_tick = _FRESH if fresh else _STALE
+            raft._leadership._signatures.clear()  # a cache
+        voter.tick = _FRESH
+        voter.now_ms = NOW_MS
+        # Each time-out is an input of its own; whichever was drawn, it may or may not come first.
+        election._elapsed, election._draws, election._heard_leader = 0, 0, True
+        election._timeout = limits.ELECTION_TICKS_MAX
+        if raft.role is not Role.PRE_CANDIDATE:
+            election._pre_votes = set()  # a pre-candidacy begins by setting them
+        if raft.role is not Role.CANDIDATE:
+            election._grants = {}  # and so does a candidacy
+        pending = raft._forwarded._pending
+        raft._forwarded._pending = {number: (asked, _FRESH) for number, (asked, _) in pending.items()}
+        raft._following._own.clear()  # a cache of signatures already known to be good
+
+    # --- invariants that one node shows by itself -----------------------------------------------------------------
+
+    def _check_commit(self, raft: Raft, before: Height) -> None:
+        after = raft.commit_height
+        demand(after >= before, "commit monotone: the committed height fell")
+        if after > before and raft.role is Role.LEADER:
+            demand(
+                raft._voter.log.term(after) == raft.term,
+                f"own term: a leader of term {raft.term} counted a block of term {raft._voter.log.term(after)}",
+            )
+
+    def _check_promise(self, message: Message) -> None:
+        """No message leaves before what it promises is durable (Raft §5.2, P2)."""
+        match message:
+            case VoteReply(grant=ElectionGrant() as grant):
+                self._check_vote(grant.term, grant.candidate)
+            case RequestVote():
+                self._check_vote(message.term, message.candidate)
+            case AppendEntries() | Heartbeat() | HeartbeatReply():
+                durable = self.disk.hard_state.term >= message.term
+                demand(durable, f"terms: a message of term {message.term} left before that was durable")
+            case AppendReply(ack=Acknowledgement() as ack):
+                self._check_acknowledgement(ack)
+            case _:
+                pass  # promises nothing
+
+    def _check_vote(self, term: Term, candidate: NodeId) -> None:
+        hard = self.disk.hard_state
+        # A higher term that is durable keeps the promise too: whoever has it votes in this one never again.
+        held = hard.term > term or (hard.term == term and hard.vote == candidate)
+        demand(held, "votes: a vote left before it was durable")
+        once = self.voted is None or self.voted[0] < term or self.voted == (term, candidate)
+        demand(once, f"votes: two candidates of term {term} got one voter's vote")
+        self.voted = term, candidate
+
+    def _check_acknowledgement(self, ack: Acknowledgement) -> None:
+        disk, before = self.disk, self.acknowledged
+        block = disk.blocks.get(ack.height)
+        marker = disk.hard_state.ack_term, disk.hard_state.ack_height
+        durable = block is not None and block.hash == ack.header_hash and marker >= (ack.term, ack.height)
+        demand(durable, "acknowledgements: one left before its block was durable")
+        if before is not None and before.term == ack.term:
+            below, above = sorted((before, ack), key=lambda one: one.height)
+            known = disk.blocks.get(below.height)
+            same_chain = known is not None and known.hash == below.header_hash
+            demand(same_chain, f"acknowledgements: two of term {ack.term} contradict each other")
+            ack = above
+        self.acknowledged = ack
+
+    @property
+    def _up(self) -> Raft:
+        assert self.raft is not None, "a node that is down takes no input"
+        return self.raft
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> NodeId:
+        """Its node id."""
+        return NodeId(self.members.keys[self.index].public)
+
+    @property
+    def log(self) -> Log:
+        """Its log, as it would be after a start when it is down."""
+        return self.raft._voter.log if self.raft is not None else self.disk.log()
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether it follows a leader that it has heard of late."""
+        return self.raft is not None and self.raft._voter.leader_heard_tick == _FRESH
+
+    @property
+    def term(self) -> Term:
+        """Its term, durable or not."""
+        return self.raft.term if self.raft is not None else self.disk.hard_state.term
