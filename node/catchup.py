@@ -15,7 +15,7 @@ from node.gossip import TOPIC
 from node.ports import Clock, Entropy, PeerTransport
 from node.verification import Verification
 from protocol import codec
-from protocol.block import Block
+from protocol.block import Block, check_body, check_shape
 from protocol.catchup import (
     SEGMENT_BLOCKS_MAX,
     SEGMENT_BYTES_MAX,
@@ -27,7 +27,7 @@ from protocol.catchup import (
 )
 from protocol.certificate import CommitProof, check_commit_proof
 from protocol.configuration import network_id
-from protocol.errors import Invalid, Malformed, RemoteFault, Unavailable
+from protocol.errors import Corruption, Invalid, Malformed, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId
 from storage.ledger_store import LedgerStore
 
@@ -40,27 +40,83 @@ _BYTES_PER_S_MIN = 64 * 1024
 _ANNOUNCEMENTS_MAX = 64
 _RUN_BYTES_MAX = 64 * 1024 * 1024
 """Unproven blocks held while waiting for the proof above them: the uncertified tail is bounded (ledger.md P6)."""
+_GATHERED_BYTES = 1024 * 1024
+"""Blocks served under one proof: some hundred transactions, so that applying them takes no long turn of the event loop."""
+_CHECKED_TRANSACTIONS = 1_000
+"""Checked together: enough for all worker threads, few enough that what is parsed of them stays small."""
+_PROVEN_MAX = 1
+"""Runs checked and not yet applied; when full, checking waits, and with it the peer."""
 
 
 class BlockServer:
-    """Answers `BlocksFrom` out of the ledger store, up to the applied height."""
+    """Answers `BlocksFrom` out of the ledger store, up to the applied height.
 
-    def __init__(self, store: LedgerStore) -> None:
+    What is damaged is served to nobody: the answer ends before it, the asker goes on at another member, and the log says so
+    once. LevelDB cannot mend one row of a table, so the cure is a ledger made anew from the other members.
+    """
+
+    def __init__(self, store: LedgerStore, log: EventLog) -> None:
         self._store = store
+        self._log = log
+        self._has_told = False
 
     async def serve(self, _peer: NodeId, body: bytes) -> AsyncIterator[bytes]:
         """Yield segments from the height asked for to the newest applied block that has its own proof."""
         height = codec.decode(body, BlocksFrom).height
         if height == 0:
             raise Invalid("genesis is made from the configuration, not asked for")
-        while height <= self._store.applied().height:
-            proof = self._store.proof_at_or_above(height)
+        while True:
+            try:
+                proof, segments = self._proven(height)
+            except Corruption as damage:
+                self._tell(damage)
+                return
             if proof is None:
                 return
-            for segment in self._segments(height, proof):
+            for segment in segments:
                 yield codec.encode(segment)
                 await trio.lowlevel.checkpoint()
             height = Height(proof.header.height + 1)
+
+    def _proven(self, height: Height) -> tuple[CommitProof | None, list[Segment]]:
+        """Return the segments from `height` to the next block that has its own proof, and that proof; None above the last."""
+        applied = self._store.applied().height
+        if height > applied:
+            return None, []
+        gathered = self._gathered(height, applied)
+        if gathered is not None:
+            return gathered.proof, [gathered]
+        proof = self._store.proof_at_or_above(height)
+        return proof, self._segments(height, proof) if proof is not None else []
+
+    def _gathered(self, first: Height, applied: Height) -> Segment | None:
+        """Return many blocks under one proof, the highest within a bound; None where none is so near.
+
+        Nearly every block has a proof of its own. Who catches up checks, and synchronises its disk, once for each it gets.
+        """
+        raw: list[bytes] = []
+        size = 0
+        try:
+            for block in self._store.blocks(first, Height(min(applied, first + SEGMENT_BLOCKS_MAX - 1))):
+                raw.append(block.raw)
+                size += len(block.raw)
+                if size >= _GATHERED_BYTES:
+                    break
+        except Corruption:
+            if not raw:  # else it is met again, as the first one, when what lies before it has been served
+                raise
+        proof = self._store.proof(Height(first + len(raw) - 1))
+        if proof is None or proof.header.height < first:
+            return None
+        return Segment(tuple(raw[: proof.header.height - first + 1]), proof)
+
+    def _tell(self, damage: Corruption) -> None:
+        if not self._has_told:
+            self._log.error(
+                "the ledger holds damaged blocks: they are served to nobody; run `carechain run --rebuild ledger`",
+                problem=str(damage),
+            )
+        self._has_told = True
 
     def _segments(self, first: Height, proof: CommitProof) -> list[Segment]:
         segments: list[Segment] = []
@@ -143,7 +199,8 @@ class Follower:
         if not connected:
             return
         start = self._entropy.bytes(1)[0] % len(connected)
-        for peer in connected[start:] + connected[:start]:
+        # The leader last: it has more to do than the others, and they have nearly all that it has.
+        for peer in sorted(connected[start:] + connected[:start], key=lambda node: node == self.last_leader):
             before = self._applier.mark.height
             try:
                 await self._pull_from(peer)
@@ -158,20 +215,38 @@ class Follower:
                 return
 
     async def _pull_from(self, peer: NodeId) -> None:
-        """Apply what one peer can prove, as long as it comes fast enough.
+        """Apply what one peer can prove, as long as it comes fast enough. What comes is checked while the last is applied.
 
         Raises:
             Unavailable: the peer went away, or is too slow to wait for.
             RemoteFault: what it sent does not hold. What was proven before that is applied.
         """
+        trouble: Unavailable | RemoteFault | None = None
+        send, receive = trio.open_memory_channel[Committed](_PROVEN_MAX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._apply_all, receive)
+            async with send:
+                try:
+                    await self._fetch(peer, send)
+                except (Unavailable, RemoteFault) as error:
+                    trouble = error
+        if trouble is not None:
+            raise trouble
+
+    async def _fetch(self, peer: NodeId, proven: trio.MemorySendChannel[Committed]) -> None:
         request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
         with trio.move_on_after(_STALL_S) as patience:
             async with self._transport.fetch(peer, CHANNEL, request) as frames:
-                await self._take_segments(frames, patience)
+                await self._take_segments(frames, patience, proven)
         if patience.cancelled_caught:
             raise Unavailable("it brought too little for too long")
 
-    async def _take_segments(self, frames: AsyncIterator[bytes], patience: trio.CancelScope) -> None:
+    async def _take_segments(
+        self,
+        frames: AsyncIterator[bytes],
+        patience: trio.CancelScope,
+        proven: trio.MemorySendChannel[Committed],
+    ) -> None:
         run, size, since = self._run(), 0, trio.current_time()
         async for frame in frames:
             segment = codec.decode(frame, Segment)
@@ -181,7 +256,9 @@ class Follower:
             run.extend(map(Block.decode, segment.blocks))
             if segment.proof is not None:
                 patience.deadline = math.inf  # our own work is not the peer's delay
-                await self._apply(run.prove(segment.proof), segment.proof)
+                blocks = run.prove(segment.proof)
+                await self._check(blocks)
+                await proven.send(Committed(blocks, segment.proof, is_stored=False))
                 size, since = 0, trio.current_time()
             # Whoever drips blocks, genuine ones even, gets no more time than a slow line would need for them.
             patience.deadline = since + _STALL_S + size / _BYTES_PER_S_MIN
@@ -191,11 +268,35 @@ class Follower:
         position = Position(self._store.header(mark.height), mark.hash, mark.frontier)
         return Run(position, self._store.configuration)
 
+    async def _check(self, blocks: tuple[Block, ...]) -> None:
+        """Check the bodies of blocks, many transactions at a time."""
+        first = count = 0
+        for end, block in enumerate(blocks, start=1):
+            count += len(block.transactions)
+            if count >= _CHECKED_TRANSACTIONS or end == len(blocks):
+                await self._check_together(blocks[first:end])
+                first, count = end, 0
+
+    async def _check_together(self, blocks: tuple[Block, ...]) -> None:
+        try:
+            for block in blocks:
+                check_shape(block)  # before a signature is verified
+            raw = tuple([entry for block in blocks for entry in block.transactions])
+            entries = await self._verification.check_transactions(raw)
+            start = 0
+            for block in blocks:
+                end = start + len(block.transactions)
+                check_body(block, entries[start:end])
+                start = end
+        except Malformed as error:
+            raise Invalid(f"blocks {blocks[0].height} to {blocks[-1].height}: {error}") from None
+
+    async def _apply_all(self, proven: trio.MemoryReceiveChannel[Committed]) -> None:
+        async for committed in proven:
+            await self._applier.apply(committed)
+            self.last_leader = committed.blocks[-1].header.leader
+
     async def _apply(self, blocks: tuple[Block, ...], proof: CommitProof) -> None:
-        for block in blocks:
-            try:
-                await self._verification.check_block(block)
-            except Malformed as error:
-                raise Invalid(f"block {block.height}: {error}") from None
+        await self._check(blocks)
         await self._applier.apply(Committed(blocks, proof, is_stored=False))
         self.last_leader = blocks[-1].header.leader

@@ -18,7 +18,7 @@ from node.ports import Clock, Disk, Entropy, PeerTransport, Workers
 from node.receipts import AGAIN, Receipts, Submitter
 from node.receipts import CHANNEL as SUBMIT
 from node.rejoin import CHANNEL as WATERMARK
-from node.rejoin import Rejoin, watermark_of
+from node.rejoin import Recall, Rejoin, watermark_of
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.configuration import network_id
@@ -61,6 +61,7 @@ class Core:
         self._key = key
         self._is_voter = NodeId(key.public) in store.configuration.voters
         self.consensus: Consensus | None = None
+        self._is_voting = False
         self.follower = Follower(
             store=store,
             applier=self.applier,
@@ -109,6 +110,11 @@ class Core:
             return self.consensus.raft.leader
         return self.follower.last_leader
 
+    @property
+    def is_voting(self) -> bool:
+        """Whether this voter has made sure that it remembers what it signed, and signs."""
+        return self._is_voting
+
     async def propose(self, raw: tuple[bytes, ...]) -> None:
         """Check transactions and queue those that hold for the next block.
 
@@ -133,25 +139,53 @@ class Core:
             return AGAIN  # an error would read as a refusal of the bytes
         return b""
 
-    async def _answer_watermark(self, _peer: NodeId, _body: bytes) -> bytes:
+    async def _answer_watermark(self, peer: NodeId, _body: bytes) -> bytes:
         if self.consensus is None:
             raise Unavailable("this voter is itself rejoining")
-        return watermark_of(self.consensus.raft)
+        return watermark_of(self.consensus.raft, self.store, peer)
 
     async def run(self) -> None:
         """Run until cancelled."""
-        self.ports.transport.serve_stream(BLOCKS, BlockServer(self.store).serve)
+        self.ports.transport.serve_stream(BLOCKS, BlockServer(self.store, self.ports.log).serve)
+        if self._is_voter:
+            self.ports.transport.serve(WATERMARK, self._answer_watermark)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.submitter.run)
             if not self._is_voter:
                 await self.follower.run()
+            if self.consensus is not None:
+                self.consensus = await self._recall(self.consensus)
             if self.consensus is None:
                 self.consensus = await self._rejoin()
             await self._vote(self.consensus)
 
+    async def _recall(self, consensus: Consensus) -> Consensus | None:
+        """Make sure that this voter knows what it has signed; None when it does not and has to rejoin."""
+        hard_state = self.store.hard_state()
+        if hard_state is None:
+            return consensus  # who has signed nothing has forgotten nothing
+        recall = Recall(self.store.configuration, self.ports.transport, self.ports.clock, self.store)
+        known = await recall.wait(hard_state)
+        if not recall.is_sure:
+            self.ports.log.info("voting again without the word of every other voter")
+        if known == hard_state:
+            return consensus
+        batch = Batch()
+        if known is None:
+            self.ports.log.warning(
+                "this ledger lacks what this voter had acknowledged: its disk has lost it, or it is an older copy"
+            )
+            self.store.put_forgotten(batch)
+        else:
+            self.store.put_hard_state(batch, known)
+        await self._disk.commit(batch, sync=True)
+        return self._voter() if known is not None else None
+
     async def _rejoin(self) -> Consensus:
         """Follow until it is safe to sign again, then return the voter to run."""
-        self.ports.log.warning("the ledger was rebuilt: this voter signs nothing until it has caught up")
+        self.ports.log.warning(
+            "the ledger was rebuilt, or lacks its end: this voter signs nothing until it has caught up"
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.follower.run)
             rejoin = Rejoin(
@@ -163,13 +197,13 @@ class Core:
         self.store.put_hard_state(batch, hard_state)
         self.store.clear_rebuilt(batch)
         await self._disk.commit(batch, sync=True)
-        self.ports.log.info("caught up after the rebuild; voting again", height=self.applier.height.value)
+        self.ports.log.info("caught up; voting again", height=self.applier.height.value)
         return self._voter()
 
     async def _vote(self, consensus: Consensus) -> None:
+        self._is_voting = True
         transport = self.ports.transport
         transport.serve(SUBMIT, self._answer_submit)
-        transport.serve(WATERMARK, self._answer_watermark)
         announcer = Announcer(transport, consensus.raft, self.ports.log)
         # Voters have the blocks from the leader; a voter that rejoins pulls.
         followed = any(member.role != "voter" for member in self.store.configuration.members)

@@ -1,15 +1,28 @@
-"""A voter whose ledger was rebuilt signs nothing until it has caught up past what its peers saw.
+"""What a voter does before it signs again when it may have forgotten what it signed (ledger.md 7.3).
 
-Its votes and acknowledgements are forgotten, and a block may be committed, or a leader elected, on the strength of one
-of them. So it follows like an observer, asks *every* other voter for its newest block and term, and takes part again when
-what it applied has reached the highest answer, in the highest term, with the vote of that term spent.
+**At every start** (`Recall`): its store opens and checks, and LevelDB cannot tell a torn tail from an acknowledged record
+that a lying disk has lost, nor anybody a home from an older copy of it. So the voter asks every other one what it has seen
+of its acknowledgements. If it lacks one of them it goes on as after a rebuild. If not, it takes the highest term that anybody
+knows, with the vote of that term spent: a vote it may have forgotten cannot be cast twice.
+
+It waits for all answers for `GRACE_MS`, then for as many as make a quorum with its own. A member that is away for long
+must not keep another one from starting again; the price is that a disk that lies and the absence of the only voters that
+could know are one failure more than three voters withstand. (A leader that knows an acknowledgement is one of those asked,
+or leads with it itself. One that still lies unread in that leader's socket while it answers is not seen; only the new
+incarnation of a Rejoin transaction makes that one worthless.) It tells others what it has seen while it asks: after a
+blackout all of them do so at once.
+
+**After a rebuild** (`Rejoin`): its votes and acknowledgements are all forgotten, and a block may be committed, or a leader
+elected, on the strength of one of them. So it follows like an observer, asks *every* other voter for its newest block and
+term, and takes part again when what it applied has reached the highest answer, in the highest term, with the vote spent.
 
 Every one, not n - r + 1: a forgotten acknowledgement still counts for the leader that holds it, together with those that
 other voters give *after* they have answered here. Only that leader surely knows the block, only the candidate surely knows
-the term; either may be the one that was not asked. (ledger.md 7.3; a Rejoin transaction replaces this when certificates
-exist: its new incarnation makes the forgotten signatures worthless.)
+the term; either may be the one that was not asked. (A Rejoin transaction replaces this when certificates exist: its new
+incarnation makes the forgotten signatures worthless.)
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import trio
@@ -17,30 +30,124 @@ import trio
 from node.applier import AppliedHeight
 from node.ports import Clock, PeerTransport
 from protocol import codec
+from protocol.certificate import Acknowledgement, acknowledgement_valid
 from protocol.codec import wire
-from protocol.configuration import Configuration
+from protocol.configuration import Configuration, network_id
 from protocol.errors import CarechainError
-from protocol.identifiers import Height, NodeId, Term
+from protocol.identifiers import ZERO, Height, NodeId, Term
 from protocol.raft.machine import Raft
 from protocol.raft.state import HardState
+from storage.ledger_store import LedgerStore
 
 CHANNEL = "watermark"
-_ASK_AGAIN_MS = 1_000
+GRACE_MS = 2_000
+"""About an election time-out: what a voter that starts while another one is away costs at most."""
+_ASK_AGAIN_MS = 250
 _TIMEOUT_MS = 3_000
 
 
 @wire("watermark")
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far a voter's log and term have come."""
+    """How far a voter's log and term have come, and the newest acknowledgement of the asker's that it has seen."""
 
     term: Term
     tip_height: Height
+    ack: Acknowledgement | None = None
 
 
-def watermark_of(raft: Raft) -> bytes:
-    """Return this voter's answer to a rejoining one."""
-    return codec.encode(Watermark(raft.term, raft.tip_height))
+def watermark_of(raft: Raft, store: LedgerStore, asker: NodeId) -> bytes:
+    """Return this voter's answer to one that asks."""
+    proof = store.proof(raft.tip_height)
+    proven = proof.acknowledgements if proof is not None else ()
+    seen = [
+        ack for ack in (raft.acknowledgement_of(asker), *proven) if ack is not None and ack.voter == asker
+    ]
+    newest = max(seen, key=lambda ack: (ack.term, ack.height), default=None)
+    return codec.encode(Watermark(raft.term, raft.tip_height, newest))
+
+
+class Questions:
+    """Asks the other voters until they have answered; `marks` are the answers so far."""
+
+    def __init__(self, configuration: Configuration, transport: PeerTransport, clock: Clock) -> None:
+        self._transport = transport
+        self._clock = clock
+        self.others = tuple(node for node in configuration.voters if node != transport.me)
+        self.me = transport.me
+        self.marks: dict[NodeId, Watermark] = {}
+        self.answered = trio.Event()
+        """Set, and replaced, with every answer."""
+
+    async def run(self) -> None:
+        """Ask until all have answered."""
+        async with trio.open_nursery() as nursery:
+            for node in self.others:
+                nursery.start_soon(self._ask, node)
+
+    async def _ask(self, node: NodeId) -> None:
+        while True:
+            try:
+                answer = await self._transport.call(node, CHANNEL, b"", timeout_ms=_TIMEOUT_MS)
+                self.marks[node] = codec.decode(answer, Watermark)
+            except CarechainError:
+                await self._clock.sleep_ms(_ASK_AGAIN_MS)  # away, or itself rejoining
+            else:
+                answered, self.answered = self.answered, trio.Event()
+                answered.set()
+                return
+
+
+class Recall:
+    """Finds out whether a voter that starts still knows what it signed."""
+
+    def __init__(
+        self, configuration: Configuration, transport: PeerTransport, clock: Clock, store: LedgerStore
+    ) -> None:
+        self._configuration = configuration
+        self._questions = Questions(configuration, transport, clock)
+        self._clock = clock
+        self._store = store
+        self.is_sure = False
+        """Whether every other voter has answered."""
+
+    async def wait(self, hard_state: HardState) -> HardState | None:
+        """Return the hard state to go on with, or None when this voter has forgotten an acknowledgement."""
+        questions = self._questions
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(questions.run)
+            with trio.CancelScope() as patience:
+                nursery.start_soon(self._lose_patience, patience)
+                await self._answers(len(questions.others))
+            # What the quorum needs besides this voter itself.
+            await self._answers(self._configuration.raft_quorum - 1)
+            nursery.cancel_scope.cancel()
+        self.is_sure = len(questions.marks) == len(questions.others)
+        marks = questions.marks.values()
+        if any(self._is_forgotten(mark.ack, hard_state) for mark in marks):
+            return None
+        term = max((mark.term for mark in marks), default=Term(0))
+        if term > hard_state.term or (term == hard_state.term and hard_state.vote == ZERO):
+            return dataclasses.replace(hard_state, term=term, vote=questions.me)
+        return hard_state
+
+    async def _answers(self, count: int) -> None:
+        while len(self._questions.marks) < count:
+            await self._questions.answered.wait()
+
+    async def _lose_patience(self, scope: trio.CancelScope) -> None:
+        await self._clock.sleep_ms(GRACE_MS)
+        scope.cancel()
+
+    def _is_forgotten(self, ack: Acknowledgement | None, hard_state: HardState) -> bool:
+        """Whether a peer holds an acknowledgement of ours that neither our marker nor our log knows."""
+        if ack is None or ack.voter != self._questions.me:
+            return False
+        if (hard_state.ack_term, hard_state.ack_height) >= (ack.term, ack.height):
+            return False  # what stood there then may have been truncated since, in a later term
+        if ack.height <= self._store.tip_height() and self._store.hash(ack.height) == ack.header_hash:
+            return False
+        return acknowledgement_valid(ack, network_id(self._configuration))
 
 
 class Rejoin:
@@ -49,42 +156,16 @@ class Rejoin:
     def __init__(
         self, configuration: Configuration, transport: PeerTransport, clock: Clock, applied: AppliedHeight
     ) -> None:
-        self._configuration = configuration
-        self._transport = transport
-        self._clock = clock
+        self._questions = Questions(configuration, transport, clock)
         self._applied = applied
 
     async def wait(self) -> HardState:
         """Return the hard state to begin with, once it is safe to sign again."""
-        marks: dict[NodeId, Watermark] = {}
-        others = [node for node in self._configuration.voters if node != self._transport.me]
-        while len(marks) < len(others):
-            async with trio.open_nursery() as nursery:
-                for node in [other for other in others if other not in marks]:
-                    nursery.start_soon(self._ask, node, marks)
-            await self._clock.sleep_ms(_ASK_AGAIN_MS)
+        await self._questions.run()
+        marks = self._questions.marks
         goal = max((mark.tip_height for mark in marks.values()), default=Height(0))
         if goal > 0:
             await self._applied.wait_above(Height(goal - 1))
         term = max((mark.term for mark in marks.values()), default=Term(0))
-        fresh = HardState.initial()
-        return HardState(
-            fresh.epoch,
-            fresh.incarnation,
-            term,
-            self._transport.me,  # spent: whoever asks for this term's vote is refused
-            fresh.ack_term,
-            fresh.ack_height,
-            fresh.ack_hash,
-            fresh.last_vote_height,
-            fresh.last_vote_hash,
-            fresh.certificate_height,
-            fresh.certificate_hash,
-        )
-
-    async def _ask(self, node: NodeId, marks: dict[NodeId, Watermark]) -> None:
-        try:
-            answer = await self._transport.call(node, CHANNEL, b"", timeout_ms=_TIMEOUT_MS)
-            marks[node] = codec.decode(answer, Watermark)
-        except CarechainError:
-            return  # away, or itself rejoining: asked again in a second
+        # The vote is spent: whoever asks for this term's is refused.
+        return dataclasses.replace(HardState.initial(), term=term, vote=self._questions.me)

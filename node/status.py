@@ -123,7 +123,8 @@ class StatusReporter:
         if core.store.is_rebuilt():
             found.append(
                 _problem(
-                    "rejoining", "the ledger was rebuilt; this voter signs nothing until it has caught up"
+                    "rejoining",
+                    "the ledger was rebuilt, or lacks its end; this voter signs nothing until it has caught up",
                 )
             )
         if away:

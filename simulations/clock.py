@@ -17,15 +17,28 @@ START_MS = 1_767_225_600_000
 
 
 class VirtualClock:
-    """A clock that is `offset_ms` off at virtual time 0 and gains `drift` seconds per second."""
+    """A clock that is `offset_ms` off at virtual time 0 and gains `drift` seconds per second, until it is `set`."""
 
     def __init__(self, *, offset_ms: int = 0, drift: float = 0.0) -> None:
-        self._start_ms = START_MS + offset_ms
+        self._base_ms = float(START_MS + offset_ms)
+        self._base_s = 0.0
         self._rate = 1 + drift
 
     def now_ms(self) -> int:
         """Return the node's idea of Unix time in milliseconds."""
-        return self._start_ms + int(trio.current_time() * 1000 * self._rate)
+        return int(self._base_ms + (trio.current_time() - self._base_s) * 1000 * self._rate)
+
+    def set(self, *, offset_ms: int | None = None, drift: float | None = None) -> None:
+        """Jump to `offset_ms` off the true time, and gain `drift` seconds per second from now on; None leaves one as it is.
+
+        Who sleeps goes on sleeping: a jump of the wall clock does not touch the monotonic one.
+        """
+        now_s = trio.current_time()
+        shown_ms = self._base_ms + (now_s - self._base_s) * 1000 * self._rate
+        self._base_ms = shown_ms if offset_ms is None else START_MS + now_s * 1000 + offset_ms
+        self._base_s = now_s
+        if drift is not None:
+            self._rate = 1 + drift
 
     async def sleep_ms(self, duration_ms: int) -> None:
         """Sleep until this clock has advanced by a duration."""

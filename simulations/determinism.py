@@ -20,7 +20,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import trio
@@ -110,6 +111,38 @@ def _virtual_time(whole: trio.CancelScope) -> trio.testing.MockClock:
     clock._real_clock = float  # noqa: SLF001 - always 0.0; the rate is 0 anyway
     clock._real_base = 0.0  # noqa: SLF001
     return clock  # type: ignore[no-any-return]
+
+
+class _SelectiveQueue(deque[trio.lowlevel.Task]):
+    """Trio's queue of runnable tasks, in which some wait apart."""
+
+    def __init__(
+        self, tasks: Iterable[trio.lowlevel.Task], is_held: Callable[[trio.lowlevel.Task], bool]
+    ) -> None:
+        super().__init__()
+        self._is_held = is_held
+        self.held: list[trio.lowlevel.Task] = []
+        for task in tasks:
+            self.append(task)
+
+    def append(self, task: trio.lowlevel.Task) -> None:
+        """Add a task that has become runnable."""
+        if self._is_held(task):
+            self.held.append(task)
+        else:
+            super().append(task)
+
+
+def hold_tasks(is_held: Callable[[trio.lowlevel.Task], bool] | None) -> None:
+    """From now on run no task that `is_held` names, as SIGSTOP does with a process; None, or a new choice, lets the others go on.
+
+    Time, messages and time-outs do not wait for a held task: it finds all that has happened when it runs again.
+    """
+    runner: Any = scheduler.GLOBAL_RUN_CONTEXT.runner  # Any: a private attribute is set
+    tasks: list[trio.lowlevel.Task] = list(runner.runq)
+    if isinstance(runner.runq, _SelectiveQueue):
+        tasks = runner.runq.held + tasks
+    runner.runq = deque(tasks) if is_held is None else _SelectiveQueue(tasks, is_held)
 
 
 def collect_garbage() -> None:

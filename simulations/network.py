@@ -1,12 +1,13 @@
 """A network that delays, loses, doubles, reorders and cuts: one medium, and a virtual `PeerTransport` for each node.
 
 Every message takes a link's delay. In order within one link unless a plan says otherwise. Messages without an answer
-may be lost or doubled. A cut link drops what is on its way; who calls across it waits for its time-out until the
+may be lost or doubled. A clogged link holds what is sent and lets it go all at once. A cut link drops what is on its way; who calls across it waits for its time-out until the
 connection is seen to be gone (`_PING_S`). A node that stops breaks the calls and streams it was part of.
 """
 
 import heapq
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ _PING_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What every link does: the least delay, the mean of what comes on top, and chances per message."""
+    """What a link does: the least delay, the mean of what comes on top, and chances per message."""
 
     delay_ms: float = 0.3
     jitter_ms: float = 0.4
@@ -39,12 +40,16 @@ GOOD = Quality()
 
 
 class _Link:
-    """One direction between two nodes."""
+    """One direction between two nodes. It lets nothing through while anybody cuts it: faults may overlap."""
 
-    __slots__ = ("cut_at", "in_flight", "last_arrival")
+    __slots__ = ("clogs", "cut_at", "cuts", "held", "in_flight", "last_arrival", "quality")
 
     def __init__(self) -> None:
+        self.cuts = 0
         self.cut_at: float | None = None
+        self.clogs = 0
+        self.held: list[Callable[[], None]] = []  # what is to be sent on when the last clog is gone
+        self.quality: Quality | None = None
         self.last_arrival = 0.0
         self.in_flight = 0
 
@@ -54,6 +59,8 @@ class Network:
 
     def __init__(self, rng: Random) -> None:
         self.quality = GOOD
+        """Of every link that has none of its own (`set_quality`)."""
+        self._healed = 0
         self._rng = rng
         self._links: dict[tuple[NodeId, NodeId], _Link] = {}
         self._running: dict[NodeId, VirtualTransport] = {}
@@ -73,7 +80,7 @@ class Network:
             return
         del self._running[transport.me]
         for other in self._running.values():
-            self.later(self._delay_s(), lambda other=other: other.lost(transport))  # type: ignore[misc]
+            self.later(self._delay_s(self.quality), lambda other=other: other.lost(transport))  # type: ignore[misc]
 
     def running(self) -> tuple["VirtualTransport", ...]:
         """Return the transports of all running nodes, in the order they started."""
@@ -100,18 +107,91 @@ class Network:
         """Whether this incarnation is still running."""
         return self._running.get(transport.me) is transport
 
-    # --- cuts -----------------------------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------------
 
     def cut(self, source: NodeId, target: NodeId) -> None:
         """Let nothing through from one node to another; the other direction is not touched."""
         link = self._link(source, target)
+        link.cuts += 1
         if link.cut_at is None:
             link.cut_at = trio.current_time()
 
-    def heal(self) -> None:
-        """Undo all cuts."""
-        for link in self._links.values():
+    def join(self, source: NodeId, target: NodeId) -> None:
+        """Undo one `cut`; the link stays cut as long as another one stands. Nothing happens when none does."""
+        link = self._link(source, target)
+        link.cuts = max(0, link.cuts - 1)
+        if not link.cuts:
             link.cut_at = None
+
+    def cut_for(self, pairs: Iterable[tuple[NodeId, NodeId]], seconds: float | None) -> None:
+        """Cut links (source, target) for a while; None: until `heal`."""
+        links = tuple(pairs)
+        for source, target in links:
+            self.cut(source, target)
+
+        def join() -> None:
+            for source, target in links:
+                self.join(source, target)
+
+        self._until_healed(seconds, join)
+
+    def clog(self, source: NodeId, target: NodeId, seconds: float | None = None) -> None:
+        """Hold what is sent from one node to another from now on, and let it go all at once when the time is over.
+
+        What cannot be repeated is dropped when more waits than a sender's queue holds. None: until `heal`.
+        """
+        self._link(source, target).clogs += 1
+        self._until_healed(seconds, lambda: self.unclog(source, target))
+
+    def unclog(self, source: NodeId, target: NodeId) -> None:
+        """Undo one `clog`. Nothing happens when there is none."""
+        link = self._link(source, target)
+        link.clogs = max(0, link.clogs - 1)
+        if not link.clogs:
+            self._release(link)
+
+    def flap(self, one: NodeId, other: NodeId, every_s: float, seconds: float | None = None) -> None:
+        """Cut and join both directions between two nodes in turn, each for `every_s`, beginning with a cut.
+
+        None: until `heal`.
+        """
+        end = math.inf if seconds is None else trio.current_time() + seconds
+
+        def toggle(*, is_up: bool) -> None:
+            for link in ((one, other), (other, one)):
+                (self.cut if is_up else self.join)(*link)
+            if is_up or trio.current_time() < end:
+                self._until_healed(every_s, lambda: toggle(is_up=not is_up))
+
+        toggle(is_up=True)
+
+    def set_quality(self, source: NodeId, target: NodeId, quality: Quality | None) -> None:
+        """Give one direction between two nodes a quality of its own; None takes it away."""
+        self._link(source, target).quality = quality
+
+    def heal(self) -> None:
+        """Undo all cuts, clogs and flapping, and the qualities of single links."""
+        self._healed += 1
+        for link in self._links.values():
+            link.cuts = link.clogs = 0
+            link.cut_at = link.quality = None
+            self._release(link)
+
+    def _release(self, link: _Link) -> None:
+        held, link.held = link.held, []
+        for send in held:
+            send()
+
+    def _until_healed(self, after_s: float | None, action: Callable[[], object]) -> None:
+        """Do something after a while, unless everything is healed before that."""
+        healed = self._healed
+
+        def act() -> None:
+            if self._healed == healed:
+                action()
+
+        if after_s is not None:
+            self.later(after_s, act)
 
     def is_cut(self, source: NodeId, target: NodeId) -> bool:
         """Whether messages from one node to another are dropped."""
@@ -127,7 +207,7 @@ class Network:
         Calls and their answers ride on a connection that repeats what is lost: only cuts and crashes stop them.
         """
         link = self._link(source, target.me)
-        quality, rng = self.quality, self._rng
+        quality, rng = link.quality or self.quality, self._rng
         copies = 1
         if lossy:
             if link.in_flight >= limits.PEER_QUEUE_MESSAGES_MAX or not self.is_connected(source, target.me):
@@ -145,6 +225,12 @@ class Network:
 
         for _ in range(copies):
             link.in_flight += 1
+            self._send_on(link, arrive)
+
+    def _send_on(self, link: _Link, arrive: Callable[[], None]) -> None:
+        if link.clogs:
+            link.held.append(lambda: self._send_on(link, arrive))
+        else:
             self._at(self._arrival_s(link), arrive)
 
     def later(self, after_s: float, action: Callable[[], None]) -> None:
@@ -168,19 +254,24 @@ class Network:
                     self._sleep.deadline = self._due[0][0]
                 await trio.sleep_forever()
 
-    def delay_s(self, source: NodeId, target: NodeId) -> float:
-        """Return how long a piece of a stream takes on a link."""
-        return self._arrival_s(self._link(source, target)) - trio.current_time()
+    async def carry(self, source: NodeId, target: NodeId) -> None:
+        """Take the time that a piece of a stream takes on a link."""
+        link = self._link(source, target)
+        while link.clogs:
+            free = trio.Event()
+            link.held.append(free.set)
+            await free.wait()
+        await trio.sleep(self._arrival_s(link) - trio.current_time())
 
     def _arrival_s(self, link: _Link) -> float:
-        arrival = trio.current_time() + self._delay_s()
-        if not (self.quality.reorder and self._rng.random() < self.quality.reorder):
+        quality = link.quality or self.quality
+        arrival = trio.current_time() + self._delay_s(quality)
+        if not (quality.reorder and self._rng.random() < quality.reorder):
             arrival = max(arrival, link.last_arrival)
             link.last_arrival = arrival
         return arrival
 
-    def _delay_s(self) -> float:
-        quality = self.quality
+    def _delay_s(self, quality: Quality) -> float:
         return (quality.delay_ms + quality.jitter_ms * self._rng.expovariate(1)) / 1000
 
     def _link(self, source: NodeId, target: NodeId) -> _Link:

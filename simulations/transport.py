@@ -260,7 +260,7 @@ class VirtualTransport:
     async def _send_piece(
         self, caller: "VirtualTransport", send: trio.MemorySendChannel[_Piece], piece: _Piece
     ) -> None:
-        await trio.sleep(self._network.delay_s(self._me, caller.me))
+        await self._network.carry(self._me, caller.me)
         if self._network.is_cut(self._me, caller.me) or not self._network.is_present(caller):
             raise trio.BrokenResourceError
         await send.send(piece)

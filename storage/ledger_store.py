@@ -187,6 +187,11 @@ class LedgerStore:
         batch.put(keyspace.REBUILT, b"")
         rows.write(batch, sync=True)
 
+    def put_forgotten(self, batch: Batch) -> None:
+        """Add to a batch that this voter has lost what it had promised: as after a rebuild, it begins with what is applied."""
+        self.truncate(batch, Height(self.applied().height + 1))
+        batch.put(keyspace.REBUILT, b"")
+
     @staticmethod
     def clear_rebuilt(batch: Batch) -> None:
         """Add the end of a rebuild to a batch, which also holds the hard state to begin with."""

@@ -2,22 +2,25 @@
 
 import weakref
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from protocol.errors import LocalFault
+from protocol.errors import Corruption, LocalFault
 from storage.key_value import Batch
 
 
 class MemoryStore:
     """An ordered store whose unsynchronised batches can be lost, latest first (`crash`). One thread.
 
-    A synchronised batch makes every earlier one durable too, as one log file does.
+    A synchronised batch makes every earlier one durable too, as one log file does. Rows can be damaged (`damage`): reading
+    one raises Corruption, as a table whose checksum fails does, until it is written anew.
     """
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
-        self._undo: list[dict[bytes, bytes | None]] = []  # one per unsynchronised batch: what it replaced
+        # One per unsynchronised batch: what it replaced, and which damaged rows it wrote anew.
+        self._undo: list[tuple[dict[bytes, bytes | None], frozenset[bytes]]] = []
+        self._damaged: set[bytes] = set()
         self._scans: weakref.WeakSet[_Scan] = weakref.WeakSet()
         self._closed = False
 
@@ -29,6 +32,7 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         """Return the value, or None when the key is absent."""
         self._check_open()
+        _check(key, self._damaged)
         return self._values.get(key)
 
     def write(self, batch: Batch, *, sync: bool) -> None:
@@ -36,17 +40,19 @@ class MemoryStore:
         self._check_open()
         self._freeze_scans()
         replaced = {key: self._values.get(key) for key in batch.writes}
+        healed = frozenset(self._damaged.intersection(batch.writes)) if self._damaged else frozenset()
+        self._damaged -= healed
         for key, value in batch.writes.items():
             self._set(key, value)
         if sync:
             self._undo.clear()
         elif replaced:
-            self._undo.append(replaced)
+            self._undo.append((replaced, healed))
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) with start <= key < stop, in order, from a snapshot taken at the first step."""
         self._check_open()
-        scan = _Scan(self._values, self._keys, start, stop, reverse=reverse)
+        scan = _Scan(self._values, self._keys, self._damaged, start, stop, reverse=reverse)
         self._scans.add(scan)
         yield from scan
 
@@ -67,17 +73,39 @@ class MemoryStore:
         """Lose power: of the unsynchronised batches only the first `keep` survive."""
         assert 0 <= keep <= len(self._undo)
         self._freeze_scans()
-        for replaced in reversed(self._undo[keep:]):
+        for replaced, healed in reversed(self._undo[keep:]):
             for key, value in replaced.items():
                 self._set(key, value)
+            self._damaged |= healed
         self._undo.clear()
+
+    def settle(self, latest: int) -> None:
+        """Make all unsynchronised batches durable but the `latest`, as a cache that overflows does."""
+        del self._undo[: max(0, len(self._undo) - latest)]
+
+    @property
+    def damaged(self) -> frozenset[bytes]:
+        """The keys of the rows whose stored bytes fail their check."""
+        return frozenset(self._damaged)
+
+    def damage(self, keys: Iterable[bytes]) -> None:
+        """Flip a bit in stored rows: whoever reads one of them gets Corruption, never wrong bytes."""
+        for key in keys:
+            assert key in self._values, "only what is stored can be damaged"
+            self._damaged.add(key)
 
     def reopened(self) -> "MemoryStore":
         """Return a new store over what this one left on its disk, and close this one."""
         self._closed = True
         other = MemoryStore()
-        other._values, other._keys = self._values, self._keys
+        other._values, other._keys, other._damaged = self._values, self._keys, self._damaged
         return other
+
+    def undamaged(self) -> "MemoryStore":
+        """Return a view of the same rows as they were written: for who watches a simulation and must not be part of it."""
+        view = MemoryStore()
+        view._values, view._keys = self._values, self._keys
+        return view
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -102,10 +130,18 @@ class _Scan:
     """A scan in progress. It walks the live keys until the first write, and a copy of the rest from then on."""
 
     def __init__(
-        self, values: dict[bytes, bytes], keys: list[bytes], start: bytes, stop: bytes, *, reverse: bool
+        self,
+        values: dict[bytes, bytes],
+        keys: list[bytes],
+        damaged: set[bytes],
+        start: bytes,
+        stop: bytes,
+        *,
+        reverse: bool,
     ) -> None:
         self._values = values
         self._keys = keys
+        self._damaged = damaged
         self._low = bisect_left(keys, start)
         self._high = max(self._low, bisect_left(keys, stop))
         self._reverse = reverse
@@ -123,7 +159,9 @@ class _Scan:
         if self._frozen is not None:
             if not self._frozen:
                 raise StopIteration
-            return self._frozen.pop()
+            row = self._frozen.pop()
+            _check(row[0], self._damaged)
+            return row
         if self._low >= self._high:
             raise StopIteration
         if self._reverse:
@@ -132,4 +170,10 @@ class _Scan:
         else:
             key = self._keys[self._low]
             self._low += 1
+        _check(key, self._damaged)
         return key, self._values[key]
+
+
+def _check(key: bytes, damaged: set[bytes]) -> None:
+    if key in damaged:
+        raise Corruption(f"a row of family {key[:1]!r} holds damaged bytes")

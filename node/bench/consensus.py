@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="carechain-bench-") as folder:
         show("measuring what the machine can do …")
         parts = ingredients.of_ledger(Path(folder))
-        with _voters(Path(folder), limit_s=seconds + 120) as voters:
-            return _measured(voters, parts, seconds, compare=compare, show=show)
+        with cast(Path(folder), limit_s=seconds + 120) as nodes:
+            return _measured(nodes.voters, parts, seconds, compare=compare, show=show)
 
 
 def _measured(
@@ -139,8 +140,8 @@ def _warm_up(voters: "list[VoterProcess]") -> float:
     time.sleep(_WARM_UP_S)
     after = voters[0].ask(do="state")
     ask_all(voters, do="halt")
-    _settle(voters)
-    return max(100.0, _rate(before, after))
+    settle(voters)
+    return max(100.0, rate_between(before, after))
 
 
 def _sustained(voters: "list[VoterProcess]", seconds: float) -> tuple[float, list[Row]]:
@@ -156,8 +157,8 @@ def _sustained(voters: "list[VoterProcess]", seconds: float) -> tuple[float, lis
         late["cpu_s"] - early["cpu_s"] for early, late in zip(usage, ask_all(voters, do="usage"), strict=True)
     )
     ask_all(voters, do="halt")
-    final = _settle(voters)
-    rates = [_rate(early, late) for early, late in zip(before, after, strict=True)]
+    final = settle(voters)
+    rates = [rate_between(early, late) for early, late in zip(before, after, strict=True)]
     done = after[0]["tree_size"] - before[0]["tree_size"]
     blocks = after[0]["height"] - before[0]["height"]
     failed = sum(state["refused"] + state["not_final"] for state in final)
@@ -205,7 +206,7 @@ def _single_submits(voters: "list[VoterProcess]", count: int) -> tuple[list[floa
     ]
 
 
-def _settle(voters: "list[VoterProcess]") -> list[Answer]:
+def settle(voters: "list[VoterProcess]") -> list[Answer]:
     """Wait until all voters have applied the same blocks; return their states.
 
     Raises:
@@ -224,7 +225,8 @@ def _settle(voters: "list[VoterProcess]") -> list[Answer]:
     raise Unavailable("the voters did not come to the same block")
 
 
-def _rate(early: Answer, late: Answer) -> float:
+def rate_between(early: Answer, late: Answer) -> float:
+    """Return transactions per second between two states of one process."""
     return float((late["tree_size"] - early["tree_size"]) / (late["at_s"] - early["at_s"]))
 
 
@@ -291,46 +293,79 @@ def ask_all(voters: list[VoterProcess], **command: object) -> list[Answer]:
     return [voter.receive() for voter in voters]
 
 
+@dataclass(slots=True)
+class Cast:
+    """The processes of a benchmark: three voters that have a leader, and observers that were not started yet."""
+
+    folder: Path
+    genesis: str
+    voters: list[VoterProcess] = field(default_factory=list)
+    observers: list[VoterProcess] = field(default_factory=list)
+    """Those that were started."""
+    _addresses: list[str] = field(default_factory=list)
+    _away: list[bytes] = field(default_factory=list)
+
+    def start_voter(self, seed: bytes) -> None:
+        """Start a voter that dials those before it."""
+        self.voters.append(VoterProcess(SigningKey(seed).public.hex()))
+        self._addresses += self._start(self.voters[-1], seed)["addresses"]
+
+    def start_observer(self) -> VoterProcess:
+        """Start the next observer, with an empty ledger: it begins to catch up at once."""
+        seed = self._away.pop()
+        self.observers.append(VoterProcess(SigningKey(seed).public.hex()))
+        self._start(self.observers[-1], seed)
+        return self.observers[-1]
+
+    def _start(self, process: VoterProcess, seed: bytes) -> Answer:
+        home = self.folder / process.node
+        home.mkdir()
+        return process.ask(
+            do="start",
+            seed=seed.hex(),
+            configuration=self.genesis,
+            folder=str(home),
+            peers=self._addresses,
+        )
+
+
 @contextlib.contextmanager
-def _voters(folder: Path, *, limit_s: float) -> Iterator[list[VoterProcess]]:
-    """Start three voters and wait for their leader; stop them afterwards, and kill them when they take over `limit_s`."""
-    keys = {
-        key.public: seed
-        for seed, key in ((seed, SigningKey(seed)) for seed in (os.urandom(32) for _ in range(VOTERS)))
-    }
+def cast(folder: Path, *, limit_s: float, observers: int = 0) -> Iterator[Cast]:
+    """Start three voters and wait for their leader; stop everybody afterwards, and kill them when they take over `limit_s`.
+
+    Raises:
+        Unavailable: they find no leader, or one of them ends.
+    """
+    keys = {SigningKey(seed).public: seed for seed in (os.urandom(32) for _ in range(VOTERS))}
     # The lower id dials at once, the higher one waits: who starts later is to be lower.
     seeds = [keys[node] for node in sorted(keys, reverse=True)]
-    genesis = codec.encode(configuration.found(tuple(map(_card, seeds)), nonce=os.urandom(32))).hex()
-    voters: list[VoterProcess] = []
-    watchdog = threading.Timer(limit_s, _kill, [voters])
+    away = [os.urandom(32) for _ in range(observers)]
+    cards = (*(_card(seed, "voter") for seed in seeds), *(_card(seed, "observer") for seed in away))
+    genesis = codec.encode(configuration.found(cards, nonce=os.urandom(32))).hex()
+    nodes = Cast(folder, genesis, _away=away)
+    watchdog = threading.Timer(limit_s, _kill, [nodes])
     watchdog.start()
     try:
-        addresses: list[str] = []
-        for number, seed in enumerate(seeds):
-            home = folder / f"voter{number}"
-            home.mkdir()
-            voters.append(VoterProcess(SigningKey(seed).public.hex()))
-            addresses += voters[-1].ask(
-                do="start", seed=seed.hex(), configuration=genesis, folder=str(home), peers=addresses
-            )["addresses"]
-        _wait_for_leader(voters)
-        yield voters
+        for seed in seeds:
+            nodes.start_voter(seed)
+        _wait_for_leader(nodes.voters)
+        yield nodes
     finally:
         watchdog.cancel()
-        for voter in voters:
-            voter.stop()
+        for process in nodes.voters + nodes.observers:
+            process.stop()
 
 
-def _kill(voters: list[VoterProcess]) -> None:
-    for voter in voters:
-        voter.process.kill()
+def _kill(nodes: Cast) -> None:
+    for process in nodes.voters + nodes.observers:
+        process.process.kill()
 
 
-def _card(seed: bytes) -> configuration.Card:
+def _card(seed: bytes, role: str) -> configuration.Card:
     key = SigningKey(seed)
     node = NodeId(key.public)
     member = configuration.Member(
-        node.hex()[:16], "hospital", "voter", node, key.public, key.public, key.public, ()
+        node.hex()[:16], "hospital", role, node, key.public, key.public, key.public, ()
     )
     return configuration.Card.make(member, key)
 

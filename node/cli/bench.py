@@ -55,6 +55,24 @@ def storage(
     )
 
 
+@app.command()
+def catchup(
+    fill: Annotated[
+        str | None,
+        typer.Option("--fill", metavar="SIZE", help="How much ledger is to be caught up, for example 40M."),
+    ] = None,
+    compare: CompareOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Catch up with three voters that went on: rate, and what it costs them."""
+    from node.bench import catchup as measured  # noqa: PLC0415  (see above)
+
+    session = Session.start(home, as_json)
+    fill_bytes = None if fill is None else size_bytes(fill)
+    _report(session, measured.measure(fill_bytes=fill_bytes, compare=compare, show=session.output.notice))
+
+
 def size_bytes(text: str) -> int:
     """Return the bytes of a size such as 512M, 2GiB or 1048576.
 

@@ -36,6 +36,7 @@ class Following:
         self._refusal: Refusal | None = None
         self._own: deque[Acknowledgement] = deque(maxlen=limits.OWN_ACKNOWLEDGEMENTS_CACHED)
         self._held_since_tick: int | None = None
+        self._held_block: Block | None = None  # since then: the first that is too far ahead of the own clock
 
     def accept_leader(self, message: AppendEntries | Heartbeat) -> bool:
         """Return whether the sender is the verified leader of the current term (P0), else owe it a refusal.
@@ -57,7 +58,7 @@ class Following:
                 return False
             check_elects(voter, message)
             voter.term_leader = message.leader
-        return not voter.leader_dead
+        return not voter.is_leader_dead()
 
     def take(self, checked: CheckedAppend) -> None:
         """Take a frame of the term's verified leader; a leader that breaks a rule is treated as dead for the term.
@@ -78,7 +79,8 @@ class Following:
             if proof is not None:
                 self._commit(proof)
         except RemoteFault:
-            voter.condemn_leader()
+            if not voter.leader_dead:
+                voter.condemn_leader()
             raise
         self._owe(checked.message.leader, self._refusal)
 
@@ -114,7 +116,10 @@ class Following:
         if append.tip_hash != (blocks[-1].hash if blocks else append.prev_hash):
             raise Invalid("a frame's tip is not that of its blocks")
         if append.prev_height > log.tip_height:
-            self._refusal = self._refuse(append)
+            # What follows a held block is not refused: the leader would send both again at once, over and over.
+            held = None if self._held_since_tick is None else self._held_block
+            if held is None or not self._held(held):
+                self._refusal = self._refuse(append)
             return None
         if log.hash(append.prev_height) != append.prev_hash:
             self._check_unbound(append.prev_height)
@@ -171,14 +176,19 @@ class Following:
         return len(taken)
 
     def _held(self, block: Block) -> bool:
-        """Return whether a block is too far ahead of the own clock to be acknowledged yet (ledger.md 1.1, Time)."""
+        """Return whether a block is too far ahead of the own clock to be acknowledged yet (ledger.md 1.1, Time).
+
+        Raises:
+            Invalid: it has been so for too long, in this term.
+        """
         voter = self._voter
         if block.header.time_ms <= voter.now_ms + limits.CLOCK_AHEAD_MS_MAX:
             self._held_since_tick = None
             return False
         if self._held_since_tick is None:
-            self._held_since_tick = voter.tick
+            self._held_block, self._held_since_tick = block, voter.tick
         if voter.tick - self._held_since_tick > limits.CLOCK_AHEAD_HOLD_TICKS_MAX:
+            voter.condemn_leader(until_ms=block.header.time_ms - limits.CLOCK_AHEAD_MS_MAX)
             raise Invalid(f"block {block.height} has stayed ahead of the clock")
         return True
 

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from protocol import limits
+from protocol.certificate import Acknowledgement
 from protocol.configuration import Configuration
 from protocol.errors import Invalid, LocalFault, NotLeader
 from protocol.identifiers import Height, NetworkId, NodeId, Term
@@ -112,6 +113,10 @@ class Raft:
     def successor(self) -> NodeId | None:
         """Whom this leader is handing the leadership to, or None."""
         return self._leadership.successor if self._leadership is not None else None
+
+    def acknowledgement_of(self, voter: NodeId) -> Acknowledgement | None:
+        """Return the newest acknowledgement of another voter that this node has seen since it started."""
+        return self._voter.acknowledgements.get(voter)
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -292,9 +297,8 @@ class Raft:
 
     def _on_pre_vote(self, request: PreVote) -> None:
         if self._voter.may_lead(request.candidate):
-            self._election.answer_pre_vote(
-                request, leased=self._election.is_leased_against(request.candidate)
-            )
+            leased = self._election.is_leased_against(request.candidate)
+            self._election.answer_pre_vote(request, leased=leased)
         elif self._leadership is not None:
             # It was away when it left: it learns so from the block (ledger.md 3.1 no. 42).
             self._leadership.readmit(request.candidate)
@@ -316,9 +320,8 @@ class Raft:
             self._election.restart()
 
     def _on_vote_reply(self, reply: VoteReply) -> None:
-        if self._catch_up(reply.term):
-            return
-        if self._role is Role.CANDIDATE and self._election.count_vote(reply):
+        newer = self._catch_up(reply.term)
+        if not newer and self._role is Role.CANDIDATE and self._election.count_vote(reply):
             self._become_leader()
 
     def _on_timeout_now(self, message: TimeoutNow) -> None:
@@ -381,12 +384,9 @@ class Raft:
 
     def _leave_if_removed(self, leadership: Leadership) -> None:
         """Step down once the own removal is committed (Raft thesis §4.2.2); until then nobody else may be able to lead."""
-        voter = self._voter
-        if not voter.is_voter and not voter.changing:
+        if not self._voter.is_voter and not self._voter.changing:
             leadership.name_successor()
             self._become_follower()
-
-    # --- terms ----------------------------------------------------------------------------------------------------
 
     def _catch_up(self, term: Term) -> bool:
         """Become a follower in a higher term that a peer has named; return whether that happened (Raft §5.1)."""

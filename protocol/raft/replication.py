@@ -308,6 +308,7 @@ class Leadership:
         if not certificate.acknowledgement_valid(ack, voter.network):
             raise Invalid("an acknowledgement's signature does not verify")
         progress.acknowledged(ack)
+        voter.acknowledgements[ack.voter] = ack
 
     def _common_height(self, hints: tuple[Hint, ...], match_height: Height) -> Height:
         """Return where this log and the follower's last agree, by what it says of its terms (Raft §5.3, end).

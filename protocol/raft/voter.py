@@ -48,9 +48,13 @@ class Voter:
         """The one leader of this term whose election was verified (P0). Outlives losing touch with it."""
         self.leader_dead = False
         """The term's leader broke a rule: nothing more is taken from it in this term."""
+        self.leader_dead_until_ms: int | None = None
+        """When the rule was that of clocks: from when on, by the own clock, its blocks are not ahead any more."""
         self.leader_heard_tick = 0
         self.proof: CommitProof | None = None
         """The newest commit proof seen."""
+        self.acknowledgements: dict[NodeId, Acknowledgement] = {}
+        """The newest one seen of each other voter: who asks after a crash what it had promised is told."""
         self.undelivered: deque[CommitProof] = deque()
         self.delivered = log.committed
         for height in range(log.committed + 1, log.tip_height + 1):
@@ -131,7 +135,7 @@ class Voter:
         assert term > self.hard.term, "a term only rises"
         self.hard = dataclasses.replace(self.hard, term=term, vote=vote)
         self.leader = self.term_leader = None
-        self.leader_dead = False
+        self.leader_dead, self.leader_dead_until_ms = False, None
 
     def vote_for(self, candidate: NodeId) -> None:
         """Record the vote of this term (Raft §5.2: at most one)."""
@@ -151,10 +155,20 @@ class Voter:
         hard = self.hard
         return hard.ack_height if hard.ack_term == hard.term and hard.ack_hash != ZERO else None
 
-    def condemn_leader(self) -> None:
-        """Treat the leader as dead for the term: the next election time-out runs as if it had fallen silent."""
-        self.leader_dead = True
+    def condemn_leader(self, *, until_ms: int | None = None) -> None:
+        """Treat the leader as dead for the term: the next election time-out runs as if it had fallen silent.
+
+        With `until_ms`, only until the own clock shows that: of two clocks nobody knows which one is wrong.
+        """
+        self.leader_dead, self.leader_dead_until_ms = True, until_ms
         self.leader = None
+
+    def is_leader_dead(self) -> bool:
+        """Return whether the term's leader is still treated as dead."""
+        if self.leader_dead_until_ms is not None and self.now_ms >= self.leader_dead_until_ms:
+            # The own clock has been put right: or this voter would follow nobody until the term ends.
+            self.leader_dead, self.leader_dead_until_ms = False, None
+        return self.leader_dead
 
     def acknowledge(self, height: Height) -> Acknowledgement:
         """Sign that this log equals the term leader's up to `height`. It may leave only when that and the marker are durable."""

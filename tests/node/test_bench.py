@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from node.bench import consensus, ingredients, storage
+from node.bench import catchup, consensus, ingredients, storage
 from node.system import ThreadWorkers
 from protocol import limits
 from protocol.errors import Unavailable
@@ -109,6 +109,19 @@ def test_three_voters_order_what_is_submitted_and_end_with_one_chain() -> None:
     assert value("transaction_bytes") >= 1024
     assert value("failed") == 0
     assert value("singles_failed") == 0
+
+
+@pytest.mark.slow
+def test_observers_that_were_away_catch_up_with_voters_that_idle_and_with_voters_that_work() -> None:
+    document = catchup.measure(fill_bytes=3 * limits.MIB, compare=True, show=lambda _line: None)
+    named = {row["name"]: row for row in document["figures"]}
+    assert set(named) == {"catchup", "slowdown", "catchup_loaded"}
+    assert named["catchup"]["value"] > 0
+    assert named["catchup_loaded"]["value"] > 0
+    value = partial(ingredients.value_of, document["ingredients"])
+    assert value("transactions_behind") >= 2_000
+    assert value("serving_cpu_per_transaction") > 0
+    assert names(document["ratios"]) == ["catchup"]
 
 
 def test_a_voter_that_ends_is_told_from_one_that_answers() -> None:

@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from node import catchup
 from node.applier import Applier, Committed
 from node.catchup import BlockServer, Follower
 from node.gossip import TOPIC
@@ -16,6 +17,7 @@ from protocol.certificate import CommitProof
 from protocol.errors import Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId
 from protocol.merkle import Frontier
+from storage.keyspace import BLOCK
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
 from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SeededEntropy, SilentLog
@@ -54,7 +56,7 @@ class House:
     """An observer and what its peers say."""
 
     def __init__(self) -> None:
-        rows = MemoryStore()
+        rows = self.rows = MemoryStore()
         self.store = LedgerStore(rows, CONFIGURATION)
         self.log = SilentLog()
         self.applier = Applier(self.store, InlineDisk(rows), Receipts())
@@ -78,14 +80,15 @@ def house() -> House:
 async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_height(
     house: House, autojump_clock
 ) -> None:
-    server = BlockServer(house.store)
+    server = BlockServer(house.store, house.log)
     ask = codec.encode(BlocksFrom(Height(1)))
     assert [frame async for frame in server.serve(ME, ask)] == []
     await house.applier.apply(Committed(CHAIN[1:3], chain.proof(CHAIN), is_stored=False))
     await house.applier.apply(Committed(CHAIN[3:], proof_of(CHAIN[3]), is_stored=False))
     segments = [codec.decode(frame, Segment) async for frame in server.serve(ME, ask)]
-    assert [len(one.blocks) for one in segments] == [2, 1]
-    assert [one.proof.header.height for one in segments if one.proof] == [2, 3]
+    # Both groups under the proof of the second: who catches up checks one, and writes once.
+    assert [len(one.blocks) for one in segments] == [3]
+    assert [one.proof.header.height for one in segments if one.proof] == [3]
     for height in (4, 2**64 - 1):
         assert [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(height))))] == []
     for bad in (b"", b"\xc1", codec.encode(BlocksFrom(Height(0)))):
@@ -93,12 +96,59 @@ async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_h
             await anext(server.serve(ME, bad))
 
 
+async def test_the_server_gathers_no_more_than_its_bound_and_goes_beyond_it_only_to_the_next_proof(
+    house: House, autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.applier.apply(Committed(CHAIN[1:3], chain.proof(CHAIN), is_stored=False))
+    await house.applier.apply(Committed(CHAIN[3:], proof_of(CHAIN[3]), is_stored=False))
+    monkeypatch.setattr(catchup, "_GATHERED_BYTES", 1)
+    server = BlockServer(house.store, house.log)
+
+    frames = [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(1))))]
+
+    segments = [codec.decode(frame, Segment) for frame in frames]
+    assert [len(one.blocks) for one in segments] == [2, 1]
+    assert [one.proof.header.height for one in segments if one.proof] == [2, 3]
+
+
+async def test_the_leader_is_asked_last(house: House, autojump_clock) -> None:
+    asked: list[NodeId] = []
+
+    def noting(peer: NodeId) -> Stream:
+        async def stream(_body: bytes) -> AsyncGenerator[bytes, None]:
+            asked.append(peer)
+            await trio.lowlevel.checkpoint()
+            for nothing in tuple[bytes, ...]():
+                yield nothing
+
+        return stream
+
+    for leader, other in ((LIAR, HONEST), (HONEST, LIAR)):
+        house.transport.streams = {peer: noting(peer) for peer in (LIAR, HONEST)}
+        house.follower.last_leader = leader
+        await house.follower._pull()
+        assert asked[-2:] == [other, leader]
+
+
+async def test_damaged_blocks_are_served_to_nobody_and_told_once(house: House, autojump_clock) -> None:
+    other = House()
+    await other.applier.apply(Committed(CHAIN[1:2], proof_of(CHAIN[1]), is_stored=False))
+    await other.applier.apply(Committed(CHAIN[2:], proof_of(CHAIN[3]), is_stored=False))
+    other.rows.damage([BLOCK + (2).to_bytes(8, "big")])
+    server = BlockServer(other.store, other.log)
+    for _ in range(2):
+        ask = codec.encode(BlocksFrom(Height(1)))
+        segments = [codec.decode(frame, Segment) async for frame in server.serve(ME, ask)]
+        assert [len(one.blocks) for one in segments] == [1]
+    assert [level for level, *_ in other.log.events] == ["error"]
+
+
 async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House, autojump_clock) -> None:
     other = House()
     await other.applier.apply(Committed(CHAIN[1:], proof_of(CHAIN[3]), is_stored=False))
 
     async def served(body: bytes) -> AsyncGenerator[bytes, None]:
-        async for frame in BlockServer(other.store).serve(ME, body):
+        async for frame in BlockServer(other.store, other.log).serve(ME, body):
             yield frame
 
     house.transport.streams[HONEST] = served

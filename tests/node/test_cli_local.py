@@ -26,7 +26,7 @@ ABSENT_VERBS = {
     "record": ("erase",),
     "consent": ("simulate",),
     "audit": ("receipt",),
-    "bench": ("read", "catchup"),
+    "bench": ("read",),
 }
 
 

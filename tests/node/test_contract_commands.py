@@ -15,7 +15,7 @@ COMMANDS = {
     "": {"init", "genesis", "run", "status", "member", "storage", "demo", "bench", "version", "patient", "record", "consent", "audit"},
     "member": {"list"},
     "storage": {"status"},
-    "bench": {"consensus", "storage"},
+    "bench": {"consensus", "storage", "catchup"},
     "patient": {"register", "list", "handover"},
     "record": {"add", "list", "status", "get", "export"},
     "consent": {"grant", "list", "revoke"},
@@ -28,6 +28,7 @@ OPTIONS = {
     "demo": {"--keep", "--facilities"},
     "bench consensus": {"--minutes", "--compare"},
     "bench storage": {"--minutes", "--fill", "--compare"},
+    "bench catchup": {"--fill", "--compare"},
     "patient register": {"--from", "--identifier", "--birth-date", "--name"},
     "patient handover": {"-o", "--no-grant", "--wallet-passphrase-file"},
     "record add": {"--patient", "--category", "--media-type", "--force"},
@@ -42,7 +43,7 @@ OPTIONS = {
 }  # fmt: skip
 ABSENT = (
     "member propose", "member vote", "member ticket", "member leave", "recover", "storage scrub", "storage repair",
-    "storage reclaim", "backup", "restore", "record erase", "audit receipt", "verify", "bench read", "bench catchup",
+    "storage reclaim", "backup", "restore", "record erase", "audit receipt", "verify", "bench read",
     "consent simulate",
 )  # fmt: skip
 

@@ -5,14 +5,21 @@ import trio
 import trio.testing
 
 from node.applier import AppliedHeight
-from node.rejoin import Rejoin, Watermark
+from node.rejoin import GRACE_MS, Recall, Rejoin, Watermark
 from protocol import codec
-from protocol.configuration import Configuration
-from protocol.identifiers import ZERO, Height, NodeId, Term
+from protocol.certificate import Acknowledgement, acknowledge
+from protocol.configuration import Configuration, network_id
+from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
 from protocol.raft.state import HardState
+from protocol.signing import SigningKey
+from storage.ledger_store import LedgerStore
+from storage.memory import MemoryStore
 from tests.node.ledger_double import DoubleClock
 from tests.node.scripted_transport import Answer, ScriptedTransport
-from tests.protocol.ledgers import configuration
+from tests.protocol.ledgers import configuration, key
+
+KEYS = tuple(key(f"n{number}") for number in range(5))
+SOMEBODY = bytes([7]) * 32
 
 
 def says(term: int, height: int) -> Answer:
@@ -94,3 +101,107 @@ async def test_nonsense_and_silence_are_no_answers(nursery, autojump_clock) -> N
     house.transport.calls = {first: says(0, 0), second: says(0, 0)}
     await trio.sleep(30)
     assert house.result is not None
+
+
+class RecallHouse(House):
+    """A voter after an unclean start."""
+
+    def __init__(self, voters: int) -> None:
+        super().__init__(voters)
+        self.key = next(key for key in KEYS if NodeId(key.public) == self.transport.me)
+        self.store = LedgerStore(MemoryStore(), self.configuration)
+        self.recall = Recall(self.configuration, self.transport, DoubleClock(), self.store)
+        self.before = dataclasses.replace(
+            HardState.initial(),
+            term=Term(5),
+            vote=SOMEBODY,
+            ack_term=Term(5),
+            ack_height=Height(0),
+            ack_hash=self.store.hash(Height(0)),
+        )
+        self.results: list[HardState | None] = []
+
+    def ack(self, term: int, height: int, *, by: SigningKey | None = None) -> Acknowledgement:
+        return acknowledge(
+            by or self.key, network_id(self.configuration), epoch=0, incarnation=0, term=Term(term),
+            height=Height(height), tip=Digest(b"h" * 32),
+        )  # fmt: skip
+
+    def saw(self, term: int, ack: Acknowledgement | None = None) -> Answer:
+        async def answer(_body: bytes) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return codec.encode(Watermark(Term(term), Height(0), ack))
+
+        return answer
+
+    async def run(self) -> None:
+        self.results.append(await self.recall.wait(self.before))
+
+
+async def test_a_voter_that_has_forgotten_nothing_goes_on_with_its_vote(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5, house.ack(4, 80)), second: house.saw(3)}
+    await house.run()
+    assert house.results == [house.before]
+    assert house.recall.is_sure
+
+
+async def test_the_highest_term_is_taken_and_its_vote_is_spent(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5), second: house.saw(8)}
+    await house.run()
+    assert house.results == [dataclasses.replace(house.before, term=Term(8), vote=house.transport.me)]
+
+
+async def test_a_vote_of_the_own_term_that_may_have_been_forgotten_is_spent(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    house.before = dataclasses.replace(house.before, vote=ZERO)
+    house.transport.calls = {node: house.saw(5) for node in house.others}
+    await house.run()
+    assert house.results == [dataclasses.replace(house.before, vote=house.transport.me)]
+
+
+async def test_a_forgotten_acknowledgement_silences_the_voter(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5), second: house.saw(5, house.ack(5, 3))}
+    await house.run()
+    assert house.results == [None]
+
+
+async def test_nobody_can_silence_a_voter_with_what_it_did_not_sign(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    forged = dataclasses.replace(house.ack(5, 3), height=Height(9))
+    foreign = house.ack(9, 9, by=next(key for key in KEYS if key is not house.key))
+    house.transport.calls = {first: house.saw(5, forged), second: house.saw(5, foreign)}
+    await house.run()
+    assert house.results == [house.before]
+
+
+@pytest.mark.parametrize(("voters", "needed"), [(2, 1), (3, 1), (4, 2), (5, 2)])
+async def test_whoever_is_away_is_waited_for_no_longer_than_the_grace_once_a_quorum_has_answered(
+    voters: int, needed: int, nursery, autojump_clock
+) -> None:
+    house = RecallHouse(voters)
+    house.transport.calls = {node: house.saw(5) for node in house.others[: needed - 1]}
+    nursery.start_soon(house.run)
+    await trio.sleep(60)
+    assert house.results == []
+    house.transport.calls[house.others[needed - 1]] = house.saw(5)
+    await trio.sleep(5)
+    assert house.results == [house.before]
+    assert house.recall.is_sure == (needed == voters - 1)
+
+
+async def test_all_are_waited_for_within_the_grace(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5)}
+    nursery.start_soon(house.run)
+    await trio.sleep(0.9)
+    house.transport.calls[second] = house.saw(5, house.ack(6, 1))
+    await trio.sleep(GRACE_MS / 1000)
+    assert house.results == [None]

@@ -1,0 +1,123 @@
+"""One member of the simulated world: what outlives its crashes, and one life of it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from node.core import Core
+from protocol.configuration import Card, Configuration, Member, found
+from protocol.errors import CarechainError, Corruption, Unavailable
+from protocol.identifiers import NodeId, PublicKey
+from protocol.signing import SigningKey
+from simulations import determinism
+from simulations.clock import VirtualClock
+from simulations.disk import DiskFaults, DiskSpeed, VirtualDisk
+from simulations.transport import VirtualTransport
+from storage.memory import MemoryStore
+
+T = TypeVar("T")
+CLOCK_OFFSET_MS_MAX = 400
+CLOCK_DRIFT_MAX = 100e-6
+"""What NTP leaves in a bad week, and a cheap crystal."""
+
+
+class Crashed(Unavailable):
+    """The node stopped before it answered; what it was asked may have happened."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One member: what outlives its crashes, and its present incarnation."""
+
+    index: int
+    key: SigningKey
+    rows: MemoryStore
+    clock: VirtualClock
+    skew: tuple[int, float]
+    """Offset in milliseconds and drift of its clock when nothing is wrong with it."""
+    disk_speed: DiskSpeed = field(default_factory=DiskSpeed)
+    disk_faults: DiskFaults = field(default_factory=DiskFaults)
+    lives: int = 0
+    life: "Incarnation | None" = None
+    is_starting: bool = False
+    is_paused: bool = False
+    is_forgetful: bool = False
+    """It has lost what it had promised: by a lie of its disk, or with a ledger that was rebuilt."""
+    was_lied_to: bool = False
+    """Its disk has lost what it had said was synchronised, and only others can tell."""
+    down_after_failure_s: float = 1.0
+    """How long whoever looks after the machine takes to start it again when its disk has failed."""
+
+    @property
+    def id(self) -> NodeId:
+        """Its node id."""
+        return NodeId(self.key.public)
+
+
+@dataclass(slots=True)
+class Incarnation:
+    """One life of a node."""
+
+    core: Core
+    transport: VirtualTransport
+    disk: VirtualDisk
+    nursery: trio.Nursery
+    started_s: float
+    is_up: bool = True
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    async def ask(self, question: Callable[[Core], Awaitable[T]]) -> T:
+        """Return the answer to a question that runs inside the node.
+
+        Raises:
+            Crashed: the node stopped meanwhile, or met damage on its disk: the outcome is unknown.
+            CarechainError: what the question raised.
+        """
+        answers: list[T] = []
+        errors: list[CarechainError] = []
+        damage: list[Corruption] = []
+        done = trio.Event()
+
+        async def run() -> None:
+            try:
+                answers.append(await question(self.core))
+            except Corruption as error:
+                damage.append(error)
+            except CarechainError as error:
+                errors.append(error)
+            finally:
+                done.set()
+
+        if not self.is_up:
+            raise Crashed("the node is down")
+        self.nursery.start_soon(run)
+        await done.wait()
+        if errors:
+            raise errors[0]
+        if damage:
+            raise Crashed(str(damage[0]))
+        if not answers:
+            raise Crashed("the node stopped")
+        return answers[0]
+
+
+def new_node(seed: int, index: int, key: SigningKey) -> Node:
+    """Return a member that has never run, with a clock of its own."""
+    rng = determinism.stream(seed, f"clock/{index}")
+    offset_ms = rng.randint(-CLOCK_OFFSET_MS_MAX, CLOCK_OFFSET_MS_MAX)
+    drift = rng.uniform(-CLOCK_DRIFT_MAX, CLOCK_DRIFT_MAX)
+    clock = VirtualClock(offset_ms=offset_ms, drift=drift)
+    return Node(index, key, MemoryStore(), clock, (offset_ms, drift))
+
+
+def found_network(seed: int, keys: list[SigningKey], voters: int) -> Configuration:
+    """Return the genesis of a network whose first members vote; the others follow."""
+    cards = []
+    for index, key in enumerate(keys):
+        role = "voter" if index < voters else "observer"
+        public = PublicKey(key.public)
+        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, ())
+        cards.append(Card.make(member, key))
+    return found(tuple(cards), nonce=determinism.stream(seed, "nonce").randbytes(32))
