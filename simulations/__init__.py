@@ -1,16 +1,18 @@
 """What could happen: whole nodes in an imaginary world, where one seed decides everything.
 
 The same `node.core.Core` that a daemon runs stands here on virtual ports: a network that delays, loses, doubles and
-cuts, disks that are slow and forget what was not synchronised, clocks that are wrong. Nothing waits for real time: when
+cuts, disks that are slow, fail, fill up, rot, lie and forget what was not synchronised, clocks that are wrong. Nothing waits for real time: when
 all tasks wait, the clock jumps. Two runs of a seed are equal event for event, so a failure is its seed.
 
 Glossary
 --------
 *seed*: the number all randomness comes from, by named streams (`determinism.stream`): a draw more in one part shifts no
-other. *round*: faults for a while, then everything is healed and progress is demanded. *plan*: which faults a round
-knows and how strong they are (swarm testing: most plans leave most faults out). *incarnation*: one life of a node,
-from a start to a crash. *history*: every event with its virtual time, hashed as it grows. *violation*: a checker's
-sentence on what must never be.
+other. *round*: faults for a while, then everything is healed and progress is demanded. *story*: a run as data and as text:
+the world and the faults, each with its time, drawn from the seed (`faults`, swarm testing: most rounds leave most kinds
+out) or written by a person (`stories/`). *tier*: b steps whole nodes, a the Raft cores alone on an event heap. *incarnation*:
+one life of a node, from a start to a crash. *history*: every event with its virtual time, hashed as it grows. *client
+history*: what clients called and were told, checked for linearizability. *violation*: a checker's sentence on what must
+never be.
 
 Goals
 -----
@@ -20,8 +22,9 @@ a node believes.
 
 Non-goals
 ---------
-No libp2p and no LevelDB (their adapters have suites of their own), no lying nodes yet, no damaged disks yet.
+No libp2p and no LevelDB (their adapters have suites of their own), no lying nodes yet. `explorer` looks at every world
+of three cores within bounds instead of at random ones; `tests/real` does to real daemons what a real machine can.
 
-Order of calls: `runner.simulate` → `determinism.run` → `World.run`: boot nodes, then per round `faults`, `workload`,
-heal, `checkers.converged`.
+Order of calls: `runner.simulate` draws a story and tells it: `determinism.run` → `World.run`: boot nodes, then per round
+`executor`, `workload`, heal, settle, agree (tier b), or `core_world` (tier a). A failing seed goes through `minimise`.
 """

@@ -1,179 +1,299 @@
-"""What goes wrong in a round: a plan drawn from the seed, and the tasks that carry it out.
+"""What goes wrong in a run: events drawn in advance from the seed, so that a seed is a story.
 
-Swarm testing: a plan of the scenario `mixed` leaves most faults out and draws how strong the others are, so that some
-seeds are hard in one way only; all faults at once mostly prevent everything and find little.
+Swarm testing: each round of the scenario `mixed` first draws which kinds of faults it knows and how often they come, and
+leaves most of them out, so that some seeds are hard in one way only; all faults at once mostly prevent everything and find
+little. Every time, node and duration is drawn here and nothing later, except who leads when an event says `leader`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
-import trio
+from simulations.network import GOOD
+from simulations.story import (
+    AddVoter,
+    BitRot,
+    Blackout,
+    Bridge,
+    Changes,
+    Clog,
+    Crash,
+    Cut,
+    Direction,
+    DiskError,
+    DiskFull,
+    DiskLies,
+    Drift,
+    Event,
+    Flap,
+    LinkQuality,
+    Pause,
+    RemoveVoter,
+    SetClock,
+    SetQuality,
+    SlowDisk,
+    Target,
+    Tier,
+    Transfer,
+)
 
-from simulations.network import GOOD, Quality
-from simulations.world import Node, World
-
-SCENARIOS = ("mixed", "partition", "leader-crash", "slow-disk")
-_GOOD_SYNC_MS = 2.0
+SCENARIOS: Final = ("mixed", "partition", "leader-crash", "slow-disk")
+_KIND_CHANCES: Final = (0.1, 0.25, 0.4)
+"""How likely a round knows each kind of fault; drawn once a round."""
+_HOUR_MS: Final = 3_600_000
+_SKEW_MS_MAX: Final = 2_000
+"""How far any clock may be off: two of them differ by less than `limits.CLOCK_AHEAD_MS_MAX`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The faults of one round. `…_every_s` is the mean time between two faults of a kind; 0 leaves the kind out."""
+class Stage:
+    """Where and when events are drawn for: nodes by number, voters first, and the seconds of one round's faults.
 
-    quality: Quality = GOOD
-    partition_every_s: float = 0.0
-    crash_every_s: float = 0.0
-    leader_crash_every_s: float = 0.0
-    slow_disk_every_s: float = 0.0
-    blackout_every_s: float = 0.0
+    `liar` is the one voter of the run whose disk may lie or rot and whose clock may be an hour off. Nothing is promised when
+    two of three cannot be relied on: a block whose time has not come, in one log, waits for that while another is rebuilt.
+    """
 
-    def describe(self) -> str:
-        """Return the faults in one line."""
-        words = [
-            f"{name}={value:g}"
-            for name, value in (
-                ("delay_ms", self.quality.delay_ms),
-                ("jitter_ms", self.quality.jitter_ms),
-                ("loss", self.quality.loss),
-                ("duplicate", self.quality.duplicate),
-                ("reorder", self.quality.reorder),
-                ("partition_every_s", self.partition_every_s),
-                ("crash_every_s", self.crash_every_s),
-                ("leader_crash_every_s", self.leader_crash_every_s),
-                ("slow_disk_every_s", self.slow_disk_every_s),
-                ("blackout_every_s", self.blackout_every_s),
-            )
-            if value
-        ]
-        return " ".join(words)
+    tier: Tier
+    voters: int
+    members: int
+    start_s: float
+    end_s: float
+    liar: int | None = None
 
 
-def draw(scenario: str, rng: Random) -> Plan:
-    """Return a plan of a scenario."""
+_Draw = Callable[[Stage, Random, float], list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How one kind of fault is drawn, and the least and most seconds between two on average."""
+
+    draw: _Draw
+    every_s: tuple[float, float]
+
+
+def draw(scenario: str, rng: Random, stage: Stage) -> tuple[Event, ...]:
+    """Return the events of one round of a scenario, in order of time.
+
+    Raises:
+        ValueError: there is no such scenario.
+    """
+    events: list[Event] = []
+    if scenario == "mixed":
+        events.extend(_quality(rng, stage))
+    for kind, every_s in _plan(scenario, rng, stage.tier):
+        at_s = stage.start_s + rng.expovariate(1) * every_s
+        while at_s < stage.end_s:
+            drawn = kind.draw(stage, rng, round(at_s, 3))
+            events.extend(event for event in drawn if event.at_s < stage.end_s)
+            at_s += _lasts_s(drawn) + rng.expovariate(1) * every_s
+    return tuple(sorted(events, key=lambda event: event.at_s))
+
+
+def _plan(scenario: str, rng: Random, tier: Tier) -> list[tuple[_Kind, float]]:
+    """Return which kinds of faults a round knows, and the mean time between two of each."""
     match scenario:
         case "partition":
-            return Plan(partition_every_s=rng.uniform(3, 10))
+            return [(_KINDS["cut"], rng.uniform(3, 10))]
         case "leader-crash":
-            return Plan(leader_crash_every_s=rng.uniform(4, 12))
+            return [(_KINDS["leader-crash"], rng.uniform(4, 12))]
         case "slow-disk":
-            return Plan(slow_disk_every_s=rng.uniform(2, 8))
+            return [(_KINDS["slow"], rng.uniform(2, 8))]
         case "mixed":
-            return _mixed(rng)
+            chance = rng.choice(_KIND_CHANCES)
+            return [
+                (kind, rng.uniform(*kind.every_s))
+                for name, kind in _KINDS.items()
+                if name in DRAWN[tier] and rng.random() < chance
+            ]
         case _:
             raise ValueError(f"no scenario {scenario}; there are {', '.join(SCENARIOS)}")
 
 
-def _mixed(rng: Random) -> Plan:
+def _lasts_s(drawn: list[Event]) -> float:
+    return max((getattr(event, "for_s", None) or 0.0 for event in drawn), default=0.0)
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def _quality(rng: Random, stage: Stage) -> list[Event]:
     def some(low: float, high: float) -> float:
         return rng.uniform(low, high) if rng.random() < 0.4 else 0.0
 
-    quality = Quality(
-        delay_ms=GOOD.delay_ms + some(0, 60),
-        jitter_ms=GOOD.jitter_ms + some(0, 120),
-        loss=some(0, 0.2),
-        duplicate=some(0, 0.2),
-        reorder=some(0, 0.3),
+    drawn = {
+        "delay_ms": GOOD.delay_ms + some(0, 60),
+        "jitter_ms": GOOD.jitter_ms + some(0, 120),
+        "loss": some(0, 0.2),
+        "duplicate": some(0, 0.2),
+        "reorder": some(0, 0.3),
+    }
+    changes: Changes = tuple(
+        (name, round(value, 3)) for name, value in drawn.items() if value != getattr(GOOD, name)
     )
-    return Plan(quality, some(3, 20), some(3, 20), some(5, 30), some(3, 20), some(10, 60))
+    return [SetQuality(round(stage.start_s, 3), changes)] if changes else []
 
 
-class Faults:
-    """Carries out one plan; `heal` undoes everything."""
+def _cut(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    if stage.members < 2:
+        return []
+    side: tuple[Target, ...]
+    if rng.random() < 0.5:
+        side = ("leader",)
+    else:
+        side = tuple(sorted(rng.sample(range(stage.members), rng.randint(1, stage.members - 1))))
+    directions: tuple[Direction, ...] = ("both", "both", "out", "in")
+    return [Cut(at_s, rng.choice(directions), side, for_s=_while(rng, 0.3, 4))]
 
-    def __init__(self, world: World, plan: Plan, rng: Random) -> None:
-        self._world = world
-        self._plan = plan
-        self._rng = rng
-        self._voters = [node for node in world.nodes if node.id in world.configuration.voters]
 
-    async def run(self) -> None:
-        """Make faults until cancelled."""
-        self._world.network.quality = self._plan.quality
-        plan = self._plan
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._each, plan.partition_every_s, self._partition)
-            nursery.start_soon(self._each, plan.crash_every_s, self._crash)
-            nursery.start_soon(self._each, plan.leader_crash_every_s, self._crash_leader)
-            nursery.start_soon(self._each, plan.slow_disk_every_s, self._slow_disk)
-            nursery.start_soon(self._each, plan.blackout_every_s, self._blackout)
+def _bridge(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    if stage.members < 3:
+        return []
+    return [Bridge(at_s, rng.randrange(stage.members), for_s=_while(rng, 1, 4))]
 
-    async def heal(self) -> None:
-        """Make everything whole: links, disks, and nodes that are down."""
-        world = self._world
-        world.history.record("heal")
-        world.network.heal()
-        world.network.quality = GOOD
-        for node in world.nodes:
-            node.disk_speed.sync_ms = _GOOD_SYNC_MS
-            await world.start(node)
 
-    async def _each(self, every_s: float, make: Callable[[], Awaitable[None]]) -> None:
-        while every_s:
-            await trio.sleep(self._rng.expovariate(1) * every_s)
-            await make()
+def _flap(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    if stage.members < 2:
+        return []
+    node, peer = rng.sample(range(stage.members), 2)
+    every_s = rng.choice((0.02, 0.05, 0.1, 0.3, 1.0))
+    return [Flap(at_s, node, peer, every_s, for_s=_while(rng, 1, 3))]
 
-    async def _partition(self) -> None:
-        world, rng = self._world, self._rng
-        everyone = list(world.nodes)
-        leader = world.leader()
-        if leader is not None and rng.random() < 0.5:
-            one_side = [leader]
-        else:
-            one_side = rng.sample(everyone, rng.randint(1, len(everyone) - 1))
-        kind = rng.choice(("both", "both", "out", "in"))
-        world.history.record("cut", kind, *[node.index for node in one_side])
-        for node in one_side:
-            for other in everyone:
-                if other in one_side:
-                    continue
-                if kind != "in":
-                    world.network.cut(node.id, other.id)
-                if kind != "out":
-                    world.network.cut(other.id, node.id)
-        await trio.sleep(0.3 + rng.expovariate(1) * 4)
-        world.history.record("join")
-        world.network.heal()
 
-    async def _crash(self) -> None:
-        await self._restart(self._rng.choice(self._world.nodes))
+def _clog(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    if stage.members < 2:
+        return []
+    node, peer = rng.sample(range(stage.members), 2)
+    return [Clog(at_s, node, peer, for_s=_while(rng, 0.1, 2))]
 
-    async def _crash_leader(self) -> None:
-        leader = self._world.leader()
-        if leader is not None:
-            await self._restart(leader)
 
-    async def _restart(self, node: Node) -> None:
-        if self._rng.random() < 0.5:
-            await self._reach_a_write(node)
-        await self._world.crash(node)
-        await trio.sleep(self._rng.expovariate(1) * 2)
-        await self._world.start(node)
+def _link(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    if stage.members < 2:
+        return []
+    node, peer = rng.sample(range(stage.members), 2)
+    changes: Changes = rng.choice(
+        (
+            (("delay_ms", float(rng.randint(20, 300))),),
+            (("loss", round(rng.uniform(0.1, 0.9), 2)),),
+            (("reorder", round(rng.uniform(0.2, 1), 2)), ("jitter_ms", float(rng.randint(5, 50)))),
+        )
+    )
+    return [LinkQuality(at_s, node, peer, changes, for_s=_while(rng, 1, 4))]
 
-    async def _reach_a_write(self, node: Node) -> None:
-        """Wait until a node is in the middle of a write, or for a second."""
-        life = node.life
-        if life is not None and life.is_up:
-            with trio.move_on_after(1):
-                await life.disk.next_write()
-            await trio.sleep(self._rng.uniform(0, node.disk_speed.sync_ms) / 1000)
 
-    async def _blackout(self) -> None:
-        """All nodes lose power within a few milliseconds, and come back one by one."""
-        nodes = list(self._world.nodes)
-        self._rng.shuffle(nodes)
-        await self._reach_a_write(nodes[0])
-        for node in nodes:
-            await self._world.crash(node)
-            await trio.sleep(self._rng.uniform(0, 0.005))
-        for node in nodes:
-            await trio.sleep(self._rng.expovariate(1))
-            await self._world.start(node)
+# --- nodes ------------------------------------------------------------------------------------------------------------
 
-    async def _slow_disk(self) -> None:
-        node = self._rng.choice(self._voters)
-        node.disk_speed.sync_ms = self._rng.choice((20, 100, 500, 2_000))
-        self._world.history.record("slow", node.index, int(node.disk_speed.sync_ms))
-        await trio.sleep(0.5 + self._rng.expovariate(1) * 4)
-        node.disk_speed.sync_ms = _GOOD_SYNC_MS
-        self._world.history.record("fast", node.index)
+
+def _crash(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    return [_one_crash(rng, at_s, rng.randrange(stage.members))]
+
+
+def _leader_crash(_: Stage, rng: Random, at_s: float) -> list[Event]:
+    return [_one_crash(rng, at_s, "leader")]
+
+
+def _one_crash(rng: Random, at_s: float, node: Target) -> Crash:
+    return Crash(at_s, node, for_s=_while(rng, 0, 2), in_write=rng.random() < 0.5)
+
+
+def _blackout(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    """All at one instant, or all within a few milliseconds, back one by one."""
+    if rng.random() < 0.3:
+        return [Blackout(at_s, for_s=_while(rng, 0, 2))]
+    nodes = list(range(stage.members))
+    rng.shuffle(nodes)
+    back_s = 0.0
+    events: list[Event] = []
+    for node in nodes:
+        back_s += rng.expovariate(1)
+        events.append(Crash(at_s, node, for_s=round(back_s, 3), in_write=not events))
+        at_s = round(at_s + rng.uniform(0, 0.005), 4)
+    return events
+
+
+def _pause(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    for_s = _while(rng, 0.2, 2)
+    if rng.random() < 0.3:
+        # A leader that wakes up deposed and cut off: nobody tells it that what it remembers is old (etcd #20418).
+        asleep = Pause(round(at_s + 0.01, 3), "leader", for_s=round(for_s + 3, 3))
+        return [Cut(at_s, "out", ("leader",), for_s=round(for_s + 4, 3)), asleep]
+    node: Target = "leader" if rng.random() < 0.5 else rng.randrange(stage.members)
+    return [Pause(at_s, node, for_s=for_s)]
+
+
+def _clock(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    node = rng.randrange(stage.members)
+    draw = rng.random()
+    if draw < 0.3:
+        return [Drift(at_s, node, round(rng.uniform(-1e-3, 1e-3), 6))]
+    if draw < 0.6 and stage.liar is not None:
+        return [SetClock(at_s, stage.liar, rng.choice((-_HOUR_MS, _HOUR_MS)))]
+    return [SetClock(at_s, node, rng.randint(-_SKEW_MS_MAX, _SKEW_MS_MAX))]
+
+
+def _transfer(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    return [Transfer(at_s, rng.randrange(stage.voters))]
+
+
+def _members(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    node = rng.randrange(stage.members)
+    return [AddVoter(at_s, node) if rng.random() < 0.6 else RemoveVoter(at_s, node)]
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+
+def _slow(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    sync_ms = rng.choice((20, 100, 500, 2_000))
+    return [SlowDisk(at_s, rng.randrange(stage.voters), sync_ms, for_s=_while(rng, 0.5, 4))]
+
+
+def _disk_error(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    return [DiskError(at_s, rng.randrange(stage.members), for_s=_while(rng, 0.5, 2))]
+
+
+def _disk_full(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    return [DiskFull(at_s, rng.randrange(stage.members), for_s=_while(rng, 0.5, 4))]
+
+
+def _disk_lies(stage: Stage, rng: Random, at_s: float) -> list[Event]:
+    """A disk that lies shows it only when its power is lost: so it is."""
+    if stage.liar is None:
+        return []
+    crash_s = round(at_s + rng.uniform(0.5, 10), 3)
+    return [DiskLies(at_s, stage.liar), Crash(crash_s, stage.liar, for_s=_while(rng, 0, 2))]
+
+
+def _bit_rot(stage: Stage, _: Random, at_s: float) -> list[Event]:
+    return [BitRot(at_s, stage.liar)] if stage.liar is not None else []
+
+
+def _while(rng: Random, least_s: float, mean_s: float) -> float:
+    return round(least_s + rng.expovariate(1) * mean_s, 3)
+
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "cut": _Kind(_cut, (3, 20)),
+    "bridge": _Kind(_bridge, (10, 40)),
+    "flap": _Kind(_flap, (5, 30)),
+    "clog": _Kind(_clog, (3, 20)),
+    "link": _Kind(_link, (5, 20)),
+    "crash": _Kind(_crash, (3, 20)),
+    "leader-crash": _Kind(_leader_crash, (5, 30)),
+    "blackout": _Kind(_blackout, (10, 60)),
+    "pause": _Kind(_pause, (5, 30)),
+    "clock": _Kind(_clock, (5, 30)),
+    "transfer": _Kind(_transfer, (3, 20)),
+    "members": _Kind(_members, (5, 20)),
+    "slow": _Kind(_slow, (3, 20)),
+    "disk-error": _Kind(_disk_error, (10, 40)),
+    "disk-full": _Kind(_disk_full, (10, 40)),
+    "disk-lies": _Kind(_disk_lies, (15, 60)),
+    "bit-rot": _Kind(_bit_rot, (20, 60)),
+}
+DRAWN: Final[Mapping[Tier, frozenset[str]]] = {
+    "a": frozenset(_KINDS) - {"bit-rot", "disk-lies"},
+    "b": frozenset(_KINDS) - {"members"},
+}
+"""The kinds that `mixed` draws for each engine; a story may have any that its engine carries out."""

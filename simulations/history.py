@@ -7,6 +7,8 @@ import trio
 
 _TAIL = 400
 """Events kept to be read after a violation."""
+Happening = tuple[float, str, tuple[str, ...]]
+"""An event as it was recorded: virtual seconds, kind, values in words."""
 
 
 class History:
@@ -15,6 +17,8 @@ class History:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.tail: deque[str] = deque(maxlen=_TAIL)
+        self.kept: list[Happening] | None = None
+        """Everything from the moment when this becomes a list: what a picture is drawn from."""
         self._digest = hashlib.sha256()
 
     def record(self, kind: str, *values: str | int | bytes) -> None:
@@ -24,6 +28,8 @@ class History:
         self._digest.update(line.encode() + b"\n")
         self.counts[kind] += 1
         self.tail.append(line)
+        if self.kept is not None:
+            self.kept.append((trio.current_time(), kind, tuple(words)))
 
     @property
     def sha256(self) -> str:

@@ -1,11 +1,14 @@
-"""One seed, from nothing to a verdict: rounds of faults, healing and demanded progress.
+"""One seed, from nothing to a verdict: its story is drawn, told, healed, and progress demanded.
 
-A round makes faults for most of its time. Then everything is healed, clients stop, and within `SETTLE_S` virtual
-seconds every node must bring a new transaction to its end and all must hold the same ledger. The rest of the round is calm.
+`story_of` draws a story from a seed, `tell` carries a story out. Before each healing faults happen and clients use the
+ledger. Then everything is made whole, clients stop, and within the story's `settle_s` virtual seconds every node must bring
+a new transaction to its end and all must hold the same ledger. Long runs have many such rounds: faults for five sixths of
+one, the rest in calm.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -13,7 +16,10 @@ import trio
 
 from protocol.identifiers import Digest, Height, NodeId
 from simulations import checkers, determinism, faults
-from simulations.faults import Faults, Plan
+from simulations.executor import Executor, check_events, rounds_of
+from simulations.faults import Stage
+from simulations.history import Happening
+from simulations.story import Event, Heal, Load, Story, Tier
 from simulations.workload import Workload
 from simulations.world import Node, World
 from storage import keyspace
@@ -22,14 +28,18 @@ from storage.ledger_store import LedgerStore
 ROUND_S = 120.0
 SETTLE_S = 30.0
 _FAULT_SHARE = 5 / 6
-_CLIENTS = 3
 _LOOK_EVERY_S = 0.1
 _PROBE_MS = 20_000
+
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is simulated. `virtual_s` is how long the rounds last in virtual seconds."""
+    """What is simulated. `virtual_s` is how long the rounds last in virtual seconds.
+
+    `keeps_history` has the verdict hold every event, for a picture.
+    """
 
     seed: int
     virtual_s: float
@@ -37,11 +47,13 @@ class Options:
     voters: int = 3
     observers: int = 1
     real_signatures: bool = False
+    tier: Tier = "b"
+    keeps_history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of it. Everything but `real_seconds` depends on the options alone."""
+    """What came of it. Everything but `real_seconds` depends on the options and the story alone."""
 
     options: Options
     history_sha256: str
@@ -52,91 +64,166 @@ class Verdict:
     acked: int
     events: dict[str, int]
     violations: tuple[str, ...]
-    plans: tuple[str, ...]
-    tail: tuple[str, ...]
-    log: tuple[str, ...]
+    tail: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    happenings: tuple[Happening, ...] = ()
+    story: Story | None = None
+
+    def measure(self, name: str) -> int:
+        """Return what an expectation of a story names: a figure, or how many events of a kind there were."""
+        figures = {"commits": self.commits, "leader_changes": self.leader_changes, "acked": self.acked}
+        return figures.get(name, self.events.get(name, 0))
 
 
-def simulate(options: Options, progress: Callable[[float], None] = lambda _: None) -> Verdict:
+def simulate(options: Options, progress: Progress = lambda _: None) -> Verdict:
     """Run one seed to its end or to its first violation. `progress` hears the virtual time after each round."""
+    return tell(story_of(options), options, progress)
+
+
+def simulate_one_of_many(options: Options) -> Verdict:
+    """Run one seed; of a clean one return only what is counted, since there may be thousands of them."""
+    verdict = simulate(options)
+    return verdict if verdict.violations else dataclasses.replace(verdict, tail=(), log=(), story=None)
+
+
+def story_of(options: Options) -> Story:
+    """Return the story of a seed: everything that will happen, drawn in advance."""
+    rng = determinism.stream(options.seed, "plans")
+    members = options.voters + options.observers
+    rounds = max(1, round(options.virtual_s / ROUND_S))
+    length_s = options.virtual_s / rounds
+    liar = rng.randrange(options.voters)
+    events: list[Event] = []
+    for number in range(rounds):
+        start_s, is_last = number * length_s, number == rounds - 1
+        end_s = options.virtual_s if is_last else round(start_s + length_s * _FAULT_SHARE, 3)
+        stage = Stage(options.tier, options.voters, members, start_s, end_s, liar)
+        drawing = determinism.stream(options.seed, f"faults/{number}")
+        events.extend(faults.draw(options.scenario, drawing, stage))
+        if not is_last:
+            events.append(Heal(end_s))
+    return Story(
+        seed=options.seed,
+        tier=options.tier,
+        nodes=options.voters,
+        observers=options.observers,
+        seconds=options.virtual_s,
+        settle_s=SETTLE_S,
+        load=Load(mean_s=rng.choice((0.3, 1.0, 3.0))),
+        events=tuple(events),
+    )
+
+
+def options_of(story: Story, *, real_signatures: bool = False, keeps_history: bool = False) -> Options:
+    """Return the options that a story stands for; its scenario is called `story`."""
+    return Options(
+        seed=story.seed,
+        virtual_s=story.seconds,
+        scenario="story",
+        voters=story.nodes,
+        observers=story.observers,
+        real_signatures=real_signatures,
+        tier=story.tier,
+        keeps_history=keeps_history,
+    )
+
+
+def tell(story: Story, options: Options, progress: Progress = lambda _: None) -> Verdict:
+    """Carry a story out, to its end or to its first violation. An expectation that does not hold is a violation.
+
+    Raises:
+        StoryError: the story has an event that its tier cannot carry out.
+    """
+    if story.tier == "a":
+        from simulations.core_world import simulate_core  # noqa: PLC0415 - it speaks in the terms of this module
+
+        verdict = simulate_core(
+            options, story.events, quality=story.quality, load=story.load, settle_s=story.settle_s
+        )
+    else:
+        check_events(story.events)
+        verdict = _tell_whole_nodes(story, options, progress)
+    broken = [
+        f"expectation: {each.measure} {each.comparison} {each.value}, but it was {verdict.measure(each.measure)}"
+        for each in story.expect
+        if not each.holds(verdict.measure(each.measure))
+    ]
+    return dataclasses.replace(verdict, story=story, violations=(*verdict.violations, *broken))
+
+
+def _tell_whole_nodes(story: Story, options: Options, progress: Progress) -> Verdict:
     started = perf_counter()
     with contextlib.nullcontext() if options.real_signatures else determinism.fake_signatures():
-        story = determinism.run(options.seed, lambda: _tell(options, progress))
-    world = story.world
+        run = determinism.run(story.seed, lambda: _run(story, options, progress))
+    world = run.world
     counts = world.history.counts
     return Verdict(
         options=options,
         history_sha256=world.history.sha256,
-        virtual_seconds=round(story.ended_s, 6),
+        virtual_seconds=round(run.ended_s, 6),
         real_seconds=round(perf_counter() - started, 2),
         commits=world.chain.height,
         leader_changes=counts["leader"],
         acked=counts["ack"] + counts["refused"],
         events=dict(sorted(counts.items())),
         violations=tuple(world.violations),
-        plans=tuple(story.plans),
         tail=tuple(world.history.tail),
         log=tuple(world.log),
+        happenings=tuple(world.history.kept or ()),
     )
 
 
-async def _tell(options: Options, progress: Callable[[float], None]) -> "_Story":
-    story = _Story(options, progress)
-    await story.world.run(story.run)
-    return story
+async def _run(story: Story, options: Options, progress: Progress) -> "_Run":
+    run = _Run(story, options, progress)
+    await run.world.run(run.run)
+    return run
 
 
-class _Story:
-    """The rounds of one run."""
+class _Run:
+    """The rounds of one story in a world of whole nodes."""
 
-    def __init__(self, options: Options, progress: Callable[[float], None]) -> None:
-        self._options = options
+    def __init__(self, story: Story, options: Options, progress: Progress) -> None:
+        self._story = story
         self._progress = progress
-        self.world = World(options.seed, voters=options.voters, observers=options.observers)
-        self.plans: list[str] = []
+        self.world = World(story.seed, voters=story.nodes, observers=story.observers)
+        if options.keeps_history:
+            self.world.history.kept = []
         self.ended_s = 0.0
-        self._workload = Workload(self.world, clients=_CLIENTS, mean_s=1.0)
-        self._rng = determinism.stream(options.seed, "plans")
+        self._executor = Executor(self.world)
+        self._workload = Workload(self.world, clients=story.load.clients, mean_s=story.load.mean_s)
 
     async def run(self) -> None:
-        """Run round after round, until time is over or something must never have been."""
-        rounds = max(1, round(self._options.virtual_s / ROUND_S))
-        length = self._options.virtual_s / rounds
-        for number in range(rounds):
-            plan = faults.draw(self._options.scenario, self._rng)
-            self.plans.append(f"from {trio.current_time():.3f} s: {plan.describe()}")
-            await self._round(plan, number, (number + 1) * length)
+        """Run round after round, until the story is over or something must never have been."""
+        world = self.world
+        world.network.quality = self._story.quality
+        for events, heal_s in rounds_of(self._story.events, self._story.seconds):
+            await self._round(events, heal_s)
             determinism.collect_garbage()
             self._progress(trio.current_time())
-            if self.world.violations:
+            if world.violations:
                 break
         self.ended_s = trio.current_time()
 
-    async def _round(self, plan: Plan, number: int, end_s: float) -> None:
+    async def _round(self, events: tuple[Event, ...], heal_s: float) -> None:
+        """Let clients and faults be until a virtual time, or until a violation; then heal and demand progress."""
         world = self.world
-        made = Faults(world, plan, determinism.stream(world.seed, f"faults/{number}"))
-        self._workload.mean_s = self._rng.choice((0.3, 1.0, 3.0))
-        now = trio.current_time()
-        await self._together(made.run, until_s=now + (end_s - now) * _FAULT_SHARE)
-        if world.violations:
-            return
-        await made.heal()
-        with trio.move_on_after(SETTLE_S) as settling:
-            await self._settle()
-        if settling.cancelled_caught:
-            world.report(f"progress: {SETTLE_S:g} s after everything was healed there was none on all nodes")
-        elif not world.violations:
-            self._check_agreement()
-            await self._together(trio.sleep_forever, until_s=end_s)
-
-    async def _together(self, other: Callable[[], Awaitable[None]], *, until_s: float) -> None:
-        """Let clients and something else run until a virtual time, or until a violation."""
-        with trio.move_on_at(until_s):
+        with trio.move_on_at(heal_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._workload.run)
-                nursery.start_soon(other)
-                await self.world.violated.wait()
+                nursery.start_soon(self._executor.run, events, heal_s)
+                await world.violated.wait()
                 nursery.cancel_scope.cancel()
+        if world.violations:
+            return
+        await self._executor.heal()
+        with trio.move_on_after(self._story.settle_s) as settling:
+            await self._settle()
+        if settling.cancelled_caught:
+            world.report(
+                f"progress: {self._story.settle_s:g} s after everything was healed there was none on all nodes"
+            )
+        elif not world.violations:
+            self._check_agreement()
 
     async def _settle(self) -> None:
         world = self.world

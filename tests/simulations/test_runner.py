@@ -1,14 +1,19 @@
 import json
+from pathlib import Path
 
 import pytest
 import trio
 
 from protocol.identifiers import Term
 from simulations import __main__ as command
-from simulations import determinism, faults
+from simulations import determinism
 from simulations.faults import SCENARIOS
-from simulations.runner import Options, simulate
+from simulations.runner import Options, options_of, simulate, story_of, tell
+from simulations.story import AddVoter, Crash, Cut, Expectation, Heal, Story
+from simulations.story_text import StoryError, format_story, parse
 from simulations.world import World
+
+OPTIONS = Options(seed=1, virtual_s=8)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -50,13 +55,48 @@ def test_five_voters_and_two_observers_agree() -> None:
     assert verdict.commits > 0
 
 
-def test_plans_of_a_swarm_differ_and_leave_faults_out() -> None:
-    rng = determinism.stream(1, "plans")
-    plans = {faults.draw("mixed", rng) for _ in range(20)}
-    assert len(plans) > 15
-    assert any(plan.crash_every_s == 0 < plan.partition_every_s for plan in plans)
-    with pytest.raises(ValueError, match="no scenario"):
-        faults.draw("earthquake", rng)
+def test_a_long_run_is_healed_now_and_then_and_at_its_end() -> None:
+    story = story_of(Options(seed=9, virtual_s=360, scenario="partition"))
+    healed = [event.at_s for event in story.events if isinstance(event, Heal)]
+    assert healed == [100, 220]
+    assert not any(
+        100 <= event.at_s < 120 or 220 < event.at_s < 240
+        for event in story.events[:-1]
+        if event.at_s not in healed
+    )
+    verdict = tell(
+        Story(seed=1, seconds=8, events=(Crash(1, 0, for_s=1), Heal(3), Cut(4, "out", (1,)))), OPTIONS
+    )
+    assert verdict.violations == ()
+    assert verdict.events["agreed"] == 2
+
+
+def test_a_run_is_its_story() -> None:
+    options = Options(seed=4, virtual_s=12)
+    drawn = simulate(options)
+    told = tell(parse(format_story(story_of(options))), options)
+    assert told.history_sha256 == drawn.history_sha256
+    assert told.story == drawn.story == story_of(options)
+
+
+def test_an_expectation_that_does_not_hold_is_a_violation() -> None:
+    expect = (Expectation("commits", ">=", 10_000), Expectation("crash", "==", 1))
+    verdict = tell(Story(seed=1, seconds=4, events=(Crash(2, 1),), expect=expect), OPTIONS)
+    assert len(verdict.violations) == 1
+    assert verdict.violations[0].startswith("expectation: commits >= 10000, but it was ")
+
+
+def test_tier_b_refuses_what_it_cannot_carry_out() -> None:
+    with pytest.raises(StoryError, match="tier b cannot carry out 'at 1 add-voter 3'"):
+        tell(Story(seed=1, seconds=4, events=(AddVoter(1, 3),)), OPTIONS)
+
+
+def test_tier_a_runs_the_same_stories() -> None:
+    story = Story(seed=1, tier="a", observers=0, seconds=8, events=(Crash(2, "leader", for_s=1),))
+    verdict = tell(story, options_of(story, keeps_history=True))
+    assert verdict.violations == ()
+    assert verdict.events["crash"] == 1
+    assert any(kind == "crash" for _, kind, _ in verdict.happenings)
 
 
 def test_a_node_that_fails_is_a_violation_and_ends_the_run() -> None:
@@ -120,3 +160,51 @@ def test_the_command_runs_many_seeds(capsys: pytest.CaptureFixture[str]) -> None
     assert document["seeds"] == 2
     assert document["failed"] == []
     assert [run["seed"] for run in document["runs"]] == [0, 1]
+
+
+def test_processes_share_the_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--tier", "a", "--seeds", "2", "--seconds", "3", "--nodes", "3", "--json"]
+    assert command.main([*words, "--jobs", "2"]) == 0
+    shared = json.loads(capsys.readouterr().out)
+    assert command.main(words) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert [run["history_sha256"] for run in shared["runs"]] == [
+        run["history_sha256"] for run in alone["runs"]
+    ]
+
+
+def test_the_command_prints_a_story_that_it_replays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--seed", "3", "--seconds", "8", "--json"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert command.main(["--seed", "3", "--seconds", "8", "--story"]) == 0
+    file = tmp_path / "three.story"
+    file.write_text(capsys.readouterr().out)
+    assert command.main(["replay", str(file), "--json", "--plot", str(tmp_path / "three.svg")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["history_sha256"] == drawn["history_sha256"]
+    assert "seed 3" in (tmp_path / "three.svg").read_text()
+
+
+def test_a_story_that_fails_is_shown_at_its_smallest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lost.story"
+    lines = ("world seed=2 nodes=2 observers=0 seconds=4 settle=0.01", "at 1 cut out 0 for 1", "at 3 crash 1")
+    file.write_text("\n".join(lines))
+    assert command.main(["replay", str(file)]) == 1
+    shown = capsys.readouterr().err
+    assert "VIOLATION" in shown
+    assert "commit " in shown
+    smallest = parse(shown[shown.rindex("# at") :])
+    assert len(smallest.events) < 2
+
+
+def test_a_file_that_is_no_story_is_refused_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.story"
+    file.write_text("world seed=1\nat 1 explode 2\n")
+    assert command.main(["replay", str(file)]) == 2
+    assert "line 2: nothing is called 'explode'" in capsys.readouterr().err

@@ -1,0 +1,193 @@
+"""The invariants that need every disk at once, or what a core has handed out: the rest of ledger.md section 3's list.
+
+As those of `checkers`, each is fed with what happened and reports a sentence for what must never be.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from protocol import ledger_state
+from protocol.block import Block, config_hash_above
+from protocol.certificate import CommitProof, check_commit_proof
+from protocol.configuration import Configuration, network_id
+from protocol.errors import Invalid
+from protocol.identifiers import Digest, Height, NodeId, Term
+from protocol.merkle import Frontier
+from simulations.checkers import Report, short
+
+HashAt = Callable[[Height], Digest | None]
+
+
+class TreeRoots:
+    """Every header's tree size and root are those recomputed from the leaves below it (RFC 9162 section 2.1)."""
+
+    def __init__(self, report: Report, genesis: Block) -> None:
+        self._report = report
+        self._after: dict[Digest, Frontier] = {genesis.hash: Frontier()}
+
+    def stored(self, block: Block) -> None:
+        """Hear that somebody stored a block."""
+        if block.hash in self._after:
+            return
+        before = self._after.get(block.header.prev_hash)
+        if before is None:
+            self._report(f"tree root: block {block.height} was stored and its predecessor never was")
+            return
+        if (block.header.tree_size, block.header.tree_root) != (before.size, before.root()):
+            self._report(f"tree root: block {block.height} does not name the tree of the blocks below it")
+        self._after[block.hash] = before.append(block.leaves())
+
+    def after(self, digest: Digest) -> Frontier | None:
+        """Return the tree after a stored block."""
+        return self._after.get(digest)
+
+
+class Configurations:
+    """The configuration in force is the newest one in the log, committed or not (ledger.md 7.2, 3)."""
+
+    def __init__(self, report: Report, genesis: Configuration) -> None:
+        self._report = report
+        self._known = {genesis.digest: genesis}
+
+    def stored(self, block: Block) -> None:
+        """Hear that somebody stored a block."""
+        if block.is_configuration and block.header.next_config_hash not in self._known:
+            following = block.next_configuration()
+            self._known[following.digest] = following
+
+    def above(self, block: Block) -> Configuration:
+        """Return the configuration in force above a stored block, which is the one it is acknowledged in too."""
+        return self._known[config_hash_above(block.header)]
+
+    def in_force(self, node: NodeId, configuration: Configuration, tip: Block) -> None:
+        """Hear what counts at a node whose whole log is durable and ends with `tip`."""
+        if configuration.digest != config_hash_above(tip.header):
+            self._report(
+                f"configuration: what counts at {short(node)} is not the newest in its log, {tip.height}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    digest: Digest
+    proof_term: Term
+
+
+class Commits:
+    """What is committed is proven, durable on a quorum, one chain, in every later leader's log, and never taken back.
+
+    (Raft §5.4, Figure 3: leader completeness and state-machine safety, here for commits, before anything is applied.)
+    """
+
+    def __init__(self, report: Report, genesis: Block, configurations: Configurations) -> None:
+        self._report = report
+        self._configurations = configurations
+        self._network = network_id(configurations.above(genesis))
+        self._chain = [_Committed(genesis.hash, Term(0))]
+        self._heights: dict[NodeId, Height] = {}
+        self.configuration = configurations.above(genesis)
+        """The newest that is committed."""
+
+    @property
+    def height(self) -> Height:
+        """The highest block that any node has handed out as committed."""
+        return Height(len(self._chain) - 1)
+
+    def started(self, node: NodeId, applied: Height) -> None:
+        """Hear from where a node goes on after a start."""
+        self._heights[node] = applied
+
+    def reached(self, node: NodeId, height: Height) -> None:
+        """Hear the committed height of a node: within one life it only rises."""
+        before = self._heights.get(node, Height(0))
+        if height < before:
+            self._report(f"commit monotone: {short(node)} went back from {before} to {height}")
+        self._heights[node] = height
+
+    def handed_out(
+        self,
+        node: NodeId,
+        blocks: tuple[Block, ...],
+        proof: CommitProof,
+        holders: Callable[[Block], frozenset[NodeId]],
+    ) -> None:
+        """Hear that a node's core gave blocks out as committed; `holders` are the nodes with a block on their disks."""
+        for block in blocks:
+            if block.height > len(self._chain):
+                self._report(f"commit: {short(node)} committed block {block.height} beyond all others' + 1")
+                return
+            if block.height < len(self._chain):
+                if self._chain[block.height].digest != block.hash:
+                    self._report(f"commit: two blocks are committed at height {block.height}")
+                continue
+            if block.header.prev_hash != self._chain[-1].digest:
+                self._report(f"commit: block {block.height} does not follow the committed block below it")
+            self._first(block, proof, holders(block))
+
+    def _first(self, block: Block, proof: CommitProof, holders: frozenset[NodeId]) -> None:
+        configuration = self._configurations.above(block)
+        if len(holders.intersection(configuration.voters)) < configuration.raft_quorum:
+            self._report(f"commit: block {block.height} is committed without being durable on a quorum")
+        if proof.header == block.header:
+            try:
+                check_commit_proof(proof, self._network, configuration)
+            except Invalid as fault:
+                self._report(f"commit: the proof of block {block.height} does not hold: {fault}")
+        self._chain.append(_Committed(block.hash, proof.header.term))
+        self.configuration = configuration
+
+    def led(self, term: Term, leader: NodeId, hash_at: HashAt) -> None:
+        """Check that a new leader's log holds all that was committed in earlier terms (leader completeness)."""
+        height = self.height
+        while height > 0 and self._chain[height].proof_term >= term:
+            height = Height(height - 1)
+        if hash_at(height) != self._chain[height].digest:
+            self._report(
+                f"leader completeness: {short(leader)} leads term {term} without committed block {height}"
+            )
+
+
+class FreshReads:
+    """A linearizable read sees all that was committed or acknowledged anywhere when it began (Raft thesis §6.4)."""
+
+    def __init__(self, report: Report, commits: Commits) -> None:
+        self._report = report
+        self._commits = commits
+        self._floors: dict[tuple[NodeId, int], Height] = {}
+        self.answered_count = 0
+
+    def began(self, node: NodeId, request: int) -> None:
+        """Hear that a read began at a node."""
+        if (node, request) in self._floors:
+            self._report(f"reads: {short(node)} gave the number {request} twice")
+        self._floors[node, request] = self._commits.height
+
+    def answered(self, node: NodeId, request: int, height: Height | None) -> None:
+        """Hear the answer of the core; None is no answer, and never wrong."""
+        floor = self._floors.pop((node, request), None)
+        if floor is None:
+            self._report(f"reads: {short(node)} answered a read that nobody waits for")
+        elif height is not None:
+            self.answered_count += 1
+            if height < floor:
+                self._report(f"stale read: {short(node)} answered {height} when {floor} was committed")
+
+    def lost(self, node: NodeId) -> None:
+        """Hear that a node stopped: its reads get no answer."""
+        for asked in [asked for asked in self._floors if asked[0] == node]:
+            del self._floors[asked]
+
+
+def replay(blocks: Iterable[Block], configuration: Configuration) -> tuple[dict[bytes, bytes], Frontier]:
+    """Return the rows and the tree that blocks from height 1 on mean, computed from nothing."""
+    rows: dict[bytes, bytes] = {}
+    frontier = Frontier()
+    for block in blocks:
+        for key, value in ledger_state.apply(rows.get, configuration, block).writes.items():
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        frontier = frontier.append(block.leaves())
+        block.forget()
+    return rows, frontier

@@ -1,0 +1,127 @@
+"""A node's disk in tier A: what a crash leaves of it, without the cost of keys and bytes.
+
+As the ledger database it is one log file: a synchronised write makes everything before it durable; of what was applied
+since, a crash leaves an arbitrary prefix; the write under way when the power fails is there whole or not at all.
+"""
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+from random import Random
+
+from protocol.block import Block, Header
+from protocol.certificate import CommitProof
+from protocol.identifiers import Digest, Height
+from protocol.merkle import Frontier
+from protocol.raft.state import HardState, Ready
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """One batch of the applier, and what it replaced."""
+
+    height: Height
+    frontier: Frontier
+    proof_height: Height | None
+    replaced: dict[bytes, bytes | None]
+
+
+class CoreDisk:
+    """Hard state, blocks, proofs, rows and applied mark of one node; the `LogReader` of its Raft log."""
+
+    def __init__(self, genesis: Block) -> None:
+        self.hard_state: HardState | None = None
+        self.blocks: list[Block] = [genesis]
+        self.rows: dict[bytes, bytes] = {}
+        self.applied = Height(0)
+        self.frontier = Frontier()
+        """The tree after the applied block."""
+        self.proofs: dict[Height, CommitProof] = {}
+        self._proof_heights: list[Height] = []
+        self._unsynced: list[_Applied] = []  # each with the mark before it
+
+    def copy_committed(self, source: "CoreDisk") -> None:
+        """Begin as a joiner does: with the chain that another member has applied (ledger.md 7.3)."""
+        self.blocks = source.blocks[: source.applied + 1]
+        self.rows = dict(source.rows)
+        self.applied, self.frontier = source.applied, source.frontier
+        self.proofs = dict(source.proofs)
+        self._proof_heights = sorted(self.proofs)
+        self._unsynced.clear()
+
+    # --- LogReader ------------------------------------------------------------------------------------------------
+
+    def header(self, height: Height) -> Header:
+        """Return the header of the block at `height`."""
+        return self.blocks[height].header
+
+    def hash(self, height: Height) -> Digest:
+        """Return the hash of the block at `height`."""
+        return self.blocks[height].hash
+
+    def block(self, height: Height) -> Block:
+        """Return the block at `height`."""
+        return self.blocks[height]
+
+    def proof(self, height: Height) -> CommitProof | None:
+        """Return the stored proof with the greatest height at or below `height`."""
+        at = bisect_right(self._proof_heights, height)
+        return self.proofs[self._proof_heights[at - 1]] if at else None
+
+    def hash_at(self, height: Height) -> Digest | None:
+        """Return the hash of the block at `height`, if it is here."""
+        return self.blocks[height].hash if height < len(self.blocks) else None
+
+    # --- writes ---------------------------------------------------------------------------------------------------
+
+    def persist(self, ready: Ready) -> None:
+        """Write what a Ready must have durable, in one synchronised batch."""
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+        if ready.truncate_from is not None:
+            assert ready.truncate_from > self.applied, "an applied block would be truncated"
+            del self.blocks[ready.truncate_from :]
+        for block in ready.append:
+            assert block.height == len(self.blocks), "blocks are written without a gap"
+            self.blocks.append(block)
+        self._unsynced.clear()
+
+    def apply(
+        self,
+        height: Height,
+        frontier: Frontier,
+        writes: dict[bytes, bytes | None],
+        proof: CommitProof | None,
+    ) -> None:
+        """Write rows, applied mark and the proof of the last block in one batch that is not synchronised."""
+        rows = self.rows
+        proof_height = proof.header.height if proof is not None else None
+        replaced = {key: rows.get(key) for key in writes}
+        self._unsynced.append(_Applied(self.applied, self.frontier, proof_height, replaced))
+        _put(rows, writes)
+        self.applied, self.frontier = height, frontier
+        if proof is not None and proof_height is not None:
+            self.proofs[proof_height] = proof
+            insort(self._proof_heights, proof_height)
+
+    def crash(self, writing: Ready | None, rng: Random) -> bool:
+        """Decide what a loss of power left; return whether `writing`, which was being written, is there."""
+        if writing is not None and rng.random() < 0.5:
+            self.persist(writing)
+            return True
+        for _ in range(rng.randint(0, len(self._unsynced))):
+            lost = self._unsynced.pop()
+            _put(self.rows, lost.replaced)
+            self.applied, self.frontier = lost.height, lost.frontier
+            if lost.proof_height is not None:
+                del self.proofs[lost.proof_height]
+                self._proof_heights.remove(lost.proof_height)
+        self._unsynced.clear()
+        return False
+
+
+def _put(rows: dict[bytes, bytes], writes: dict[bytes, bytes | None]) -> None:
+    for key, value in writes.items():
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
