@@ -157,7 +157,10 @@ async def test_a_disk_that_cannot_write_stops_the_voter_without_a_promise(autoju
             raise StorageFull("full")
 
     house.consensus._disk = FullDisk(house.rows)
-    with pytest.RaisesGroup(StorageFull, allow_unwrapped=True, flatten_subgroups=True):
+    with (
+        pytest.RaisesGroup(StorageFull, allow_unwrapped=True, flatten_subgroups=True),
+        trio.fail_after(30),
+    ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(house.run)
             await settle(house)
@@ -371,7 +374,7 @@ async def test_46_47_a_read_index_is_the_committed_height_or_an_error(nursery, a
     nursery.start_soon(leaderless.run)
     await trio.sleep(0.2)
     assert await alone.consensus.read_index() == alone.consensus.raft.commit_height == 1
-    with pytest.raises(Unavailable):
+    with trio.fail_after(30), pytest.raises(Unavailable):
         await leaderless.consensus.read_index()
 
 

@@ -168,3 +168,36 @@ def test_heartbeats_and_their_answers_are_urgent_and_what_carries_blocks_is_not(
     patient = {type(message) for _, _, message in cluster.trace if not is_urgent(message)}
     assert urgent == {Heartbeat, HeartbeatReply}
     assert AppendEntries in patient
+
+
+def test_45_a_late_answer_to_an_older_round_takes_nothing_back():
+    cluster = led_by_1()
+    for _ in range(2):
+        cluster.read(1)
+        cluster.settle()
+    leadership = cluster.rafts[1]._leadership
+    assert leadership is not None
+    for context in (2, 1):
+        cluster.step(2, 1, HeartbeatReply(cluster.rafts[1].term, cluster.node(2), context))
+        assert leadership._progress[cluster.node(2)].confirmed == 2
+
+
+def test_45_an_answer_in_a_newer_term_confirms_no_round_of_the_older():
+    """Its sender may lead that newer term by then, and count rounds from one again."""
+    cluster = led_by_1()
+    cluster.partition((1,), (2, 3))
+    cluster.elect(2)
+    cluster.heal()
+    cluster.step(1, 3, Heartbeat(0, Term(1), cluster.node(1), 5, None))
+    cluster.drain(3)
+    assert cluster.sent(HeartbeatReply, 3, 1)[-1] == HeartbeatReply(cluster.rafts[3].term, cluster.node(3), 0)
+
+
+def test_p2_a_leader_that_was_given_up_in_one_term_is_followed_in_the_next():
+    cluster = led_by_1()
+    for n in (2, 3):
+        cluster.rafts[n].distrust(cluster.node(1))
+    cluster.rafts[1]._become_follower()
+    cluster.elect(1)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert [cluster.rafts[n].leader for n in (2, 3)] == [cluster.node(1)] * 2

@@ -140,3 +140,20 @@ def test_a_log_restarts_from_its_committed_height_and_durable_tail(cluster):
     assert (again.committed, again.persisted, again.tip_height, again.tip_hash) == (3, 5, 5, log.tip_hash)
     assert again.frontier(Height(5)) == log.frontier(Height(5))
     assert again.take_unpersisted() == (None, ())
+
+
+def test_34_what_is_truncated_no_longer_counts_against_the_bound(cluster):
+    log = log_of(cluster, 3)
+    log.truncate_from(Height(2))
+    assert log.uncommitted_bytes == len(log.block(Height(1)).raw)
+    assert log.uncommitted_count == 1
+
+
+def test_26_what_is_committed_and_not_written_yet_stays_in_memory(cluster, monkeypatch):
+    """Others may commit what the own disk has not got yet: it is nowhere else (thesis §10.2.1)."""
+    monkeypatch.setattr(limits, "LOG_CACHE_BYTES_MAX", 1)
+    log = log_of(cluster, 3)
+    log.commit(Height(3))
+    _, blocks = log.take_unpersisted()
+    assert [block.height for block in blocks] == [1, 2, 3]
+    assert log.block(Height(1)) == blocks[0]

@@ -246,6 +246,29 @@ def test_41_a_leaving_leader_does_not_count_itself():
     assert cluster.rafts[2].commit_height >= height
 
 
+def test_41_47_a_leaving_leader_is_none_of_the_quorum_that_it_must_hear_nor_of_one_that_confirms_a_read():
+    cluster = led_by_1()
+    cluster.partition((1, 2), (3,))
+    cluster.change(1, n1="")
+    cluster.settle()
+    read = cluster.read(1)
+    cluster.run(limits.ELECTION_TICKS_MIN - 4)
+    assert (cluster.leaders, cluster.answers(1)) == ([1], {})
+    cluster.run(5)
+    assert cluster.role(1) is not Role.LEADER
+    assert cluster.answers(1) == {read: None}
+
+
+@pytest.mark.parametrize("laggard", [2, 3])
+def test_41_the_successor_that_a_leaving_leader_names_has_the_longest_log(laggard):
+    cluster = led_by_1(4)
+    cluster.cut = {(1, laggard)}
+    cluster.change(1, n1="")
+    cluster.settle()
+    assert cluster.sent(TimeoutNow, 1)
+    assert cluster.sent(TimeoutNow, 1, laggard) == []
+
+
 @pytest.mark.parametrize("change", [{"n1": ""}, {"n3": ""}, {"n4": "voter"}], ids=str)
 @pytest.mark.parametrize("reached", [(), (2,), (2, 3), (3,)], ids=str)
 def test_41_a_crash_of_the_leader_before_the_commit_leaves_the_old_or_the_new_configuration(change, reached):

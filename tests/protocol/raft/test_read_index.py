@@ -196,3 +196,80 @@ def test_32_reads_go_on_while_the_leaders_disk_stalls():
     read = cluster.read(1)
     cluster.settle()
     assert cluster.answers(1) == {read: cluster.rafts[1].commit_height}
+
+
+def test_47_an_answered_read_makes_room_for_another(monkeypatch):
+    monkeypatch.setattr(limits, "READS_PENDING_MAX", 2)
+    cluster = led_by_1()
+    for n in (1, 2):
+        for _ in range(3):
+            reads = {cluster.read(n), cluster.read(n)}
+            cluster.settle()
+            assert reads <= cluster.answers(n).keys()
+
+
+def test_47_what_the_old_leader_was_asked_is_given_up_as_soon_as_there_is_another():
+    cluster = led_by_1()
+    cluster.cut = {(3, 1)}  # the question is lost, the heartbeats are not
+    read = cluster.read(3)
+    cluster.settle()
+    cluster.heal()
+    cluster.rafts[1].transfer_leadership(cluster.node(2))
+    cluster.settle()
+    assert cluster.rafts[3].leader == cluster.node(2)
+    cluster.run(1)
+    assert cluster.answers(3) == {read: None}
+
+
+def test_20_45_an_answer_of_an_older_term_confirms_no_read_and_shows_no_life():
+    """Rounds are counted from one in every leadership."""
+    cluster = led_by_1()
+    cluster.read(1)
+    cluster.settle()
+    old = cluster.sent(HeartbeatReply, 2, 1)[-1]
+    assert old.context == 1
+    cluster.elect(2)
+    cluster.elect(1)
+    cluster.partition((1,), (2, 3))
+    read = cluster.read(1)
+    cluster.drain(1)
+    for _ in range(limits.ELECTION_TICKS_MIN + 1):
+        cluster.step(2, 1, old)
+        cluster.drain(1)
+        assert cluster.answers(1).get(read) is None
+        cluster.run(1)
+    assert cluster.role(1) is Role.FOLLOWER
+    assert cluster.answers(1)[read] is None
+    assert cluster.faults == []
+
+
+@pytest.mark.parametrize("stalled", [1, 3], ids=["leader", "reader"])
+def test_32_a_forwarded_read_waits_for_no_disk_either(stalled):
+    cluster = led_by_1()
+    cluster.frozen.add(stalled)
+    cluster.propose(1)
+    cluster.settle()
+    read = cluster.read(3)
+    cluster.settle()
+    assert cluster.answers(3) == {read: cluster.rafts[1].commit_height}
+    assert stalled in cluster.waiting
+
+
+def test_47_a_read_that_waited_for_the_first_commit_of_a_term_is_given_up_with_the_term():
+    cluster = led_by_1()
+    cluster.filter = lambda source, target, message: not isinstance(message, AppendReply)
+    cluster.elect(2)
+    read = cluster.read(2)
+    cluster.settle()
+    cluster.rafts[2]._become_follower()
+    cluster.drain(2)
+    assert cluster.answers(2) == {read: None}
+
+
+def test_47_a_read_that_was_lost_on_the_way_is_given_up_while_its_leader_is_heard():
+    cluster = led_by_1()
+    cluster.filter = lambda source, target, message: not isinstance(message, ReadIndexRequest)
+    read = cluster.read(3)
+    cluster.run(limits.ELECTION_TICKS_MAX)
+    assert cluster.rafts[3].leader == cluster.node(1)
+    assert cluster.answers(3) == {read: None}

@@ -3,6 +3,7 @@
 import pytest
 
 from protocol import limits
+from protocol.block import Block
 from protocol.errors import Corruption, NotLeader, Unavailable
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
@@ -225,6 +226,56 @@ def test_28_a_log_that_lost_an_acknowledged_block_is_not_voted_with():
         cluster.start(2)
 
 
+def test_28_29_a_log_with_another_block_than_the_acknowledged_one_is_not_voted_with():
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.filter = lambda source, target, message: not isinstance(message, AppendReply)
+    cluster.propose(1)
+    cluster.settle()
+    cluster.crash(2)
+    other = Cluster(3)
+    other.elect(3)
+    other.propose(3)
+    other.settle()
+    disk = cluster.disks[2]
+    assert disk.hard_state.ack_height == 2
+    disk.blocks.update({h: other.disks[3].blocks[h] for h in (1, 2)})
+    disk.applied, disk.frontier = Height(0), Frontier()
+    with pytest.raises(Corruption):
+        cluster.start(2)
+
+
+@pytest.mark.parametrize("damaged", [3, 10])
+def test_29_a_damaged_block_is_sent_to_nobody_and_what_is_committed_survives_it(monkeypatch, damaged):
+    """The store says so with Corruption; the driver lets it end the voter, and the others have the block."""
+    monkeypatch.setattr(limits, "LOG_CACHE_BYTES_MAX", 2_000)
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.partition((1, 2), (3,))
+    for _ in range(20):
+        cluster.propose(1)
+        cluster.settle()
+    disk, whole = cluster.disks[1], cluster.disks[1].block
+
+    def block(height: Height) -> Block:
+        if height == damaged:
+            raise Corruption(f"block {height} does not decode")
+        return whole(height)
+
+    monkeypatch.setattr(disk, "block", block)
+    cluster.heal()
+    cluster.trace.clear()
+    with pytest.raises(Corruption):
+        cluster.run(2 * limits.HEARTBEAT_TICKS)
+    sent = [frame for frame in cluster.sent(AppendEntries, 1, 3) if frame.blocks]
+    assert all(not frame.prev_height < damaged <= frame.prev_height + len(frame.blocks) for frame in sent)
+    assert disk.applied == max(disk.blocks) == 21  # nothing was truncated
+    cluster.crash(1)
+    cluster.run_until(lambda: bool(cluster.leaders))
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert cluster.disks[3].blocks[damaged] == cluster.disks[2].blocks[damaged]
+
+
 def test_32_a_leader_whose_disk_stalls_keeps_its_heartbeats_and_its_leadership():
     cluster = Cluster(3)
     cluster.elect(1)
@@ -251,6 +302,21 @@ def test_34_proposals_are_refused_when_too_much_is_uncommitted():
     cluster.heal()
     cluster.run(4)
     assert commit_heights(cluster) == {limits.UNCOMMITTED_BLOCKS_MAX + 1}
+    assert cluster.rafts[1].may_propose
+
+
+def test_34_proposals_are_refused_when_too_many_bytes_are_uncommitted(monkeypatch):
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.partition((1,), (2,), (3,))
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "UNCOMMITTED_BYTES_MAX", 1)
+        cluster.propose(1)
+        assert not cluster.rafts[1].may_propose
+        with pytest.raises(Unavailable):
+            cluster.propose(1)
+    cluster.heal()
+    cluster.run(4)
     assert cluster.rafts[1].may_propose
 
 
