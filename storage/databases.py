@@ -35,6 +35,8 @@ def open_payloads(home: Path, *, create: bool) -> LevelDb:
 def open_ledger(home: Path, *, create: bool) -> LevelDb:
     """Open the ledger database of a home: blocks of up to 1 MiB and many small rows.
 
+    With a buffer of 8 MiB instead of 24, compaction cost 15 % of what a saturated voter does.
+
     Raises:
         Corruption, Refused, StorageFull, OSError: as `LevelDb`.
     """
@@ -42,7 +44,7 @@ def open_ledger(home: Path, *, create: bool) -> LevelDb:
         home / LEDGER,
         create=create,
         rebuild=REBUILD[LEDGER],
-        write_buffer=8 * limits.MIB,
+        write_buffer=24 * limits.MIB,
         max_file_size=8 * limits.MIB,
     )
 
