@@ -31,6 +31,9 @@ URGENT_CHANNEL = "heartbeat"
 """Heartbeats and their answers: no block stands in their way, neither on the wire nor in the queue for verification."""
 _BLOCKS_IN_FLIGHT = 4
 """Blocks cut and not yet committed before the next waits for a free slot: deep enough to hide fsync and one hop."""
+_WORTH_A_SLOT = 32
+"""Transactions that a block carries before the one ahead of it is committed. Fewer wait for that: at 200 single submits a
+second each block of its own cost the voters so much that they queued (p50 51 -> 21 ms, p99 93 -> 32 ms)."""
 _CHECKS_IN_FLIGHT = 64
 """Messages of peers being checked at once; when as many wait, the transport's inbox fills and drops (Raft re-sends)."""
 
@@ -280,16 +283,15 @@ class Consensus:
             self._pool.clear()
             self._cut.clear()
         self._led_term = led_term
-        while (
-            leads
-            and len(self._pool)
-            and self.raft.may_propose
-            and self.raft.uncommitted_count < _BLOCKS_IN_FLIGHT
-        ):
+        while leads and len(self._pool) and self.raft.may_propose and self._has_slot():
             entries, transactions = self._pool.take()
             height = self.raft.propose(transactions, self._clock.now_ms())
             self._pool.ordered(height, entries, transactions)
             self._cut[height] = transactions, entries
+
+    def _has_slot(self) -> bool:
+        slots = _BLOCKS_IN_FLIGHT if len(self._pool) >= _WORTH_A_SLOT else 1
+        return self.raft.uncommitted_count < slots
 
     async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
         if ready.must_persist:

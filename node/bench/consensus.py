@@ -42,6 +42,8 @@ _CLIENTS, _BATCH = 4, 100
 """Batches outstanding per voter, and transactions in each."""
 _WARM_UP_S = 2.0
 _IDLE_S = 3.0
+_REST_S = 5.0
+"""Between the load and the single submits: LevelDB compacts what a saturating minute has written for a while longer."""
 _WARM_UP_TRANSACTIONS = 4_000
 _PREPARED_MORE = 1.8
 """Prepared beyond what the warm-up promises: it is slower than what follows."""
@@ -83,6 +85,7 @@ def _measured(
     )
     show(f"ordering for {seconds:.0f} s …")
     sustained, load = _sustained(voters, seconds)
+    time.sleep(min(_REST_S, seconds / 4))
     show(f"single submits at {SINGLES_PER_S}/s for {singles_s:.0f} s …")
     latencies, single_rows = _single_submits(voters, singles)
     figures = [

@@ -6,6 +6,7 @@ from typing import TypeVar, TypeVarTuple
 import pytest
 import trio
 
+from node import consensus as consensus_driver
 from node.consensus import CHANNEL, URGENT_CHANNEL, _FromPeer, _Input, _Tick
 from protocol import block as blocks
 from protocol import codec, limits
@@ -183,8 +184,9 @@ async def test_p2_a_leader_that_sent_an_invalid_body_is_given_up_at_once(nursery
 
 
 async def test_34_few_blocks_are_cut_before_one_is_committed_and_the_rest_waits(
-    nursery, autojump_clock
+    nursery, autojump_clock, monkeypatch
 ) -> None:
+    monkeypatch.setattr(consensus_driver, "_WORTH_A_SLOT", 1)
     house = House()
     nursery.start_soon(house.run)
     await settle(house)
@@ -206,6 +208,25 @@ async def test_34_few_blocks_are_cut_before_one_is_committed_and_the_rest_waits(
     assert ordered(house) == list(RAW[:6])
 
 
+async def test_34_a_few_transactions_wait_for_the_block_ahead_of_them(nursery, autojump_clock) -> None:
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    await lead(house)
+    raft = house.consensus.raft
+    for count, raw in enumerate(RAW[:2]):
+        house.consensus.propose(entries_of(raw), (raw,))
+        await settle(house)
+        assert ordered(house) == list(RAW[:count])
+        ack = acknowledge(
+            VOTERS[2], NETWORK, epoch=0, incarnation=0, term=raft.term, height=raft.tip_height,
+            tip=house.store.hash(raft.tip_height),
+        )  # fmt: skip
+        house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None), OTHER)
+        await settle(house)
+        assert ordered(house) == list(RAW[: count + 1])
+
+
 async def test_47_a_read_that_no_quorum_confirmed_is_an_error(nursery, autojump_clock) -> None:
     house = House()
     nursery.start_soon(house.run)
@@ -223,8 +244,9 @@ async def test_47_a_read_that_no_quorum_confirmed_is_an_error(nursery, autojump_
 
 
 async def test_49_what_an_old_leadership_had_in_hand_can_be_submitted_again_to_the_new_one(
-    nursery, autojump_clock
+    nursery, autojump_clock, monkeypatch
 ) -> None:
+    monkeypatch.setattr(consensus_driver, "_WORTH_A_SLOT", 1)
     house = House()
     nursery.start_soon(house.run)
     await settle(house)
@@ -242,8 +264,9 @@ async def test_49_what_an_old_leadership_had_in_hand_can_be_submitted_again_to_t
 
 
 async def test_49_also_when_the_leadership_is_lost_and_regained_within_one_turn(
-    nursery, autojump_clock
+    nursery, autojump_clock, monkeypatch
 ) -> None:
+    monkeypatch.setattr(consensus_driver, "_WORTH_A_SLOT", 1)
     house = House()
     nursery.start_soon(house.run)
     await settle(house)
