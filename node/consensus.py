@@ -283,6 +283,8 @@ class Consensus:
             self._pool.clear()
             self._cut.clear()
         self._led_term = led_term
+        if leads and len(self._pool):
+            self.raft.commit_acknowledged()
         while leads and len(self._pool) and self.raft.may_propose and self._has_slot():
             entries, transactions = self._pool.take()
             height = self.raft.propose(transactions, self._clock.now_ms())

@@ -227,6 +227,34 @@ async def test_34_a_few_transactions_wait_for_the_block_ahead_of_them(nursery, a
         assert ordered(house) == list(RAW[: count + 1])
 
 
+async def test_the_proof_of_a_block_rides_on_the_frame_of_the_one_that_waited_for_it(
+    nursery, autojump_clock
+) -> None:
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    await lead(house)
+    raft = house.consensus.raft
+    opening = raft.tip_height
+    house.consensus.propose(entries_of(RAW[0]), RAW[:1])
+    await settle(house)
+    before = len(house.sent(AppendEntries))
+    ack = acknowledge(
+        VOTERS[2],
+        NETWORK,
+        epoch=0,
+        incarnation=0,
+        term=raft.term,
+        height=opening,
+        tip=house.store.hash(opening),
+    )
+    house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None), OTHER)
+    await settle(house)
+    frames = house.sent(AppendEntries)[before:]
+    assert any(sent.blocks and sent.proof and sent.proof.header.height == opening for sent in frames)
+    assert not any(sent.proof and not sent.blocks for sent in frames)
+
+
 async def test_47_a_read_that_no_quorum_confirmed_is_an_error(nursery, autojump_clock) -> None:
     house = House()
     nursery.start_soon(house.run)
