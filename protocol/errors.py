@@ -11,6 +11,7 @@ CarechainError
 │   └── StorageFull    the disk's reserve is reached: writes refused, reads go on
 ├── Corruption         stored bytes fail their check: stop serving them, repair from peers
 ├── Forbidden          no consent, or not the custodian
+├── Erased             it was there, and is gone for good: nobody can bring it back
 └── Refused            the caller's input cannot be taken: one sentence says what, why, what next
 
 No message ever carries personal data.
@@ -80,6 +81,10 @@ class Corruption(CarechainError):
 
 class Forbidden(CarechainError):
     """The ledger does not allow this. The text is the same whether the thing exists or not."""
+
+
+class Erased(CarechainError):
+    """What was asked for has been erased for good. Said only to whom it would have been open."""
 
 
 class Refused(CarechainError):

@@ -50,6 +50,18 @@ class Record:
     txid: TxidField
 
 
+@wire("erasure")
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The tombstone of a record, beside its row: when and by which transaction it was erased."""
+
+    rid: Annotated[Rid, Size(32)]
+    vid: Annotated[Vid, Size(32)]
+    height: Height
+    time_ms: int
+    txid: TxidField
+
+
 @wire("granted")
 @dataclass(frozen=True, slots=True)
 class GrantState:
@@ -99,6 +111,21 @@ def record_key(rid: Rid) -> bytes:
 def vault_record_key(vid: Vid, rid: Rid) -> bytes:
     """Return the row that lists a record under its vault."""
     return b"w" + vid + rid
+
+
+def erasure_key(rid: Rid) -> bytes:
+    """Return the row of a record's tombstone."""
+    return b"x" + rid
+
+
+def newer_version_key(older: Rid, newer: Rid) -> bytes:
+    """Return the row that lists the version which supersedes a record."""
+    return b"o" + older + newer
+
+
+def older_version_key(newer: Rid) -> bytes:
+    """Return the row that holds the id of the version which a record supersedes."""
+    return b"p" + newer
 
 
 def grant_key(gid: Txid) -> bytes:

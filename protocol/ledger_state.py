@@ -15,13 +15,17 @@ from protocol.identifiers import ZERO, Height, NodeId, PublicKey, Rid, Txid, Vid
 from protocol.ledger_rows import (
     ACCEPTED,
     GRANTS_PER_VAULT_MAX,
+    Erasure,
     GrantState,
     Receipt,
     Record,
     Vault,
+    erasure_key,
     event_key,
     grant_key,
+    newer_version_key,
     nonce_key,
+    older_version_key,
     receipt_key,
     record_key,
     vault_key,
@@ -33,6 +37,7 @@ from protocol.transaction import (
     Grant,
     Read,
     RecordCommit,
+    RecordErase,
     Revoke,
     SignedTransaction,
     Transaction,
@@ -105,7 +110,7 @@ class _State:
     def get(self, key: bytes) -> bytes | None:
         return self.writes[key] if key in self.writes else self._rows(key)
 
-    def put(self, key: bytes, value: Vault | Record | GrantState | Receipt) -> None:
+    def put(self, key: bytes, value: Vault | Record | GrantState | Receipt | Erasure) -> None:
         self.writes[key] = codec.encode(value)
 
     def judge(self, signed: SignedTransaction, txid: Txid, signers: tuple[bytes, ...]) -> tuple[str, bool]:
@@ -133,6 +138,8 @@ class _State:
                     self._transfer(transaction, signers)
                 case Read():
                     self._read(transaction, signers)
+                case RecordErase():
+                    self._erase(transaction, txid, signers)
         except _Refusal as refusal:
             return f"refused: {refusal}", not isinstance(refusal, _NotSigned)
         return ACCEPTED, True
@@ -211,6 +218,8 @@ class _State:
                 row is not None and codec.decode(row, Record).vid == commit.vid,
                 "supersedes an unknown record",
             )
+            self.writes[newer_version_key(commit.supersedes, commit.rid)] = b""
+            self.writes[older_version_key(commit.rid)] = commit.supersedes
         record = Record(
             commit.rid,
             commit.vid,
@@ -317,4 +326,12 @@ class _State:
         record = codec.decode(row, Record) if row is not None else None
         if record is None or record.vid != vid:
             raise _Refusal("unknown record")
+        self._demand(self.get(erasure_key(rid)) is None, "record erased")
         return record
+
+    def _erase(self, erase: RecordErase, txid: Txid, signers: tuple[bytes, ...]) -> None:
+        vault = self._vault(erase.vid)
+        self._demand_signed(signers[0] == vault.auth_pk)
+        self._record_of(erase.rid, erase.vid)
+        # The record's own row stays: its id is used up for good, and history is read through it.
+        self.put(erasure_key(erase.rid), Erasure(erase.rid, erase.vid, self._height, self._time_ms, txid))

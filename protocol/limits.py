@@ -80,6 +80,10 @@ QUEUE_RECORDS_MAX = 10_000
 """Records sealed and waiting to become final; when full, `record add` is refused."""
 DISK_RESERVE = 0.05
 """Share of the disk that writes of records leave to the ledger."""
+SCRUB_PERIOD_S = 30 * 24 * 3600
+"""Within so long every stored chunk is read back and checked (storage.md 4)."""
+ABANDONED_S = 24 * 3600
+"""A chunk that no record names after so long belongs to an upload that nobody goes on with (storage.md 4)."""
 
 # --- network --------------------------------------------------------------------------------------------------
 PUBLISH_BYTES_MAX = 64 * KIB
@@ -107,3 +111,15 @@ DIAL_BACKOFF_MS_MIN = 250
 DIAL_BACKOFF_MS_MAX = 5_000
 DIAL_YIELD_MS = 3_000
 """The higher node id waits this long for the lower one to dial."""
+
+# --- state snapshots ------------------------------------------------------------------------------------------
+SNAPSHOT_UNIT_BLOCKS = 1_000
+"""The first snapshot, and the grid of all later ones (`protocol.snapshot`)."""
+SNAPSHOT_CHUNK_BYTES = 256 * KIB
+"""Rows of state gathered into one chunk before it is compressed; the row that reaches the bound may pass it."""
+SNAPSHOT_CHUNK_BYTES_MAX = 512 * KIB
+"""One chunk as it is hashed: the bound, the longest row and the framing of short ones. What inflates beyond it is no chunk."""
+SNAPSHOT_CHUNKS_MAX = 131_072
+"""32 GiB of state; their hashes fit one message."""
+SNAPSHOT_STATEMENTS_MAX = 8
+"""A voter's newest own state statements that it answers with: members finish one height at different times."""

@@ -16,6 +16,7 @@ from protocol.transaction import (
     Grant,
     Read,
     RecordCommit,
+    RecordErase,
     Revoke,
     Transaction,
     VaultOpen,
@@ -140,6 +141,11 @@ def _of_reading() -> SignedBy:
         UNTIL_MS,
     )
     return read, (OWNER, FACILITY)
+
+
+def of_erasing() -> SignedBy:
+    """Not among `transactions`: the blocks with golden bytes are older than this kind."""
+    return RecordErase(VID, RID, UNTIL_MS), (OWNER,)
 
 
 def signed() -> tuple[bytes, ...]:
