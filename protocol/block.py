@@ -292,13 +292,12 @@ def check_link(
     predecessor_hash: Digest,
     frontier: Frontier,
     configuration: Configuration,
-    *,
-    replaced: Configuration | None = None,
 ) -> None:
     """Check a block against its predecessor, the tree frontier and the configuration in force (P2, the cheap part).
 
-    `replaced` is the configuration before that one, where the caller knows it: a voter that leaves may still open a
-    term, because until its leaving is committed it may be the only one that can (Raft thesis §4.2.2).
+    A term's opening may be of a leader that `configuration` lets go: until its leaving is committed it may be the only
+    one that can lead (Raft thesis §4.2.2), and its election certificate, of voters of `configuration`, says that it did
+    (`check_opening`). Who was a voter before is not asked: one that has started since cannot know it.
 
     Raises:
         Invalid: which rule does not hold.
@@ -325,8 +324,7 @@ def check_link(
         "of another configuration",
     )
     demand(header.app_version == APP_VERSION, "of another version of the rules")
-    leaving = replaced is not None and block.opening and header.leader in replaced.voters
-    demand(header.leader in configuration.voters or leaving, "not cut by a voter")
+    demand(header.leader in configuration.voters or block.opening, "not cut by a voter")
     if block.is_configuration:
         demand(block.special and not block.transactions, "not a configuration alone in its block")
         fault = change_fault(configuration, block.next_configuration())

@@ -65,7 +65,6 @@ class Run:
 
     def __init__(self, position: Position, configuration: Configuration) -> None:
         self._configuration = configuration
-        self._replaced: Configuration | None = None
         self._network = NetworkId(position.header.net)
         self._tip = position
         self._blocks: list[Block] = []
@@ -79,15 +78,13 @@ class Run:
         """
         for block in blocks:
             tip = self._tip
-            check_link(
-                block, tip.header, tip.hash, tip.frontier, self._configuration, replaced=self._replaced
-            )
+            check_link(block, tip.header, tip.hash, tip.frontier, self._configuration)
             if block.opening:
                 check_opening(block, self._configuration)
             self._tip = Position(block.header, block.hash, tip.frontier.append(block.leaves()))
             self._blocks.append(block)
             if block.is_configuration:
-                self._replaced, self._configuration = self._configuration, block.next_configuration()
+                self._configuration = block.next_configuration()
 
     def prove(self, proof: CommitProof) -> tuple[Block, ...]:
         """Return the blocks, which `proof` makes committed, and begin the next run after them.

@@ -13,7 +13,14 @@ from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.configuration import Configuration
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term, Txid
 from protocol.ledger_rows import Receipt
-from protocol.raft.messages import AppendEntries, AppendReply, Heartbeat, RequestVote, VoteReply
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    InstallSnapshot,
+    RequestVote,
+    VoteReply,
+)
 from protocol.raft.state import HardState
 
 Report = Callable[[str], None]
@@ -106,7 +113,7 @@ class PersistBeforeSend:
                 self._voted(node, grant.term, grant.candidate)
             case RequestVote():
                 self._voted(node, message.term, node)
-            case AppendEntries() | Heartbeat():
+            case AppendEntries() | Heartbeat() | InstallSnapshot():
                 # The leader's frames may leave before its blocks are written, never before the term it leads is.
                 state = self._durable.last(node)
                 if message.leader == node and (state is None or state.term < message.term):

@@ -41,7 +41,8 @@ class MemberChange:
         """Return the configuration to propose, or None when it is proposed already or would leave nobody."""
         node = self._node
         if not self._votes:
-            return _with(now, node, "") if node.id in now.voters and len(now.voters) > 1 else None
+            is_spare = node.id in now.voters and len(now.voters) > self._cluster.voters_min
+            return _with(now, node, "") if is_spare else None
         if node.id in now.voters:
             return None
         return _with(now, node, "voter" if node.id in now.learners else "learner")

@@ -20,12 +20,15 @@ from simulations.checkers import (
 )
 from simulations.core_agenda import Agenda, CoreHistory
 from simulations.core_checkers import Commits, Configurations, FreshReads, TreeRoots
+from simulations.core_compaction import Compaction
 from simulations.core_network import CoreNetwork, Frames
 from simulations.core_node import CoreNode
 
 _VIOLATIONS_MAX = 20
 _CODEC_SEEDS = 0.1
 _SLOW_APPLY_SEEDS = 0.2
+_MESSAGES_PER_S_MAX = 20_000
+"""Over a hundred times what the cores send when all is well: beyond, answers call forth more answers."""
 _CLOCK_OFFSET_MS_MAX = 400
 _CLOCK_DRIFT_MAX = 100e-6
 
@@ -53,12 +56,17 @@ class Cluster:
         """The longest time between a commit and its application."""
         self.changes_members = False
         self.sets_clocks = False
+        self.voters_min = 1
+        """How many voters an operator leaves. Where a clock jumps, three: of two, one that is an hour ahead and has blocks
+        that are not committed stops both until that hour has come (ledger.md 1.1, Time), and nothing heals it sooner."""
         self.network = CoreNetwork(self.agenda, determinism.stream(seed, "network"), self._deliver)
+        self._second_ends, self._storm_above = 0.0, 0
         self.nodes = tuple(
             CoreNode(self, index, key, determinism.stream(seed, f"node/{index}"))
             for index, key in enumerate(keys)
         )
         self._by_id = {node.id: node for node in self.nodes}
+        self.compaction = Compaction(self, determinism.stream(seed, "compaction"))
         self._clocks = determinism.stream(seed, "clocks")
         for node in self.nodes:
             self.reset_clock(node)
@@ -136,6 +144,13 @@ class Cluster:
     def post(self, source: int, target: NodeId, load: object, *, lane: int) -> None:
         """Send something from a node to another."""
         self.network.send(source, self._by_id[target].index, load, lane=lane)
+        if self.agenda.now >= self._second_ends:
+            self._second_ends, self._storm_above = (
+                self.agenda.now + 1,
+                self.network.sent + _MESSAGES_PER_S_MAX,
+            )
+        elif self.network.sent > self._storm_above:
+            self.report(f"storm: over {_MESSAGES_PER_S_MAX} messages within a second")
 
     def _deliver(self, source: int, target: int, load: object) -> None:
         self.nodes[target].receive(self.nodes[source], load)

@@ -33,6 +33,8 @@ class CoreDisk:
         self.blocks: list[Block] = [genesis]
         self.rows: dict[bytes, bytes] = {}
         self.applied = Height(0)
+        self.lowest = Height(0)
+        """Below it no block counts as held, but for genesis. In truth all are kept: history can come back at once."""
         self.frontier = Frontier()
         """The tree after the applied block."""
         self.proofs: dict[Height, CommitProof] = {}
@@ -47,19 +49,39 @@ class CoreDisk:
         self.proofs = dict(source.proofs)
         self._proof_heights = sorted(self.proofs)
         self._unsynced.clear()
+        self.lowest = Height(0)
+
+    def install(self, source: "CoreDisk") -> None:
+        """Go on from what another member has applied, with the own blocks above if they follow it, and no history."""
+        above = self.blocks[source.applied + 1 :]
+        self.copy_committed(source)
+        if above and above[0].header.prev_hash == self.blocks[-1].hash:
+            self.blocks += above
+        self.proofs = {self.applied: self.proofs[self.applied]}
+        self._proof_heights = [self.applied]
+        self.lowest = self.applied
+
+    def drop_history(self) -> None:
+        """Hold nothing any more below what a crash leaves applied."""
+        self.lowest = self._unsynced[0].height if self._unsynced else self.applied
 
     # --- LogReader ------------------------------------------------------------------------------------------------
 
+    def first(self) -> Height:
+        """Return the lowest height from which every block is held."""
+        return self.lowest
+
     def header(self, height: Height) -> Header:
         """Return the header of the block at `height`."""
-        return self.blocks[height].header
+        return self.block(height).header
 
     def hash(self, height: Height) -> Digest:
         """Return the hash of the block at `height`."""
-        return self.blocks[height].hash
+        return self.block(height).hash
 
     def block(self, height: Height) -> Block:
         """Return the block at `height`."""
+        assert height >= self.lowest or height == 0, "a core asked for a block that is not held"
         return self.blocks[height]
 
     def proof(self, height: Height) -> CommitProof | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from protocol import codec, ledger_state, limits
 from protocol.block import Block
 from protocol.certificate import CommitProof
+from protocol.configuration import Configuration
 from protocol.errors import NotLeader, Refused, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId, Term, Txid
 from protocol.ledger_rows import Receipt, receipt_key
@@ -52,6 +53,8 @@ class Life:
     raft: Raft
     commit: Height
     led_term: Term | None = None
+    in_force: tuple[Configuration, Block] | None = None
+    """What was last checked: the configuration that counts, and the last block stored."""
     writing: Ready | None = None
     pool: dict[Txid, bytes] = field(default_factory=dict)
     to_apply: deque[tuple[tuple[Block, ...], CommitProof]] = field(default_factory=deque)
@@ -283,8 +286,10 @@ class CoreNode:
         if commit != life.commit:
             life.commit = commit
             self.world.commits.reached(self.id, commit)
-        if life.writing is None:
-            self.world.configurations.in_force(self.id, raft.configuration, self.disk.blocks[-1])
+        in_force = raft.configuration, self.disk.blocks[-1]
+        if life.writing is None and life.in_force != in_force:
+            life.in_force = in_force
+            self.world.configurations.in_force(self.id, *in_force)
 
     def _lead(self, life: Life) -> None:
         raft = life.raft
@@ -355,6 +360,8 @@ class CoreNode:
         for read in ready.reads:
             world.reads.answered(self.id, read.request, read.height)
             life.reads.pop(read.request)(read.height)
+        if ready.behind is not None:
+            world.compaction.told(self, ready.behind)
         life.raft.advance(ready)
 
     # --- what is committed ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tier A: the pure Raft cores of all members on one heap of events; no tasks, no node code, a hundred times real time.
+"""Tier A: the pure Raft cores of all members on one heap of events; no tasks, no node code, two hundred times real time.
 
 `simulate_core` runs one seed: faults and clients for a while, then everything is healed and convergence and progress are
 demanded, as in tier B, with the same checkers and the same story language. What tier A adds is speed, changes of members
@@ -8,6 +8,7 @@ and small limits drawn per seed (`core_limits`); what it leaves to tier B is eve
     core_node    drives one core           core_checkers invariants beside `checkers`
     core_disk    what a crash leaves       core_faults   the story's events; core_changes those of members
     core_network links                     core_clients  transactions and reads
+    core_limits  small limits              core_compaction  history that is dropped, and snapshots
 """
 
 import contextlib
@@ -26,11 +27,12 @@ from simulations.core_faults import CoreFaults
 from simulations.core_node import CoreNode
 from simulations.network import GOOD, Quality
 from simulations.runner import Options, Verdict
-from simulations.story import Event, Heal, Load
+from simulations.story import Event, Heal, Load, SetClock
 
 SETTLE_S = 30.0
 _LOOK_EVERY_S = 0.1
 _COMPARE_EVERY_S = 10.0
+_VOTERS_BESIDE_A_JUMP = 3
 
 
 def simulate_core(
@@ -100,6 +102,8 @@ class _Telling:
         self._virtual_s = options.virtual_s
         self._settle_s = settle_s
         self._events = sorted(events, key=lambda event: event.at_s)
+        if any(isinstance(event, SetClock) for event in self._events):
+            self.cluster.voters_min = _VOTERS_BESIDE_A_JUMP
         self._faults = CoreFaults(self.cluster, quality, determinism.stream(seed, "faults"))
         self._clients = CoreClients(self.cluster, determinism.stream(seed, "clients"), load)
         self._look_at_s = _COMPARE_EVERY_S

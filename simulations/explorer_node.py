@@ -24,6 +24,7 @@ from protocol.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Input,
+    InstallSnapshot,
     Message,
     RequestVote,
     VoteReply,
@@ -83,6 +84,10 @@ class Disk:
         self.proofs: dict[int, CommitProof] = {}
         self.applied = Height(0)
         self.applied_at_start = Height(0)
+
+    def first(self) -> Height:
+        """Return 0: here nobody is installed from a snapshot, all hold the whole chain."""
+        return Height(0)
 
     def header(self, height: Height) -> Header:
         """Return the header of the block at `height`."""
@@ -312,7 +317,7 @@ class Node:
                 self._check_vote(grant.term, grant.candidate)
             case RequestVote():
                 self._check_vote(message.term, message.candidate)
-            case AppendEntries() | Heartbeat() | HeartbeatReply():
+            case AppendEntries() | InstallSnapshot() | Heartbeat() | HeartbeatReply():
                 durable = self.disk.hard_state.term >= message.term
                 demand(durable, f"terms: a message of term {message.term} left before that was durable")
             case AppendReply(ack=Acknowledgement() as ack):

@@ -6,17 +6,18 @@ and the applied mark shares one with the rows it explains.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, TypeVar
 
 from protocol import codec, ledger_rows
-from protocol.block import Block, Header, genesis_block
+from protocol.block import Block, Header, genesis_block, header_hash
 from protocol.certificate import CommitProof
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration
-from protocol.errors import Corruption, Malformed
+from protocol.errors import Corruption, Malformed, Unavailable
 from protocol.identifiers import Digest, Height, Rid, Txid, Vid
-from protocol.ledger_rows import GrantState, Receipt, Record, Vault
+from protocol.ledger_rows import Erasure, GrantState, Receipt, Record, Vault
 from protocol.merkle import Frontier
 from protocol.raft.state import HardState
 from storage import keyspace
@@ -42,6 +43,26 @@ class AppliedMark:
         return Frontier(self.tree_size, self.peaks)
 
 
+@wire("history-mark")
+@dataclass(frozen=True, slots=True)
+class HistoryMark:
+    """Which blocks are here after a snapshot was installed: those up to `height`, and those from `until` on.
+
+    `hash` and the tree are those of the block at `height`, from which the blocks between are filled in, upwards.
+    """
+
+    height: Height
+    hash: Annotated[Digest, Size(32)]
+    tree_size: int
+    peaks: tuple[Annotated[Digest, Size(32)], ...]
+    until: Height
+
+    @property
+    def frontier(self) -> Frontier:
+        """The Merkle frontier after the block at `height`."""
+        return Frontier(self.tree_size, self.peaks)
+
+
 _ABOVE = b"\xff" * 33
 """Above every 32-byte suffix: ends a scan over a prefix that itself may end in 0xff."""
 
@@ -54,6 +75,13 @@ def _decoded(row: bytes, kind: type[T]) -> T:
         raise Corruption(f"a {codec.tag_of(kind)} row of the ledger does not decode: {error}") from None
 
 
+def _decoded_block(row: bytes) -> Block | None:
+    try:
+        return Block.decode(row)
+    except Malformed:
+        return None  # of no use to whoever asks whether it continues another
+
+
 def _height_key(prefix: bytes, height: int) -> bytes:
     return prefix + height.to_bytes(8, "big")
 
@@ -64,6 +92,8 @@ class LedgerStore:
     def __init__(self, rows: KeyValue, genesis: Configuration) -> None:
         self._rows = rows
         self.configuration = genesis
+        self._state = keyspace.STATE
+        self._history: HistoryMark | None = None
         first = genesis_block(genesis)
         if self._rows.get(keyspace.APPLIED) is None:
             batch = Batch()
@@ -75,8 +105,19 @@ class LedgerStore:
             raise Corruption(
                 "the ledger in this home belongs to another network; start with the genesis file it was joined with"
             )
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read again which state is in use and what is known of the history: after a batch that changed either."""
+        self._state = self._rows.get(keyspace.STATE_IN_USE) or keyspace.STATE
+        row = self._rows.get(keyspace.HISTORY)
+        self._history = _decoded(row, HistoryMark) if row is not None else None
 
     # --- reads ------------------------------------------------------------------------------------------------
+
+    def has_lost_blocks(self) -> bool:
+        """Return whether applied blocks were damaged here and are not fetched again yet (`mend`)."""
+        return next(self._rows.scan(*keyspace.prefix_range(keyspace.LOST)), None) is not None
 
     def is_rebuilt(self) -> bool:
         """Return whether this ledger was rebuilt and its voter has not caught up yet (`node.rejoin`)."""
@@ -93,6 +134,32 @@ class LedgerStore:
         assert row is not None, "written when the store was made"
         return _decoded(row, AppliedMark)
 
+    def first(self) -> Height:
+        """Return the lowest height from which every block up to the tip is held; 0 with the whole history."""
+        return self._history.until if self._history is not None else Height(0)
+
+    @property
+    def history(self) -> HistoryMark | None:
+        """What is missing below an installed snapshot; None when every block is here."""
+        return self._history
+
+    def history_height(self) -> Height:
+        """Return the height up to which every applied block is here."""
+        return self._history.height if self._history is not None else self.applied().height
+
+    def check_history(self, height: Height) -> None:
+        """Check that the block at `height` need not be fetched first.
+
+        Raises:
+            Unavailable: it lies below an installed snapshot, and is on its way.
+        """
+        history = self._history
+        if history is not None and history.height < height < history.until:
+            raise Unavailable(
+                f"the history of the ledger is still being fetched from other members: block {history.height} of "
+                f"{history.until} is here; retry later, see carechain status"
+            )
+
     def tip_height(self) -> Height:
         """Return the height of the last stored block, applied or not."""
         for key, _ in self._rows.scan(*keyspace.prefix_range(keyspace.BLOCK), reverse=True):
@@ -104,7 +171,9 @@ class LedgerStore:
 
         Raises:
             Corruption: it is missing or does not decode.
+            Unavailable: it lies below an installed snapshot and is still being fetched.
         """
+        self.check_history(height)
         row = self._rows.get(_height_key(keyspace.BLOCK, height))
         if row is None:
             raise Corruption(f"block {height} is missing from the ledger")
@@ -117,12 +186,21 @@ class LedgerStore:
         return block
 
     def header(self, height: Height) -> Header:
-        """Return a stored block's header."""
-        return self.block(height).header
+        """Return a stored block's header, where the block is damaged that of its own proof."""
+        try:
+            return self.block(height).header
+        except Corruption:
+            proof = self.proof(height)
+            if proof is None or proof.header.height != height:
+                raise
+            return proof.header
 
     def hash(self, height: Height) -> Digest:
-        """Return a stored block's hash."""
-        return self.block(height).hash
+        """Return a stored block's hash, where the block is damaged that of its own proof's header."""
+        try:
+            return self.block(height).hash
+        except Corruption:
+            return header_hash(self.header(height))
 
     def blocks(self, first: Height, last: Height) -> Iterator[Block]:
         """Yield stored blocks first..last, both included."""
@@ -146,7 +224,17 @@ class LedgerStore:
 
     def state(self, key: bytes) -> bytes | None:
         """Return a row of ledger state (what `ledger_state.apply` reads)."""
-        return self._rows.get(keyspace.STATE + key)
+        return self._rows.get(self._state + key)
+
+    @property
+    def state_prefix(self) -> bytes:
+        """What the keys of all rows of the state in use begin with."""
+        return self._state
+
+    def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all rows of ledger state, in key order, from a consistent view taken at the first step."""
+        for key, value in self._rows.scan(*keyspace.prefix_range(self._state)):
+            yield key[len(self._state) :], value
 
     def vault(self, vid: Vid) -> Vault | None:
         """Return a vault's state."""
@@ -157,6 +245,11 @@ class LedgerStore:
         """Return a record's state."""
         row = self.state(ledger_rows.record_key(rid))
         return _decoded(row, Record) if row is not None else None
+
+    def erasure(self, rid: Rid) -> Erasure | None:
+        """Return the tombstone of a record, or None while it stands."""
+        row = self.state(ledger_rows.erasure_key(rid))
+        return _decoded(row, Erasure) if row is not None else None
 
     def grant(self, gid: Txid) -> GrantState | None:
         """Return a grant's state."""
@@ -170,12 +263,12 @@ class LedgerStore:
 
     def records_of(self, vid: Vid) -> tuple[Rid, ...]:
         """Return the records of a vault, sorted by id."""
-        prefix = keyspace.STATE + ledger_rows.vault_record_key(vid, Rid(b""))
+        prefix = self._state + ledger_rows.vault_record_key(vid, Rid(b""))
         return tuple(Rid(key[len(prefix) :]) for key, _ in self._rows.scan(prefix, prefix + _ABOVE))
 
     def events_of(self, vid: Vid) -> tuple[Txid, ...]:
         """Return the accepted transactions of a vault, in ledger order."""
-        prefix = keyspace.STATE + ledger_rows.event_key(vid, 0)[:-8]
+        prefix = self._state + ledger_rows.event_key(vid, 0)[:-8]
         return tuple(Txid(txid) for _, txid in self._rows.scan(prefix, prefix + _ABOVE))
 
     # --- batches ----------------------------------------------------------------------------------------------
@@ -202,6 +295,69 @@ class LedgerStore:
         """Add the one-record hard state to a batch (ledger.md decision 6)."""
         batch.put(keyspace.HARD_STATE, codec.encode(hard_state))
 
+    def put_unused_state(self, batch: Batch, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add rows of a state that is not in use yet."""
+        for key, value in rows:
+            batch.put(self._unused + key, value)
+
+    def put_unused_removal(self, batch: Batch, start: bytes, count: int) -> bytes | None:
+        """Add the removal of up to `count` rows of the state that is not in use, from `start` (b"": the first) on.
+
+        Returns where to go on, None at the end: a scan from the first would pass all that was removed before, each time.
+        """
+        rows = self._rows.scan(start or self._unused, keyspace.prefix_range(self._unused)[1])
+        last = None
+        for last, _ in islice(rows, count):
+            batch.delete(last)
+        return last + b"\0" if last is not None else None
+
+    def put_installed(self, batch: Batch, block: Block, proof: CommitProof, frontier: Frontier) -> None:
+        """Add that the state put aside is that after `block`, and in use from now on; afterwards `refresh`.
+
+        Of the blocks that were stored and not applied, those that continue `block` stay.
+        """
+        mark, tip = self.applied(), self.tip_height()
+        assert block.height > mark.height, "a snapshot only brings a member further"
+        gap = self._history or HistoryMark(mark.height, mark.hash, mark.tree_size, mark.peaks, block.height)
+        gap = replace(gap, until=block.height)
+        kept = self._linked(block, tip)
+        for height in range(mark.height + 1, tip + 1):
+            if not block.height <= height <= kept:
+                batch.delete(_height_key(keyspace.BLOCK, height))
+        self.put_blocks(batch, (block,))
+        batch.put(keyspace.STATE_IN_USE, self._unused)
+        batch.put(keyspace.HISTORY, codec.encode(gap))
+        installed = AppliedMark(block.height, block.hash, block.header.time_ms, frontier.size, frontier.peaks)
+        self._put_mark(batch, installed, proof)
+
+    def put_history(self, batch: Batch, blocks: Iterable[Block], mark: HistoryMark | None) -> None:
+        """Add blocks below an installed snapshot and the new mark, None when that is all; afterwards `refresh`."""
+        self.put_blocks(batch, blocks)
+        if mark is None:
+            batch.delete(keyspace.HISTORY)
+        else:
+            batch.put(keyspace.HISTORY, codec.encode(mark))
+
+    def put_unlinked_removal(self, batch: Batch, block: Block) -> None:
+        """Add the removal of stored blocks above `block` that do not continue it."""
+        tip = self.tip_height()
+        for height in range(self._linked(block, tip) + 1, tip + 1):
+            batch.delete(_height_key(keyspace.BLOCK, height))
+
+    def _linked(self, block: Block, tip: Height) -> Height:
+        """Return the height up to which the blocks stored above `block` continue it, one by one."""
+        while block.height < tip:
+            row = self._rows.get(_height_key(keyspace.BLOCK, block.height + 1))
+            above = _decoded_block(row) if row is not None else None
+            if above is None or above.header.prev_hash != block.hash:
+                break
+            block = above
+        return block.height
+
+    @property
+    def _unused(self) -> bytes:
+        return keyspace.STATE_OTHER if self._state == keyspace.STATE else keyspace.STATE
+
     @staticmethod
     def put_blocks(batch: Batch, blocks: Iterable[Block]) -> None:
         """Add blocks to a batch."""
@@ -216,15 +372,22 @@ class LedgerStore:
         ):
             batch.delete(key)
 
-    @staticmethod
     def put_applied(
-        batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, proof: CommitProof
+        self, batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, proof: CommitProof
     ) -> None:
         """Add rows, the mark that explains them and the proof that allows them: they become visible together."""
         for key, value in writes.items():
             if value is None:
-                batch.delete(keyspace.STATE + key)
+                batch.delete(self._state + key)
             else:
-                batch.put(keyspace.STATE + key, value)
-        batch.put(keyspace.APPLIED, codec.encode(mark))
+                batch.put(self._state + key, value)
+        self._put_mark(batch, mark, proof)
+
+    @staticmethod
+    def put_proof(batch: Batch, proof: CommitProof) -> None:
+        """Add the proof of a block that is applied."""
         batch.put(_height_key(keyspace.PROOF, proof.header.height), codec.encode(proof))
+
+    def _put_mark(self, batch: Batch, mark: AppliedMark, proof: CommitProof) -> None:
+        batch.put(keyspace.APPLIED, codec.encode(mark))
+        self.put_proof(batch, proof)

@@ -7,7 +7,8 @@ verified. *opening*: the block that opens a term; its body is that certificate; 
 signature that its durable log equals the leader's up to a height. *marker*: the newest acknowledgement as the hard state
 remembers it. *commit proof*: a quorum of acknowledgements of one term; replaces Raft's `leaderCommit`. *frame*: one
 AppendEntries. *heartbeat*: says that the leader leads, and nothing of logs; *round*: a number that heartbeats carry and their
-answers repeat. *probe*, *replicate*: how a leader sends to one follower (`progress`). *lease*: a leader was heard within the
+answers repeat. *probe*, *replicate*, *snapshot*: how a leader sends to one follower (`progress`). *offer*: an
+InstallSnapshot; it says that the leader does not hold what its receiver needs, and carries no data (`snapshot`). *lease*: a leader was heard within the
 least election time-out; used against disruption only, never for reads. *learner*: receives blocks, is never counted.
 *configuration in force*: that of the newest configuration block in the log, committed or not.
 
@@ -21,7 +22,7 @@ inputs give the same bytes. Bounded: frames, windows, uncommitted blocks, caches
 Non-goals
 ---------
 Lies: a dishonest leader is found out by certificates, which build on these forms; where ledger.md says "certified", this core
-says "committed, with proof". Snapshots are not here yet. Who may change the membership: ballots decide, above. Verifying
+says "committed, with proof". State: an installation is the driver's, here it is only asked for and started from. Who may change the membership: ballots decide, above. Verifying
 transactions: the driver does so, in worker threads, before `step`.
 
 The machine
@@ -57,8 +58,13 @@ What the driver owes
    of its own, where no block stands in the way.
 3. When a write fails, stop: nothing that a Ready promises may leave, and a failed write is never taken for a success.
 4. At start: the configuration in force above the applied height, `Log(reader, applied height, frontier there, durable blocks above)`, the last durable HardState, a new seed.
+   Blocks below the applied height may be missing: `LogReader.first` says from where on they are all there.
 5. An observer or witness makes no Raft at all; a learner does.
+6. `Ready.behind` asks for what the leader cannot send. Get state, or blocks, to about that height or above from any member,
+   verify it, stop this machine, install, and start another as in 4 from the *same* hard state: at a height that a stored
+   commit proof names, and with a stored tail only if it follows the installed block, else delete all of it (hashicorp/raft
+   #697). What was promised of a tail that is kept stands (camunda #6092). Until then this machine may go on.
 
-Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `election`, `following`, `heartbeat`,
-`read_index`, `transfer`, `departures`, `replication`, `output`, `machine`.
+Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `election`, `snapshot`, `following`,
+`heartbeat`, `read_index`, `transfer`, `departures`, `replication`, `output`, `view`, `machine`.
 """

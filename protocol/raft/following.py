@@ -17,9 +17,12 @@ from protocol.raft.messages import (
     CheckedAppend,
     Heartbeat,
     Hint,
+    InstallSnapshot,
     Refusal,
     append_valid,
+    offer_valid,
 )
+from protocol.raft.snapshot import check_offer
 from protocol.raft.voter import Voter
 
 
@@ -35,10 +38,11 @@ class Following:
         self._reply_to: NodeId | None = None
         self._refusal: Refusal | None = None
         self._own: deque[Acknowledgement] = deque(maxlen=limits.OWN_ACKNOWLEDGEMENTS_CACHED)
+        self._offered = Height(0)  # of the highest offer that the driver has been told of
         self._held_since_tick: int | None = None
         self._held_block: Block | None = None  # since then: the first that is too far ahead of the own clock
 
-    def accept_leader(self, message: AppendEntries | Heartbeat) -> bool:
+    def accept_leader(self, message: AppendEntries | InstallSnapshot | Heartbeat) -> bool:
         """Return whether the sender is the verified leader of the current term (P0), else owe it a refusal.
 
         Raises:
@@ -51,6 +55,8 @@ class Following:
             raise Invalid("a leader of another epoch")
         if isinstance(message, AppendEntries) and not append_valid(message, voter.network):
             raise Invalid("a frame's signature does not verify")
+        if isinstance(message, InstallSnapshot) and not offer_valid(message, voter.network):
+            raise Invalid("an offer's signature does not verify")
         if voter.term_leader is None:
             if message.election is None:
                 # The leader takes this node for one that knows it already: it forgot in a restart.
@@ -84,6 +90,25 @@ class Following:
             raise
         self._owe(checked.message.leader, self._refusal)
 
+    def take_offer(self, offer: InstallSnapshot) -> None:
+        """Take an offer of the term's verified leader: nothing is truncated for it, and nothing promised.
+
+        Raises:
+            RemoteFault: it offers what it cannot have; such a leader is treated as dead for the term.
+        """
+        voter = self._voter
+        try:
+            check_offer(voter, offer)
+            self._commit(offer.proof)  # its block may be in this log, above what the leader takes for its end
+        except RemoteFault:
+            if not voter.leader_dead:
+                voter.condemn_leader()
+            raise
+        # From what this log has committed the leader may have the blocks: the offer came late, and the reply says so.
+        if voter.log.committed < offer.first and offer.height > self._offered:
+            self._offered = voter.behind = offer.height
+        self._owe(offer.leader, self._refusal)
+
     def send_reply(self) -> None:
         """Queue the reply owed, if any. It must not leave before the log and the marker, as they are now, are durable."""
         target, voter = self._reply_to, self._voter
@@ -104,8 +129,8 @@ class Following:
     def _acknowledgement(self) -> Acknowledgement | None:
         voter = self._voter
         height = voter.marked_height()
-        if height is None:
-            return None
+        if height is None or (height < voter.log.committed and height < voter.log.first()):
+            return None  # or acknowledged before the log began where it now does: the next frame raises the marker
         if not self._own or (self._own[-1].term, self._own[-1].height) != (voter.term, height):
             self._own.append(voter.acknowledge(height))
         return self._own[-1]
@@ -115,6 +140,10 @@ class Following:
         log = self._voter.log
         if append.tip_hash != (blocks[-1].hash if blocks else append.prev_hash):
             raise Invalid("a frame's tip is not that of its blocks")
+        if append.prev_height < log.committed and append.prev_height < log.first():
+            # Sent before this log began where it now does: there is nothing here to compare it with, nor any need.
+            self._refusal = self._refuse(append)
+            return None
         if append.prev_height > log.tip_height:
             # What follows a held block is not refused: the leader would send both again at once, over and over.
             held = None if self._held_since_tick is None else self._held_block
@@ -151,13 +180,13 @@ class Following:
             return 0
         below = Height(first - 1)
         predecessor, predecessor_hash, frontier = log.header(below), log.hash(below), log.frontier(below)
-        configuration, replaced = voter.membership.at(below)
+        configuration = voter.membership.at(below)
         room = 2 * limits.UNCOMMITTED_BYTES_MAX - log.uncommitted_bytes
         for block in blocks:
             room -= len(block.raw)
             if self._held(block) or room < 0 or (block.is_configuration and below > log.committed):
                 break  # not refused: the leader sends it again, and meanwhile this voter does not acknowledge it
-            check_link(block, predecessor, predecessor_hash, frontier, configuration, replaced=replaced)
+            check_link(block, predecessor, predecessor_hash, frontier, configuration)
             if block.term > append.term or (
                 block.term == append.term and block.header.leader != append.leader
             ):
@@ -168,7 +197,7 @@ class Following:
             taken.append((block, frontier))
             predecessor, predecessor_hash, below = block.header, block.hash, block.height
             if block.is_configuration:
-                configuration, replaced = block.next_configuration(), configuration
+                configuration = block.next_configuration()
         if taken and first <= log.tip_height:
             voter.truncate_from(first)
         for block, after in taken:
@@ -225,12 +254,12 @@ class Following:
         is_new = log.committed < height <= log.tip_height
         if not is_new or proof.header != log.header(height):
             return
-        configuration, _ = voter.membership.at(height)
+        configuration = voter.membership.at(height)
         certificate.check_commit_proof(proof, voter.network, configuration, self._own)
         voter.commit(proof)
 
 
-def check_elects(voter: Voter, message: AppendEntries | Heartbeat) -> None:
+def check_elects(voter: Voter, message: AppendEntries | InstallSnapshot | Heartbeat) -> None:
     """Check that the election certificate in a leader's message elects its sender in its term (P0).
 
     Raises:
@@ -242,7 +271,7 @@ def check_elects(voter: Voter, message: AppendEntries | Heartbeat) -> None:
     log = voter.log
     for height in range(log.tip_height, log.committed - 1, -1):
         if log.hash(Height(height)) == election.tip_hash:
-            certificate.check_election(election, voter.network, voter.membership.at(Height(height))[0])
+            certificate.check_election(election, voter.network, voter.membership.at(Height(height)))
             return
     # Won upon a log that this one has not got, perhaps with configurations that it has not got, and fewer voters: whom
     # somebody known here has elected is listened to. What it sends is checked block by block, each opening in the

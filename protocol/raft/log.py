@@ -2,9 +2,10 @@
 
 ```
      genesis … │ evicted: read through LogReader │ cached, committed │ cached, uncommitted │
-               0                        first - 1  first     committed                   tip
+               first()                                       committed                   tip
                                                          persisted lies anywhere at or above committed
 ```
+Whoever was installed from a snapshot holds nothing between genesis and `first()` until history has been fetched.
 Every block above `committed` carries the Merkle frontier after it, so that the next block can be cut or checked without
 reading the tree.
 """
@@ -20,12 +21,22 @@ from protocol.errors import LocalFault
 from protocol.identifiers import Digest, Height, Term
 from protocol.merkle import Frontier
 
+_GENESIS = Height(0)
+
 
 class LogReader(Protocol):
     """Durable blocks, read from the ledger store (or, in a simulation, from memory).
 
-    Asked only for heights below the cached tail, genesis (height 0) among them. May raise Corruption.
+    Asked only for heights below the cached tail and not below `first()`, or for genesis (height 0). May raise Corruption.
     """
+
+    def first(self) -> Height:
+        """Return the lowest height from which every block up to the tip is held; 0 with the whole history.
+
+        It falls while history is fetched, may rise while the log lives, never above the height committed at its start,
+        and is asked for often.
+        """
+        ...
 
     def header(self, height: Height) -> Header:
         """Return the header of the block at `height`."""
@@ -115,20 +126,25 @@ class Log:
         """Bytes of the blocks above the committed one."""
         return self._uncommitted_bytes
 
+    def first(self) -> Height:
+        """Return the lowest height from which this log holds every block: below it nothing may be asked for, but genesis."""
+        first = self._reader.first()
+        return first if first > 1 else _GENESIS
+
     def header(self, height: Height) -> Header:
-        """Return the header at `height`, which must not be above the tip."""
+        """Return the header at `height`, which must not be above the tip nor below `first()`."""
         entry = self._entries.get(height)
         return entry.block.header if entry else self._stored(height).header(height)
 
     def hash(self, height: Height) -> Digest:
-        """Return the header hash at `height`, which must not be above the tip."""
+        """Return the header hash at `height`, which must not be above the tip nor below `first()`."""
         if height == self._tip.height:
             return self._tip_hash
         entry = self._entries.get(height)
         return entry.block.hash if entry else self._stored(height).hash(height)
 
     def block(self, height: Height) -> Block:
-        """Return the block at `height`, which must not be above the tip."""
+        """Return the block at `height`, which must not be above the tip nor below `first()`."""
         entry = self._entries.get(height)
         return entry.block if entry else self._stored(height).block(height)
 
@@ -196,6 +212,8 @@ class Log:
 
     def take_unpersisted(self) -> tuple[Height | None, tuple[Block, ...]]:
         """Return (truncate from, blocks to append) for one durable batch; the next call starts after it."""
+        if self._truncate_from is None and self._written == self._tip.height:
+            return None, ()
         blocks = tuple(
             [self._entries[height].block for height in range(self._written + 1, self.tip_height + 1)]
         )

@@ -3,7 +3,6 @@
 from typing import assert_never
 
 from protocol import limits
-from protocol.certificate import Acknowledgement
 from protocol.configuration import Configuration
 from protocol.errors import Invalid, LocalFault, NotLeader
 from protocol.identifiers import Height, NetworkId, NodeId, Term
@@ -17,6 +16,7 @@ from protocol.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Input,
+    InstallSnapshot,
     PreVote,
     PreVoteReply,
     ReadIndexReply,
@@ -30,11 +30,12 @@ from protocol.raft.output import Output
 from protocol.raft.read_index import ForwardedReads
 from protocol.raft.replication import Leadership
 from protocol.raft.state import HardState, Ready, Role
+from protocol.raft.view import View
 from protocol.raft.voter import Voter
 from protocol.signing import SigningKey
 
 
-class Raft:
+class Raft(View):
     """One voter of one network. Never raises for a peer's message but RemoteFault; see the package for the driver's duties."""
 
     def __init__(
@@ -55,68 +56,16 @@ class Raft:
             Corruption: the log lacks a block that the hard state says was acknowledged.
             LocalFault: this node is neither voter nor learner.
         """
-        self._voter = Voter(
-            key=key, network=network, configuration=configuration, hard_state=hard_state, log=log
+        super().__init__(
+            Voter(key=key, network=network, configuration=configuration, hard_state=hard_state, log=log)
         )
         if not self._voter.membership.remembers(self._voter.me):
             raise LocalFault("only a voter or a learner runs Raft")
         self._election = Election(self._voter, timeout_seed)
         self._following = Following(self._voter)
         self._forwarded = ForwardedReads(self._voter, timeout_seed)
-        self._leadership: Leadership | None = None
-        self._role = Role.FOLLOWER
         self._output = Output(self._voter)
-
-    # --- views ----------------------------------------------------------------------------------------------------
-
-    @property
-    def role(self) -> Role:
-        """The role in the current term."""
-        return self._role
-
-    @property
-    def term(self) -> Term:
-        """The current term."""
-        return self._voter.term
-
-    @property
-    def leader(self) -> NodeId | None:
-        """Whom this node follows (itself when leading), or None."""
-        return self._voter.leader
-
-    @property
-    def commit_height(self) -> Height:
-        """Height up to which blocks are committed, as a proof has shown."""
-        return self._voter.log.committed
-
-    @property
-    def tip_height(self) -> Height:
-        """Height of the last block in the log, durable or not."""
-        return self._voter.log.tip_height
-
-    @property
-    def uncommitted_count(self) -> int:
-        """Blocks above the committed height."""
-        return self._voter.log.uncommitted_count
-
-    @property
-    def may_propose(self) -> bool:
-        """Whether `propose` would cut a block now."""
-        return self._leadership is not None and self._leadership.has_room
-
-    @property
-    def configuration(self) -> Configuration:
-        """The configuration in force: the newest in the log."""
-        return self._voter.configuration
-
-    @property
-    def successor(self) -> NodeId | None:
-        """Whom this leader is handing the leadership to, or None."""
-        return self._leadership.successor if self._leadership is not None else None
-
-    def acknowledgement_of(self, voter: NodeId) -> Acknowledgement | None:
-        """Return the newest acknowledgement of another voter that this node has seen since it started."""
-        return self._voter.acknowledgements.get(voter)
+        self._voter.begin()
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +97,9 @@ class Raft:
             message = CheckedAppend(message, ())
         if sender != author(message) or sender == voter.me:
             raise Invalid("a Raft message from somebody other than the voter it names")
-        if not voter.membership.remembers(sender) and not isinstance(message, CheckedAppend | Heartbeat):
+        if not voter.membership.remembers(sender) and not isinstance(
+            message, CheckedAppend | InstallSnapshot | Heartbeat
+        ):
             # A leader may be a voter by blocks that it is about to send; it is known by its election (P0).
             raise Invalid("a Raft message from somebody who takes no part in it here")
         match message:
@@ -162,6 +113,8 @@ class Raft:
                 self._on_vote_reply(message)
             case CheckedAppend():
                 self._on_append(message)
+            case InstallSnapshot():
+                self._on_offer(message)
             case AppendReply() | HeartbeatReply():
                 self._on_reply(message)
             case Heartbeat():
@@ -344,13 +297,22 @@ class Raft:
     # --- replication ----------------------------------------------------------------------------------------------
 
     def _on_append(self, checked: CheckedAppend) -> None:
-        voter, append = self._voter, checked.message
-        if append.term < voter.term:
-            # It leads a term that is over: it learns so from the reply, and steps down.
-            voter.send(append.leader, AppendReply(voter.term, voter.me, None, voter.log.committed, None))
-            return
-        if self._follow(append):
+        append = checked.message
+        if append.term < self._voter.term:
+            self._send_term(append.leader)
+        elif self._follow(append):
             self._following.take(checked)
+
+    def _on_offer(self, offer: InstallSnapshot) -> None:
+        if offer.term < self._voter.term:
+            self._send_term(offer.leader)
+        elif self._follow(offer):
+            self._following.take_offer(offer)
+
+    def _send_term(self, leader: NodeId) -> None:
+        """Answer somebody who leads a term that is over: it learns so from the reply, and steps down."""
+        voter = self._voter
+        voter.send(leader, AppendReply(voter.term, voter.me, None, voter.log.committed, None))
 
     def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
         voter = self._voter
@@ -358,7 +320,7 @@ class Raft:
             context = heartbeat.context if heartbeat.term == voter.term else 0
             voter.send(heartbeat.leader, HeartbeatReply(voter.term, voter.me, context))
 
-    def _follow(self, message: AppendEntries | Heartbeat) -> bool:
+    def _follow(self, message: AppendEntries | InstallSnapshot | Heartbeat) -> bool:
         """Return whether the sender of a message of this or a higher term is followed now, having been verified (P0)."""
         voter = self._voter
         is_stranger = not voter.membership.remembers(message.leader)

@@ -16,11 +16,8 @@ class Membership:
     def __init__(self, base: Height, configuration: Configuration) -> None:
         """`configuration` is in force above `base`, which is committed."""
         self._entries: list[tuple[Height, Configuration]] = [(base, configuration)]
-
-    @property
-    def newest(self) -> Configuration:
+        self.newest = configuration
         """The configuration in force: elections, acknowledgements and blocks to come count in it."""
-        return self._entries[-1][1]
 
     @property
     def height(self) -> Height:
@@ -32,21 +29,26 @@ class Membership:
         """The configuration before the newest, if this log has seen the change."""
         return self._entries[-2][1] if len(self._entries) > 1 else None
 
-    def at(self, height: Height) -> tuple[Configuration, Configuration | None]:
-        """Return the configuration that acknowledgements of block `height` count in, and the one before it, if known."""
+    def at(self, height: Height) -> Configuration:
+        """Return the configuration that acknowledgements of block `height` count in."""
         below = [configuration for at, configuration in self._entries if at <= height]
-        below = below or [self._entries[0][1]]
-        return below[-1], below[-2] if len(below) > 1 else None
+        return below[-1] if below else self._entries[0][1]
+
+    def of(self, digest: bytes) -> Configuration | None:
+        """Return the configuration with this digest, if it is still kept."""
+        return next((one for _, one in self._entries if one.digest == digest), None)
 
     def append(self, block: Block) -> None:
         """Hear of a checked block at the tip."""
         if block.is_configuration:
-            self._entries.append((block.height, block.next_configuration()))
+            self.newest = block.next_configuration()
+            self._entries.append((block.height, self.newest))
 
     def truncate_from(self, height: Height) -> None:
         """Hear that the block at `height` and all above it are gone; none of them was committed."""
         while len(self._entries) > 1 and self._entries[-1][0] >= height:
             self._entries.pop()
+            self.newest = self._entries[-1][1]
 
     def commit(self, height: Height) -> None:
         """Hear that `height` is committed: of the configurations at or below it, the newest two are kept."""

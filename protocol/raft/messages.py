@@ -7,6 +7,7 @@
 | VoteReply | voter → candidate | its grant is | the vote |
 | AppendEntries | leader → follower | yes | no |
 | AppendReply | follower → leader | its acknowledgement is | blocks and marker |
+| InstallSnapshot | leader → follower | yes | no |
 | Heartbeat | leader → follower | no: never evidence | no |
 | HeartbeatReply | follower → leader | no: never evidence | its term |
 | ReadIndexRequest, ReadIndexReply | voter ↔ leader | no: never evidence | no |
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, assert_never
 
 from protocol import limits, signing
-from protocol.block import Block, Header, check_body
+from protocol.block import Block, Header, check_body, header_hash
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
 from protocol.codec import Bytes64, Size, wire
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
@@ -231,6 +232,50 @@ class AppendReply:
     refusal: Refusal | None
 
 
+@wire("install-snapshot")
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """Leader to follower: what you need next I do not hold; get state and blocks from whoever has them (Raft §7).
+
+    An offer, not the data: that is verified by hashes and a quorum's word, so it may come from any member, and does not
+    end with a leadership. `first` is the lowest height from which the leader holds every block; `proof` commits the
+    newest block that it can prove, at or above `first`. `election` rides along as in AppendEntries.
+    """
+
+    epoch: int
+    term: Term
+    leader: NodeField
+    first: Height
+    proof: CommitProof
+    election: ElectionCertificate | None
+    signature: Bytes64
+
+    @property
+    def height(self) -> Height:
+        """Height of the block that is offered."""
+        return self.proof.header.height
+
+
+def offer_form(
+    network: NetworkId, *, epoch: int, term: Term, leader: NodeId, first: Height, offered_hash: Digest
+) -> bytes:
+    """Return the bytes a leader signs for an offer; `offered_hash` is the header hash of the block that its proof commits."""
+    return signing.signed_form("install-snapshot", network, epoch, term, leader, first, offered_hash)
+
+
+def offer_valid(offer: InstallSnapshot, network: NetworkId) -> bool:
+    """Return whether the leader's signature verifies."""
+    form = offer_form(
+        network,
+        epoch=offer.epoch,
+        term=offer.term,
+        leader=offer.leader,
+        first=offer.first,
+        offered_hash=header_hash(offer.proof.header),
+    )
+    return signing.verify(offer.leader, form, offer.signature)
+
+
 @wire("heartbeat")
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -293,6 +338,7 @@ Message = (
     | VoteReply
     | AppendEntries
     | AppendReply
+    | InstallSnapshot
     | Heartbeat
     | HeartbeatReply
     | ReadIndexRequest
@@ -316,7 +362,7 @@ def author(message: Input) -> NodeId:
             return message.candidate
         case CheckedAppend():
             return message.message.leader
-        case AppendEntries() | Heartbeat() | ReadIndexReply() | TimeoutNow():
+        case AppendEntries() | InstallSnapshot() | Heartbeat() | ReadIndexReply() | TimeoutNow():
             return message.leader
         case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
             return message.voter

@@ -5,6 +5,7 @@ from protocol.raft.messages import (
     AppendEntries,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     ReadIndexReply,
     ReadIndexRequest,
@@ -12,7 +13,7 @@ from protocol.raft.messages import (
 from protocol.raft.state import HardState, Ready
 from protocol.raft.voter import Voter
 
-_OF_A_TERM = AppendEntries | Heartbeat | HeartbeatReply
+_OF_A_TERM = AppendEntries | InstallSnapshot | Heartbeat | HeartbeatReply
 _READS = ReadIndexRequest | ReadIndexReply
 
 
@@ -34,17 +35,25 @@ class Output:
         voter = self._voter
         committed, proof = voter.take_committed()
         truncate_from, append = voter.log.take_unpersisted()
-        hard_state: HardState | None = None if voter.hard == self._persisted else voter.hard
+        # Looked at before it is compared: nearly always it is the very same one.
+        is_new = voter.hard is not self._persisted and voter.hard != self._persisted
+        hard_state: HardState | None = voter.hard if is_new else None
         messages, voter.outbox = tuple(voter.outbox), []
         reads = voter.take_reads()
-        if not (hard_state or truncate_from is not None or append or messages or committed or reads):
+        behind, voter.behind = voter.behind, None
+        work = hard_state or append or messages or committed or reads
+        if not work and truncate_from is None and behind is None:
             return None
-        self._outstanding = Ready(hard_state, truncate_from, append, messages, committed, proof, reads)
+        self._outstanding = Ready(
+            hard_state, truncate_from, append, messages, committed, proof, reads, behind
+        )
         return self._outstanding
 
     def prompt(self) -> Ready | None:
         """Return what waits for no write, be one under way or not, or None."""
         voter = self._voter
+        if not voter.outbox and not voter.reads:
+            return None
         prompt: list[tuple[NodeId, Message]] = []
         rest: list[tuple[NodeId, Message]] = []
         for entry in voter.outbox:

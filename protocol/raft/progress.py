@@ -7,6 +7,13 @@
       └───────┘ ◄───────────────────── └───────────┘
         one frame         refusal           bounded in frames, blocks and bytes under way,
         at a time                           next_height runs ahead of match_height
+         ▲     │                                       │
+         │     └─────────────────┐   ┌─────────────────┘ the block below next_height is not held
+         │                       ▼   ▼
+         │                    ┌──────────┐
+         └─────────────────── │ snapshot │  no frames; an offer with every heartbeat interval
+           it has what is     └──────────┘
+           held, or history is back
 ```
 A lost frame needs no timer of its own: while anything sent is not acknowledged, a frame without blocks follows the last
 one with every heartbeat interval, in order behind it, and a follower that misses one refuses that.
@@ -14,9 +21,11 @@ Invariant: match_height < next_height. `match_height` never exceeds what the fol
 """
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from protocol import limits
+from protocol.block import Block
 from protocol.certificate import Acknowledgement
 from protocol.identifiers import Height
 
@@ -33,10 +42,14 @@ class Progress:
     ack: Acknowledgement | None = None
     """Its newest verified acknowledgement of this term."""
     replicating: bool = False
+    snapshotting: bool = False
+    """It needs what this leader does not hold, and has been told so."""
     paused: bool = False
     """In probe: a frame is out; the next goes out with the heartbeat."""
     probe_blocks: bool = True
     """Whether the next probe carries blocks. A silent one is probed without: a megabyte each time would be waste."""
+    probe_goal: Height = _NONE
+    """What an acknowledgement must reach to end the probe: above prev when blocks were sent, for they may be held back."""
     in_flight: deque[tuple[Height, int]] = field(default_factory=deque)
     """Tip height, rising, and bytes of each frame with blocks under way."""
     in_flight_bytes: int = 0
@@ -58,25 +71,37 @@ class Progress:
         self.match_height = max(self.match_height, ack.height)
         while self.in_flight and self.in_flight[0][0] <= self.match_height:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
-        if not self.replicating:
+        if not self.replicating and not self.snapshotting and ack.height >= self.probe_goal:
             self.replicating, self.paused = True, False
             self.next_height = Height(self.match_height + 1)
         self.next_height = max(self.next_height, Height(self.match_height + 1))
 
     def probe_from(self, height: Height, *, blocks: bool) -> None:
         """Go (back) to probing; the next frame follows the block below `height`."""
-        self.replicating, self.paused, self.probe_blocks = False, False, blocks
+        self.replicating, self.snapshotting, self.paused, self.probe_blocks = False, False, False, blocks
         self.in_flight.clear()
         self.in_flight_bytes = 0
         self.proof_height = self.commit_height  # what rode on a refused frame was of no use to it
-        self.next_height = max(height, Height(self.match_height + 1))
+        self.next_height = self.probe_goal = max(height, Height(self.match_height + 1))
+
+    def offer_snapshot(self) -> None:
+        """Send nothing but offers, the first of them at once, until `probe_from`."""
+        self.replicating, self.snapshotting, self.nudge_due = False, True, True
+
+    def probed(self, blocks: Collection[Block]) -> None:
+        """Note a probe; the next one goes out with the heartbeat, without blocks.
+
+        Were it enough that the follower answers, each answer of one that holds the blocks back would have them all sent to
+        it, each of those frames be refused, and each refusal be a probe: more of them with every round trip.
+        """
+        self.paused, self.probe_blocks = True, False
+        self.probe_goal = self.next_height if blocks else Height(self.next_height - 1)
 
     def sent(self, tip: Height, size: int) -> None:
         """Note a frame that carries blocks up to `tip`, of `size` bytes."""
-        if self.replicating:
-            self.in_flight.append((tip, size))
-            self.in_flight_bytes += size
-            self.next_height = Height(tip + 1)
+        self.in_flight.append((tip, size))
+        self.in_flight_bytes += size
+        self.next_height = Height(tip + 1)
 
     def window_open(self) -> bool:
         """Return whether another frame with blocks may go out."""

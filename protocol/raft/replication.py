@@ -17,6 +17,7 @@ from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, H
 from protocol.raft.progress import Progress
 from protocol.raft.quorum import assemble_proof, quorum_height
 from protocol.raft.read_index import LeaderReads
+from protocol.raft.snapshot import Offers
 from protocol.raft.transfer import Transfer
 from protocol.raft.voter import Voter
 
@@ -35,6 +36,7 @@ class Leadership:
         after = Height(voter.log.tip_height + 1)
         self._progress = {node: Progress(after, voter.tick) for node in voter.receivers}
         self._heartbeats = Heartbeats(voter, self._progress, election)
+        self._offers = Offers(voter, election)
         self.reads = LeaderReads(voter, self._heartbeats)
         self._departures = Departures(voter, self._progress)
         if voter.proof is None:
@@ -149,11 +151,12 @@ class Leadership:
         if progress is None:
             return  # it has left
         progress.heard_tick = self._voter.tick
-        progress.commit_height = max(
-            progress.commit_height, min(reply.commit_height, self._voter.log.tip_height)
-        )
+        # As it says, be it less than before: what is committed is not durable by itself, and after a restart the proof is
+        # needed again. A late reply only costs a proof that it has.
+        progress.commit_height = min(reply.commit_height, self._voter.log.tip_height)
         if reply.ack is not None:
             self._take_acknowledgement(progress, reply)
+        self._offers.take_reply(progress)
         refusal = reply.refusal
         if refusal is None:
             return
@@ -168,6 +171,8 @@ class Leadership:
         if refusal.prev_height > progress.match_height and expected:
             common = self._common_height(refusal.hints, progress.match_height)
             progress.probe_from(Height(common + 1), blocks=True)
+        elif refusal.hints and self._has_moved_on(progress, refusal.hints[-1]):
+            progress.probe_from(Height(refusal.hints[-1].height + 1), blocks=True)
 
     def take_heartbeat_reply(self, reply: HeartbeatReply) -> None:
         """Take a follower's answer to a heartbeat of this term.
@@ -180,6 +185,8 @@ class Leadership:
     def advance_commit(self) -> None:
         """Commit the highest block of this term that a quorum has acknowledged, with its proof (P3)."""
         voter, log = self._voter, self._voter.log
+        if log.committed == log.tip_height:
+            return
         heights = [self._progress[node].match_height for node in voter.other_voters]
         # The leader's own log counts up to where it is durable, like everybody's (ledger.md 3.1 no. 25); not when it leaves.
         own_height = [log.persisted] if voter.is_voter else []
@@ -196,15 +203,21 @@ class Leadership:
         self.reads.advance()
         self._heartbeats.send()
         frames: dict[_FrameKey, AppendEntries] = {}
+        committed, tip = self._voter.log.committed, self._voter.log.tip_height
+        proven = self._voter.proof.header.height if self._voter.proof is not None else Height(0)
         for node, progress in self._progress.items():
             sent = False
-            while progress.window_open() and (
-                progress.next_height <= self._voter.log.tip_height if progress.replicating else not sent
-            ):
+            if progress.next_height <= committed and self._offers.serve(node, progress):
+                continue
+            while (
+                progress.next_height <= tip if progress.replicating else not sent
+            ) and progress.window_open():
                 self._send(node, progress, frames, blocks=progress.replicating or progress.probe_blocks)
                 sent = True
-            nudge = progress.nudge_due and not progress.is_settled(self._voter.log.committed)
-            if not sent and (nudge or self._has_news(progress)):
+            nudge = progress.nudge_due and not progress.is_settled(committed)
+            # A proof leaves at once: a follower commits one hop after the leader, not one heartbeat.
+            news = progress.replicating and progress.proof_height < proven < progress.next_height
+            if not sent and (nudge or news):
                 self._send(node, progress, frames, blocks=False)
             progress.nudge_due = False
         self._send_timeout_now()
@@ -237,7 +250,7 @@ class Leadership:
             if batch:
                 progress.sent(tip, sum(len(block.raw) for block in batch))
         else:
-            progress.paused, progress.probe_blocks = True, False
+            progress.probed(batch)
         self._voter.send(node, frame)
 
     def _frame(
@@ -277,13 +290,6 @@ class Leadership:
             batch.append(block)
         return tuple(batch)
 
-    def _has_news(self, progress: Progress) -> bool:
-        """Return whether a proof should leave at once: a follower commits one hop after the leader, not one heartbeat."""
-        newest = self._voter.proof
-        if newest is None or not progress.replicating:
-            return False
-        return progress.proof_height < newest.header.height < progress.next_height
-
     def _proof_for(self, progress: Progress, tip: Height) -> CommitProof | None:
         """Return the newest proof for a block at or below `tip` that this follower may not have."""
         log, newest = self._voter.log, self._voter.proof
@@ -303,6 +309,8 @@ class Leadership:
             raise Invalid("an acknowledgement of another voter or term")
         if ack.height < progress.match_height:
             return  # delayed on the way: a newer one is here
+        if ack.height < voter.log.committed and ack.height < voter.log.first():
+            return  # not held here any more, so not to be compared; it counts for nothing that is not committed
         if ack.height > voter.log.tip_height or voter.log.hash(ack.height) != ack.header_hash:
             raise Invalid(f"an acknowledgement of block {ack.height} that is not in the leader's log")
         if not certificate.acknowledgement_valid(ack, voter.network):
@@ -317,18 +325,28 @@ class Leadership:
         guess costs a round trip, nothing else; the search is bounded as a follower's uncommitted tail is.
         """
         log = self._voter.log
+        first = log.first()
+        bottom = max(match_height, first)
         for hint in hints:
+            if hint.height < first:
+                return max(hint.height, match_height)  # below what is held: it needs a snapshot
             height = Height(min(hint.height, log.tip_height))
             if height == hint.height and log.hash(height) == hint.hash:
                 return max(height, match_height)
             for _ in range(2 * limits.UNCOMMITTED_BLOCKS_MAX):
-                if height <= match_height or log.term(height) <= hint.term:
+                if height <= bottom or log.term(height) <= hint.term:
                     break
                 height = Height(height - 1)
             if height > match_height and log.term(height) == hint.term:
                 # Our own last block of that term, unless it is the very one we differ in.
                 return height if height < hint.height else Height(height - 1)
         return match_height
+
+    def _has_moved_on(self, progress: Progress, committed: Hint) -> bool:
+        """Return whether a follower has committed, of this log, what it was to be sent next: it was installed meanwhile."""
+        log = self._voter.log
+        is_held = max(progress.next_height, log.first()) <= committed.height <= log.tip_height
+        return is_held and log.hash(committed.height) == committed.hash
 
     def _cut(
         self,

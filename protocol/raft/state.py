@@ -69,7 +69,8 @@ class Ready:
     `hard_state`, `truncate_from` and `append` go into one synchronous batch: blocks at and above `truncate_from` are
     deleted first, then `append` is written. `messages` may leave only after that batch is durable. `committed` blocks
     are durable already and follow each other without a gap; `proof` is for the last of them (None when there is none).
-    `reads` wait for nothing but the applied height that they name.
+    `reads` wait for nothing but the applied height that they name. `behind` is the height of an offer: the leader holds no
+    blocks that continue this log, so that state and blocks up to about there must come otherwise (see the package).
     """
 
     hard_state: HardState | None
@@ -79,6 +80,7 @@ class Ready:
     committed: tuple[Block, ...]
     proof: CommitProof | None
     reads: tuple[ReadState, ...] = ()
+    behind: Height | None = None
 
     @property
     def must_persist(self) -> bool:

@@ -53,6 +53,8 @@ class Voter:
         self.leader_heard_tick = 0
         self.proof: CommitProof | None = None
         """The newest commit proof seen."""
+        self.behind: Height | None = None
+        """Height of an offer of the leader's that the driver has not been told of."""
         self.acknowledgements: dict[NodeId, Acknowledgement] = {}
         """The newest one seen of each other voter: who asks after a crash what it had promised is told."""
         self.undelivered: deque[CommitProof] = deque()
@@ -60,7 +62,16 @@ class Voter:
         for height in range(log.committed + 1, log.tip_height + 1):
             self.membership.append(log.block(Height(height)))
         self._check_marker()
-        self._recall_term_leader()
+
+    def begin(self) -> None:
+        """Take from the log what it says of terms: once, when what is in the hard state counts as durable."""
+        tip = self.log.tip
+        if tip.term > self.term:
+            # What was installed may be of a term that this voter has not taken part in: it has no vote in it yet.
+            self.enter_term(tip.term)
+        # A block of the current term in the log was checked against its leader's election before it was stored.
+        if tip.term == self.term and tip.height > 0:
+            self.term_leader = tip.leader
 
     @property
     def term(self) -> Term:
@@ -215,15 +226,23 @@ class Voter:
     def _check_marker(self) -> None:
         # A marker is written in one batch with the blocks it speaks of, so a log without them was damaged, or restored
         # from an old image. Voting on could break a promise that others rely on (ledger.md 3.1 no. 28).
-        hard = self.hard
+        hard, log = self.hard, self.log
         if hard.ack_hash == ZERO:
             return
-        if hard.ack_height > self.log.tip_height or self.log.hash(hard.ack_height) != hard.ack_hash:
-            raise Corruption(
-                f"block {hard.ack_height} was acknowledged in term {hard.ack_term} and is not in the log"
-            )
+        if hard.ack_height > log.tip_height or log.first() <= hard.ack_height:
+            is_there = hard.ack_height <= log.tip_height and log.hash(hard.ack_height) == hard.ack_hash
+            if not is_there and not self._has_lost(hard.ack_height):
+                raise Corruption(
+                    f"block {hard.ack_height} was acknowledged in term {hard.ack_term} and is not in the log"
+                )
 
-    def _recall_term_leader(self) -> None:
-        # A block of the current term in the log was checked against its leader's election before it was stored.
-        if self.log.tip.term == self.term and self.log.tip_height > 0:
-            self.term_leader = self.log.tip.leader
+    def _has_lost(self, height: Height) -> bool:
+        """Return whether the acknowledged block at `height` lost to what was installed here since.
+
+        Terms never fall along a chain, so an acknowledged block has no committed one of a later term among its ancestors:
+        it stood on another branch, and was rightly left (ledger.md 3.1 no. 37). Blocks that this log took later than the
+        acknowledgement came with a newer marker, so there can be none above.
+        """
+        log = self.log
+        has_lost = log.term(log.committed) > self.hard.ack_term
+        return has_lost and (height <= log.committed or log.tip_height == log.committed)

@@ -11,6 +11,9 @@ from protocol.raft.log import Log
 from protocol.raft.output import Output
 from protocol.raft.read_index import LeaderReads
 from protocol.raft.replication import Leadership
+from protocol.raft.snapshot import Offers
+from simulations import core_compaction
+from simulations.core_disk import CoreDisk
 from simulations.core_world import simulate_core
 from simulations.runner import Options, story_of
 from simulations.story import Load
@@ -21,6 +24,7 @@ BLACKOUTS = "\n".join(f"at {at} blackout for 0.5" for at in range(3, 28, 3))
 LAGGING = (
     "at 4 cut both 2 for 4\nat 7.9 crash leader for 4\nat 16 cut both 1 for 4\nat 19.9 crash leader for 4"
 )
+ALONE = "\n".join(f"at {at} cut both leader for 3" for at in range(3, 28, 4))
 SLEEPING = "at 4 pause leader for 4\nat 4.1 cut both leader for 8\nat 17 pause leader for 4\nat 17.1 cut both leader for 8"
 
 
@@ -97,3 +101,50 @@ def test_a_tail_that_is_not_truncated_before_it_is_written_anew_is_found(
     take = Log.take_unpersisted
     monkeypatch.setattr(Log, "take_unpersisted", lambda self: (None, take(self)[1]))
     assert "a core failed" in first_finding(scenario="partition")
+
+
+def always_compacting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let members drop history and install snapshots in every seed, and often."""
+    monkeypatch.setattr(core_compaction, "_SEEDS", 1.0)
+    monkeypatch.setattr(core_compaction, "_EVERY_S", (0.5,))
+
+
+def test_without_a_mutation_members_that_install_snapshots_all_the_time_are_found_sound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    always_compacting(monkeypatch)
+    assert first_finding(scenario="leader-crash", seeds=4) == ""
+
+
+def test_an_installation_that_discards_an_acknowledged_tail_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """camunda #6092, RedisLabs/raft #49; ledger.md 3.1 no. 38."""
+    install = CoreDisk.install
+
+    def discard(self: CoreDisk, source: CoreDisk) -> None:
+        install(self, source)
+        del self.blocks[self.applied + 1 :]
+
+    always_compacting(monkeypatch)
+    monkeypatch.setattr(CoreDisk, "install", discard)
+    assert "was acknowledged in term" in first_finding(scenario="leader-crash")
+
+
+def test_an_installation_that_keeps_a_conflicting_tail_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hashicorp/raft #697; ledger.md 3.1 no. 37."""
+
+    def keep(self: CoreDisk, source: CoreDisk) -> None:
+        above = self.blocks[source.applied + 1 :]
+        install(self, source)
+        del self.blocks[self.applied + 1 :]
+        self.blocks += above
+
+    install = CoreDisk.install
+    always_compacting(monkeypatch)
+    monkeypatch.setattr(CoreDisk, "install", keep)
+    assert "a core failed" in first_finding(lines=ALONE)
+
+
+def test_a_leader_that_sends_what_it_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    always_compacting(monkeypatch)
+    monkeypatch.setattr(Offers, "serve", lambda *_: False)
+    assert "not held" in first_finding(scenario="partition")

@@ -3,8 +3,11 @@
 import dataclasses
 from random import Random
 
+import pytest
+
 from protocol import limits
 from protocol.block import Block, cut, genesis_block
+from protocol.certificate import CommitProof
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.identifiers import Height, NodeId, PublicKey, Term
 from protocol.merkle import Frontier
@@ -99,6 +102,41 @@ def test_a_truncation_and_what_takes_its_place_are_one_write() -> None:
     disk.persist(ready(other, truncate_from=1))
     assert [block.hash for block in disk.blocks[1:]] == [other.hash]
     assert disk.hash_at(Height(2)) is None
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_an_installation_keeps_what_follows_it_and_nothing_else(follows: bool) -> None:
+    source, disk = CoreDisk(genesis()), CoreDisk(genesis())
+    one = after(source.blocks[0])
+    two = after(one)
+    source.persist(ready(one, two))
+    proof = CommitProof(one.header, (), ())
+    source.apply(Height(1), Frontier(), {b"a": b"1"}, proof)
+    mine = one if follows else after(disk.blocks[0], now_ms=9)
+    disk.persist(ready(mine, after(mine, now_ms=10)))
+    disk.install(source)
+    assert [block.height for block in disk.blocks] == ([0, 1, 2] if follows else [0, 1])
+    assert (disk.applied, disk.first(), disk.rows) == (1, 1, {b"a": b"1"})
+    assert disk.proof(Height(5)) == proof
+    assert disk.crash(None, Random(1)) is False
+    assert disk.applied == 1  # it was synchronised
+
+
+def test_history_is_dropped_below_what_a_crash_leaves_applied_and_no_core_may_ask_for_it() -> None:
+    disk = CoreDisk(genesis())
+    one = after(disk.blocks[0])
+    two = after(one)
+    disk.apply(Height(1), Frontier(), {}, None)
+    disk.persist(ready(one, two))
+    disk.apply(Height(2), Frontier(), {}, None)
+    disk.drop_history()
+    assert disk.first() == 1
+    disk.persist(ready())
+    disk.drop_history()
+    assert disk.first() == 2
+    assert disk.hash(Height(0)) == disk.blocks[0].hash  # genesis is always held
+    with pytest.raises(AssertionError, match="not held"):
+        disk.block(Height(1))
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

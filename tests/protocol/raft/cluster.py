@@ -10,18 +10,25 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol import codec
-from protocol.block import config_hash_above, genesis_block
-from protocol.certificate import Acknowledgement, ElectionGrant, acknowledge, check_commit_proof
+from protocol.block import Block, config_hash_above, genesis_block
+from protocol.certificate import (
+    Acknowledgement,
+    CommitProof,
+    ElectionGrant,
+    acknowledge,
+    check_commit_proof,
+)
 from protocol.configuration import Configuration, network_id
 from protocol.errors import RemoteFault
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Txid, Vid
 from protocol.limits import TICK_MS
+from protocol.merkle import Frontier
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
 from protocol.raft.messages import AppendEntries, AppendReply, Message, VoteReply, check_append
 from protocol.raft.state import Ready, Role
 from protocol.transaction import Revoke, sign
-from tests.protocol.raft.members import Disk, configuration_of, configuration_with, key_of
+from tests.protocol.raft.members import Disk, configuration_of, configuration_with, evict, key_of
 
 START_MS = 1_700_000_000_000
 
@@ -55,6 +62,9 @@ class Cluster:
         # what the invariants remember
         self.leader_of_term: dict[int, int] = {}
         self.chain: dict[int, Digest] = {0: genesis.hash}
+        self.states: dict[int, tuple[Block, Frontier]] = {0: (genesis, Frontier())}
+        self.proofs: dict[int, CommitProof] = {}
+        self.behind: dict[int, list[int]] = {n: [] for n in self.keys}
         self.granted: dict[tuple[int, int], NodeId] = {}
         self.acknowledged: dict[tuple[int, int], Acknowledgement] = {}
         self.transactions = 0
@@ -87,9 +97,8 @@ class Cluster:
         """Start a newcomer with what a joiner brings: the chain up to the block that made it a member (ledger.md 7.3)."""
         source, disk = self.disks[1], self.disks[n]
         height = max(self.configurations)
-        for at in range(1, height + 1):
-            disk.blocks[at] = source.blocks[at]
-            disk.frontier = disk.frontier.append(source.blocks[at].leaves())
+        disk.blocks.update({at: source.blocks[at] for at in range(1, height + 1)})
+        disk.frontier = self.states[height][1]
         disk.proofs = {at: proof for at, proof in source.proofs.items() if at <= height}
         disk.applied = Height(height)
         self.start(n)
@@ -108,6 +117,18 @@ class Cluster:
             timeout_seed=seed,
         )
         return self.rafts[n]
+
+    def drop(self, n: int, below: int) -> None:
+        """Let a node hold the blocks from a height on, and no older ones."""
+        self.disks[n].lowest = Height(below)
+        if n in self.rafts:
+            evict(self.rafts[n]._voter.log, below)
+
+    def install(self, n: int, height: int) -> Raft:
+        """Do what a driver does with state and blocks up to a committed height, and start anew there."""
+        self.crash(n)
+        self.disks[n].install(*self.states[height], self.proofs[height])
+        return self.start(n)
 
     def crash(self, n: int) -> None:
         """Stop a node. What it had not persisted is gone; what it had sent is still under way."""
@@ -168,6 +189,8 @@ class Cluster:
             self.send(n, self.number[target], message)
         self.disks[n].apply(ready)
         self.note_committed(n, ready)
+        if ready.behind is not None:
+            self.behind[n].append(ready.behind)
         self.note_reads(n, ready)
         self.rafts[n].advance(ready)
         self.check(n)
@@ -298,9 +321,11 @@ class Cluster:
         log = raft._voter.log
         if known is None:
             for height in range(max(self.chain) + 1, committed + 1):
-                self.chain[height] = log.hash(Height(height))
-                if log.block(Height(height)).is_configuration:
-                    self.configurations[height] = log.block(Height(height)).next_configuration()
+                block = log.block(Height(height))
+                self.chain[height] = block.hash
+                self.states[height] = block, self.states[height - 1][1].append(block.leaves())
+                if block.is_configuration:
+                    self.configurations[height] = block.next_configuration()
             counted = self.configuration_at(committed)
             holders = sum(
                 disk.blocks.get(committed) is not None and disk.hash(committed) == log.hash(committed)
@@ -314,12 +339,9 @@ class Cluster:
         for block in ready.committed:
             assert self.chain[block.height] == block.hash, "a node hands out another block than was committed"
         if ready.proof is not None:
-            assert (
-                check_commit_proof(
-                    ready.proof, self.network, self.configuration_at(ready.proof.header.height)
-                )
-                == ready.committed[-1].hash
-            )
+            counted = self.configuration_at(ready.proof.header.height)
+            assert check_commit_proof(ready.proof, self.network, counted) == ready.committed[-1].hash
+            self.proofs[ready.proof.header.height] = ready.proof
 
     def note_reads(self, n: int, ready: Ready) -> None:
         for read in ready.reads:
@@ -351,7 +373,7 @@ class Cluster:
         assert hard.term >= ack.term
         assert hard.ack_term > ack.term or (hard.ack_term == ack.term and hard.ack_height >= ack.height)
         before = self.acknowledged.get((source, ack.term))
-        if before is not None and before.height <= ack.height:
+        if before is not None and disk.lowest <= before.height <= ack.height:
             assert disk.hash(before.height) == before.header_hash, (
                 "two acknowledgements of one term are not on one chain"
             )

@@ -8,6 +8,7 @@ from protocol.certificate import CommitProof
 from protocol.configuration import Configuration, Member
 from protocol.identifiers import Digest, Height, NodeId, PublicKey
 from protocol.merkle import Frontier
+from protocol.raft.log import Log
 from protocol.raft.state import HardState, Ready
 
 
@@ -33,6 +34,13 @@ def configuration_with(**roles: str) -> Configuration:
     return Configuration(1, tuple(sorted(members, key=lambda member: member.node)), 0, (0,), b"\x07" * 32)
 
 
+def evict(log: Log, below: int) -> None:
+    """Let a log have nothing below a height in memory."""
+    while log._first < below:
+        log._bytes -= len(log._entries.pop(log._first).block.raw)
+        log._first += 1
+
+
 class Disk:
     """What one node has durably: the reader of its log as well."""
 
@@ -40,21 +48,35 @@ class Disk:
         self.hard_state = HardState.initial()
         self.blocks: dict[int, Block] = {0: genesis}
         self.applied = Height(0)
+        self.lowest = Height(0)  # what lies below, but for genesis, is not held any more
         self.frontier = Frontier()
         self.proofs: dict[int, CommitProof] = {}
 
+    def first(self) -> Height:
+        return self.lowest
+
     def header(self, height: Height) -> Header:
-        return self.blocks[height].header
+        return self.block(height).header
 
     def hash(self, height: Height) -> Digest:
-        return self.blocks[height].hash
+        return self.block(height).hash
 
     def block(self, height: Height) -> Block:
+        assert height == 0 or height >= self.lowest, "a block below what is held was asked for"
         return self.blocks[height]
 
     def proof(self, height: Height) -> CommitProof | None:
         below = [at for at in self.proofs if at <= height]
         return self.proofs[max(below)] if below else None
+
+    def install(self, block: Block, frontier: Frontier, proof: CommitProof) -> None:
+        """Begin at a committed block, and keep what is above it and follows it."""
+        above = self.blocks.get(block.height + 1)
+        links = above is not None and above.header.prev_hash == block.hash
+        kept = {at: kept for at, kept in self.blocks.items() if at > block.height and links}
+        self.blocks = {0: self.blocks[0], block.height: block, **kept}
+        self.applied = self.lowest = block.height
+        self.frontier, self.proofs = frontier, {block.height: proof}
 
     def persist(self, ready: Ready) -> None:
         if ready.hard_state is not None:

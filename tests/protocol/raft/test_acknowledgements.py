@@ -161,6 +161,45 @@ def test_19_the_proof_on_a_frame_that_was_refused_is_sent_again():
     assert progress.proof_height == 3
 
 
+def test_19_a_follower_that_forgot_in_a_restart_what_is_committed_is_told_again():
+    """What is committed is not durable by itself; until the leader tells it again a configuration is not taken (seed 100335)."""
+    cluster = led_by_1()
+    height = cluster.propose(1)
+    cluster.settle()
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert progress_of(cluster, 2).commit_height == height
+    forgetful = dataclasses.replace(cluster.acknowledgement(2, 1, height), commit_height=Height(height - 1))
+    cluster.step(2, 1, forgetful)
+    before = len(cluster.sent(AppendEntries, 1, 2))
+    cluster.run(limits.HEARTBEAT_TICKS)
+    frames = cluster.sent(AppendEntries, 1, 2)[before:]
+    assert any(frame.proof is not None and frame.proof.header.height == height for frame in frames)
+
+
+def test_35_a_follower_that_holds_blocks_back_is_not_sent_them_with_every_answer():
+    """Each answer had them all sent anew, each of those frames was refused, each refusal was a probe: a storm (seed 100335)."""
+    cluster = led_by_1()
+    held = cluster.propose(1)
+    cluster.settle()
+    cluster.partition((1, 2), (3,))
+    for _ in range(6):
+        cluster.propose(1)
+        cluster.settle()
+    tip = cluster.rafts[1].tip_height
+    answer = cluster.acknowledgement(3, 1, held)
+    assert answer.ack is not None
+    refused = Refusal(tip, needs_election=False, hints=(Hint(held, Term(1), answer.ack.header_hash),))
+    before = len(cluster.sent(AppendEntries, 1, 3))
+    for _ in range(20):
+        for reply in (dataclasses.replace(answer, refusal=refused), answer):
+            cluster.step(3, 1, reply)
+            cluster.drain(1)
+    assert len(cluster.sent(AppendEntries, 1, 3)) - before <= 2
+    cluster.heal()
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert cluster.rafts[3].tip_height == tip
+
+
 @pytest.mark.parametrize(("bound", "value"), [("APPEND_BLOCKS_MAX", 3), ("APPEND_BYTES_MAX", 1_500)])
 def test_35_a_frame_is_bounded_in_blocks_and_bytes(monkeypatch, bound, value):
     cluster = led_by_1()

@@ -310,6 +310,35 @@ def test_41_of_two_voters_one_that_leaves_and_crashes_leaves_nobody_stuck(reache
     assert cluster.rafts[2].commit_height > height
 
 
+def test_41_who_has_started_since_takes_the_opening_of_one_that_left_without_knowing_it():
+    """It knows the configuration in force and not the one before, which no block above names (seed 100012)."""
+    cluster = led_by_1(7)
+    informed = {1, 4}
+    cluster.filter = lambda source, target, message: (
+        source != 1 or target in informed or not (isinstance(message, AppendEntries) and message.proof)
+    )
+    height = cluster.change(1, n2="")
+    cluster.settle()
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert {n for n, raft in cluster.rafts.items() if raft.commit_height >= height} == informed
+    cluster.crash(1)
+    cluster.crash(4)
+    cluster.start(4)
+    cluster.filter = lambda source, target, message: True
+    for raft in cluster.rafts.values():
+        raft._voter.leader = None
+    while (
+        cluster.rafts[2].term == 1
+    ):  # until it is elected, by 3, 5, 6 and 7, who do not know that it has left
+        cluster.tick(2)
+        cluster.settle()
+    cluster.start(1)
+    cluster.run_until(
+        lambda: all(cluster.rafts[n].commit_height > height + 1 for n in (1, 3, 4, 5, 6, 7)), 400
+    )
+    assert cluster.disks[4].blocks[height + 1].header.leader == cluster.node(2)
+
+
 def test_41_a_change_proposed_by_a_leader_cut_off_is_undone_with_its_block():
     cluster = led_by_1(3, learners=(4,))
     cluster.partition((1,), (2, 3, 4))

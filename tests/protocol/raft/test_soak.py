@@ -9,6 +9,7 @@ import random
 import pytest
 
 from protocol.errors import Refused, Unavailable
+from protocol.identifiers import Height
 from protocol.limits import TICK_MS
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
@@ -104,8 +105,29 @@ def act(cluster: Cluster, rng: random.Random) -> None:
     elif dice < 0.98:
         if n not in cluster.rafts:
             cluster.start(n)
-    elif n in cluster.rafts:
-        cluster.rafts[n].tick(cluster.now_ms)
+    elif dice < 0.985:
+        if n in cluster.rafts:
+            cluster.rafts[n].tick(cluster.now_ms)
+    elif dice < 0.99:
+        cluster.drop(n, rng.randint(cluster.disks[n].lowest, cluster.disks[n].applied))
+    elif dice < 0.992:
+        fetch_history(cluster, n)
+    else:
+        install_what_is_offered(cluster)
+
+
+def fetch_history(cluster: Cluster, n: int) -> None:
+    """Give a node the blocks that it does not hold, up to where its log begins."""
+    disk = cluster.disks[n]
+    disk.blocks.update({at: cluster.states[at][0] for at in range(disk.lowest)})
+    disk.lowest = Height(0)
+
+
+def install_what_is_offered(cluster: Cluster) -> None:
+    """Let all that have heard of a snapshot above what they applied install one: the newest that there is."""
+    for n in sorted(cluster.rafts):
+        if cluster.behind[n] and cluster.disks[n].applied < cluster.behind[n][-1]:
+            cluster.install(n, max(cluster.proofs))
 
 
 def run(seed: int, steps: int = STEPS) -> Cluster:
@@ -128,7 +150,12 @@ def recover(cluster: Cluster) -> None:
         cluster.thaw(n)
         if n not in cluster.rafts:
             cluster.start(n)
-    cluster.run_until(lambda: bool(cluster.leaders) and cluster.converged(), 300)
+
+    def is_settled() -> bool:
+        install_what_is_offered(cluster)
+        return bool(cluster.leaders) and cluster.converged()
+
+    cluster.run_until(is_settled, 300)
     leader = cluster.leader()
     cluster.run_until(lambda: cluster.rafts[cluster.leader()].may_propose)
     leader = cluster.leader()

@@ -1,0 +1,102 @@
+"""Offers: what a leader says to a follower whose next block it does not hold, and when that is over (Raft §7).
+
+A leader that was itself installed from a snapshot leads before history has come back to it, so its log begins at a height,
+and a follower may need what lies below. Blocks and state are verified by hashes and by a quorum's word, whoever sends
+them: so the leader does not stream its state, it only says that its blocks do not continue this log. The follower's driver
+gets both from any member, and starts a new machine there (see the package).
+
+Unlike in Raft nothing of this belongs to a term: an installation outlives the leader that brought it about
+(scylladb #29092), and a snapshot that is at hand is no reason to install it (camunda #6092, ledger.md 3.1 no. 38).
+"""
+
+from protocol import certificate
+from protocol.block import config_hash_above, header_hash
+from protocol.certificate import CommitProof, ElectionCertificate
+from protocol.errors import Invalid
+from protocol.identifiers import Digest, Height, NodeId
+from protocol.raft.messages import InstallSnapshot, offer_form
+from protocol.raft.progress import Progress
+from protocol.raft.voter import Voter
+
+
+class Offers:
+    """The offers of one leadership."""
+
+    def __init__(self, voter: Voter, election: ElectionCertificate) -> None:
+        self._voter = voter
+        self._election = election
+        self._signed: tuple[Height, Digest, bytes] | None = (
+            None  # first, hash and signature: most offers repeat the last
+        )
+
+    def serve(self, node: NodeId, progress: Progress) -> bool:
+        """Return whether a follower gets offers instead of blocks, having queued one if it is due.
+
+        Blocks follow one that both logs hold, so the lowest one held can be built upon but not be sent.
+        """
+        first = self._voter.log.first()
+        if progress.next_height > first:
+            if progress.snapshotting:
+                # History has come back meanwhile: blocks are better.
+                progress.probe_from(progress.next_height, blocks=True)
+            return False
+        if not progress.snapshotting:
+            progress.offer_snapshot()
+        if progress.nudge_due:
+            progress.nudge_due = False
+            self._offer(node, progress, first)
+        return True
+
+    def take_reply(self, progress: Progress) -> None:
+        """Hear of a reply: who has committed or acknowledged a block that is held here can be sent the next."""
+        if not progress.snapshotting:
+            return
+        height = max(progress.commit_height, progress.match_height)
+        if height >= self._voter.log.first():
+            progress.probe_from(Height(height + 1), blocks=True)
+
+    def _offer(self, node: NodeId, progress: Progress, first: Height) -> None:
+        voter, proof = self._voter, self._voter.proof
+        if proof is None or proof.header.height < first:
+            return  # nothing can be proven yet: the opening of this term will be
+        epoch, term = voter.hard.epoch, voter.term
+        election = self._election if progress.election_due else None
+        signature = self._sign(first, proof)
+        voter.send(node, InstallSnapshot(epoch, term, voter.me, first, proof, election, signature))
+
+    def _sign(self, first: Height, proof: CommitProof) -> bytes:
+        voter, offered_hash = self._voter, header_hash(proof.header)
+        if self._signed is None or self._signed[:2] != (first, offered_hash):
+            form = offer_form(
+                voter.network,
+                epoch=voter.hard.epoch,
+                term=voter.term,
+                leader=voter.me,
+                first=first,
+                offered_hash=offered_hash,
+            )
+            self._signed = first, offered_hash, voter.key.sign(form)
+        return self._signed[2]
+
+
+def check_offer(voter: Voter, offer: InstallSnapshot) -> None:
+    """Check that what a leader offers was committed, as well as a log can tell that ends before it.
+
+    Whoever installs something checks it again, by hashes and in the configurations on the way there.
+
+    Raises:
+        Invalid: its proof does not hold, or it leaves out what is offered.
+    """
+    proof = offer.proof
+    if offer.first > offer.height or offer.term < proof.header.term:
+        raise Invalid("an offer of a block that its leader cannot have")
+    configuration = voter.membership.of(config_hash_above(proof.header))
+    if configuration is not None:
+        certificate.check_commit_proof(proof, voter.network, configuration)
+        return
+    # The membership has changed meanwhile. As with elections, somebody known here must stand for it.
+    known = [ack for ack in proof.acknowledgements if voter.membership.remembers(ack.voter)]
+    if proof.header.net != voter.network or not known:
+        raise Invalid("an offer without an acknowledgement of anybody known here")
+    if not all(certificate.acknowledgement_valid(ack, voter.network) for ack in known):
+        raise Invalid("an acknowledgement in an offer does not verify")
