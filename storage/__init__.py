@@ -11,8 +11,13 @@ Tour
     `chunk_store`      both together: chunks by content id
     `envelope_store`   envelopes and attachments by hash
     `ledger_store`     blocks, proofs, hard state and ledger state
+    `snapshot_store`   state snapshots, whole or being fetched, in a database of their own
     `keystore`         secrets sealed under a passphrase or a key file
     `scrub`            reads everything back and names what is damaged
+    `scrub_walk`       the same for chunks in portions, going on where a restart broke it off
+    `growth`           what the chunk store held, day by day
+    `mend`             a ledger in which only blocks are damaged, made anew; `mend_walk` finds what rots in it
+    `rescue`           what a damaged database holds that nobody else has, read without the engine (`table_file`)
     `disk_reserve`     what writes of records leave free
     `directories`      durable names, and moving a damaged database aside
 

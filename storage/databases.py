@@ -1,13 +1,16 @@
 """The databases of a node's home: their names, their engine options, and the command that mends each."""
 
+import shutil
 from pathlib import Path
 
 from protocol import limits
+from protocol.errors import Corruption
 from storage.leveldb import LevelDb
 
 PAYLOADS = "payloads"
 LEDGER = "ledger"
 KEYS = "keys"
+SNAPSHOTS = "snapshots"
 
 REBUILD: dict[str, str | None] = {
     PAYLOADS: "carechain run --rebuild payloads",
@@ -47,6 +50,21 @@ def open_ledger(home: Path, *, create: bool) -> LevelDb:
         write_buffer=24 * limits.MIB,
         max_file_size=8 * limits.MIB,
     )
+
+
+def open_snapshots(home: Path) -> LevelDb:
+    """Open the database of state snapshots of a home; one that does not open is replaced by an empty one.
+
+    Nothing is lost with it: snapshots are made or fetched again.
+
+    Raises:
+        Refused, StorageFull, OSError: as `LevelDb`.
+    """
+    try:
+        return LevelDb(home / SNAPSHOTS, create=True, rebuild=None)
+    except Corruption:
+        shutil.rmtree(home / SNAPSHOTS)
+        return LevelDb(home / SNAPSHOTS, create=True, rebuild=None)
 
 
 def open_keys(home: Path, *, create: bool) -> LevelDb:

@@ -1,5 +1,6 @@
 """Directory entries made durable, and damaged databases moved aside (`carechain run --rebuild`)."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def newest_aside(path: Path) -> Path | None:
     """Return the database that was moved aside last under this name, or None."""
     numbers = [int(found.suffix[len(_ASIDE) :]) for found in path.parent.glob(f"{path.name}{_ASIDE}*")]
     return path.with_name(f"{path.name}{_ASIDE}{max(numbers)}") if numbers else None
+
+
+def directory_bytes(path: Path) -> int:
+    """Return the bytes of the files in a directory; one that is removed meanwhile, by an engine that merges, counts nothing."""
+    total = 0
+    for file in path.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total

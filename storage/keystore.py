@@ -2,6 +2,7 @@
 
     passphrase --Argon2id--> key --opens--> master key --opens--> every secret
     key file (0600, `--no-passphrase`) --opens--> master key
+    recovery key (kept elsewhere) --opens--> master key, when the passphrase is lost or the machine is
 
 Changing the passphrase re-seals one row. Names are public (they are keys of the database): they hold identifiers,
 never personal data. Each secret is bound to its name, so rows cannot be swapped.
@@ -11,8 +12,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from protocol import hpke
 from protocol.codec import pack, unpack
-from protocol.errors import Corruption, Malformed, Refused
+from protocol.errors import Corruption, Invalid, Malformed, Refused
+from protocol.identifiers import PublicKey
 from protocol.passphrase import (
     KEY_BYTES,
     NONCE_BYTES,
@@ -26,7 +29,7 @@ from protocol.passphrase import (
 )
 from storage.directories import sync_directory
 from storage.key_value import Batch, KeyValue
-from storage.keyspace import MASTER_KEY, SECRET, prefix_range
+from storage.keyspace import MASTER_KEY, RECOVERY, SECRET, SEQUENCE_END, prefix_range
 
 Entropy = Callable[[int], bytes]
 """Returns that many unpredictable bytes."""
@@ -93,6 +96,25 @@ class Keystore:
         except WrongKeyError:
             what = "key file" if how == _BY_KEY_FILE else "passphrase"
             raise Refused(f"wrong {what}: it does not open the keys of this home") from None
+        return cls(database, master, entropy)
+
+    @classmethod
+    def recover(cls, database: KeyValue, recovery_secret: bytes, entropy: Entropy) -> "Keystore":
+        """Open a keystore with the recovery key, whatever the passphrase was.
+
+        Raises:
+            Refused: this keystore has another recovery key, or none.
+            Corruption: the row of the recovery key is unreadable.
+        """
+        row = _read_recovery(database)
+        if row is None or row[0] != hpke.x25519_public(recovery_secret):
+            raise Refused("these keys were not sealed to this recovery key; find the right one")
+        try:
+            master = hpke.open_sealed(recovery_secret, _recovery_name(row[0]), row[1])
+        except Invalid:
+            raise Corruption(
+                "the row of the recovery key is damaged: open the key store with its passphrase"
+            ) from None
         return cls(database, master, entropy)
 
     @staticmethod
@@ -164,6 +186,40 @@ class Keystore:
         self._write_master(_BY_PASSPHRASE, key_of_passphrase(passphrase, salt, hardness), salt, hardness)
         self._database.compact(MASTER_KEY, MASTER_KEY + b"\0")
 
+    def recovery_key(self) -> PublicKey | None:
+        """Return the public recovery key that backups are sealed to, or None when none has been made.
+
+        Raises:
+            Corruption: its row is unreadable.
+        """
+        row = _read_recovery(self._database)
+        return None if row is None else row[0]
+
+    def set_recovery_key(self, public: PublicKey) -> None:
+        """Seal the master key to a recovery key, durably; an earlier recovery key opens earlier copies only.
+
+        Raises:
+            Invalid: not an X25519 key.
+        """
+        sealed = hpke.seal(public, _recovery_name(public), self._master, seed32=self._entropy(KEY_BYTES))
+        batch = Batch()
+        batch.put(RECOVERY, pack(public, sealed))
+        self._database.write(batch, sync=True)
+        self._database.compact(RECOVERY, RECOVERY + b"\0")
+
+    def check_passphrase(self, passphrase: str | None) -> None:
+        """Check that somebody knows what seals these keys; whoever may read the key file needs to know nothing.
+
+        Raises:
+            Refused: wrong or missing.
+        """
+        if self.needs_passphrase(self._database):
+            Keystore.unlock(self._database, passphrase, self._entropy)
+
+    def copy_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every row as it is stored, sealed, from a snapshot taken at the first step: for a backup."""
+        yield from self._database.scan(b"", SEQUENCE_END)
+
     def _write_master(self, how: str, key: bytes, salt: bytes, hardness: Hardness) -> None:
         nonce = self._entropy(NONCE_BYTES)
         sealed = seal_secret(key, nonce, _master_name(how, salt, hardness), self._master)
@@ -177,6 +233,21 @@ class Keystore:
 
 def _master_name(how: str, salt: bytes, hardness: Hardness) -> bytes:
     return pack("carechain/v1/keystore", how, salt, hardness.operations, hardness.memory_bytes)
+
+
+def _recovery_name(public: bytes) -> bytes:
+    return pack("carechain/v1/keystore-recovery", public)
+
+
+def _read_recovery(database: KeyValue) -> tuple[PublicKey, bytes] | None:
+    row = database.get(RECOVERY)
+    if row is None:
+        return None
+    try:
+        public, sealed = unpack(row)
+    except (Malformed, ValueError):
+        raise Corruption("the row of the recovery key is damaged: make a new recovery key") from None
+    return PublicKey(public), sealed
 
 
 def _read_master(database: KeyValue) -> tuple[str, bytes, Hardness, bytes, bytes]:

@@ -21,7 +21,10 @@ from storage.write_ahead_log import intact_records
 OWN_ROWS = (
     keyspace.RECORD_QUEUE,
     keyspace.RECORD_NOTE,
+    keyspace.RECORD_FILE,
     keyspace.FINGERPRINT,
+    keyspace.ERASURE,
+    keyspace.DESTRUCTION,
     keyspace.ENVELOPE,
     keyspace.ENVELOPE_OF_RECORD,
     keyspace.ATTACHMENT,
@@ -29,6 +32,7 @@ OWN_ROWS = (
     keyspace.UNDER_REPLICATED,
     keyspace.CHUNK_QUARANTINE,
     keyspace.CHUNK_RECLAIM,
+    keyspace.RESTORED,
 )
 """Not the chunk index: the payloads tell it. Not the watchers' marks: they read the new blocks from the first."""
 _BATCH_BYTES = 4 * limits.MIB

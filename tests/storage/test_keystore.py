@@ -4,15 +4,17 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import Corruption, Refused
+from protocol.hpke import x25519_public
 from protocol.limits import MIB
 from protocol.passphrase import Hardness
 from storage.key_value import Batch
-from storage.keyspace import SECRET
+from storage.keyspace import RECOVERY, SECRET
 from storage.keystore import Keystore
 from storage.leveldb import LevelDb
 from storage.memory import MemoryStore
 
 QUICK = Hardness(operations=1, memory_bytes=MIB)
+RECOVERY_SECRET = bytes(range(32))
 
 
 entropy = random.Random(7).randbytes
@@ -131,3 +133,57 @@ def test_a_replaced_secret_leaves_the_files(tmp_path: Path) -> None:
     files = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir() if path.is_file())
     assert sealed[24:40] not in files
     database.close()
+
+
+def test_the_recovery_key_opens_what_the_passphrase_did_and_any_passphrase_may_follow() -> None:
+    database, store = made()
+    store.put("wallet/1", b"one")
+    assert store.recovery_key() is None
+    store.set_recovery_key(x25519_public(RECOVERY_SECRET))
+
+    recovered = Keystore.recover(database, RECOVERY_SECRET, entropy)
+    recovered.change_passphrase("battery staple", hardness=QUICK)
+
+    assert store.recovery_key() == x25519_public(RECOVERY_SECRET)
+    assert Keystore.unlock(database, "battery staple", entropy).get("wallet/1") == b"one"
+    # The passphrase may change as often as it likes: the recovery key seals what it seals.
+    assert Keystore.recover(database, RECOVERY_SECRET, entropy).get("wallet/1") == b"one"
+
+
+def test_another_recovery_key_opens_nothing() -> None:
+    database, store = made()
+    with pytest.raises(Refused, match="not sealed to this recovery key"):
+        Keystore.recover(database, RECOVERY_SECRET, entropy)
+    store.set_recovery_key(x25519_public(RECOVERY_SECRET))
+    with pytest.raises(Refused, match="not sealed to this recovery key"):
+        Keystore.recover(database, bytes(32), entropy)
+    store.set_recovery_key(x25519_public(bytes(range(1, 33))))
+    with pytest.raises(Refused, match="not sealed to this recovery key"):
+        Keystore.recover(database, RECOVERY_SECRET, entropy)
+
+
+def test_a_damaged_recovery_row_is_told_apart_from_a_wrong_key() -> None:
+    database, store = made()
+    store.set_recovery_key(x25519_public(RECOVERY_SECRET))
+    row = database.get(RECOVERY)
+    assert row is not None
+    for damaged, match in (
+        (row[:-1] + bytes([row[-1] ^ 1]), "open the key store with"),
+        (b"x", "make a new"),
+    ):
+        batch = Batch()
+        batch.put(RECOVERY, damaged)
+        database.write(batch, sync=True)
+        with pytest.raises(Corruption, match=match):
+            Keystore.recover(database, RECOVERY_SECRET, entropy)
+
+
+def test_who_changes_the_recovery_key_knows_the_passphrase(tmp_path: Path) -> None:
+    _, store = made()
+    store.check_passphrase("correct horse")
+    for wrong in ("wrong horse", None):
+        with pytest.raises(Refused):
+            store.check_passphrase(wrong)
+    with_file = Keystore.create(MemoryStore(), None, entropy, key_file=tmp_path / "key")
+    with_file.check_passphrase(None)
+    assert list(with_file.names()) == []
