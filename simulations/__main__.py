@@ -4,6 +4,7 @@
     python -m simulations --seeds 200 --seconds 60 --jobs 2 --tier a
     python -m simulations --seed 7 --seconds 60 --plot run.svg
     python -m simulations replay simulations/stories/13_14_isolated_leader.story
+    python -m simulations model --search 2000 --seed 7
 
 The verdict goes to standard output, progress and whatever is needed to understand a violation to standard error: the
 commit, and the smallest story that still fails.
@@ -21,6 +22,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+from simulations import certificate_model
 from simulations.faults import SCENARIOS
 from simulations.minimise import category, minimise
 from simulations.plot import draw_svg
@@ -48,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["replay"]:
         return _replay(words[1:])
+    if words[:1] == ["model"]:
+        return certificate_model.main(words[1:])
     parser = _parser()
     given = parser.parse_args(words)
     if given.plot is not None and given.seeds > 1:
@@ -88,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simulations",
         description="Whole nodes, or Raft cores alone, in an imaginary world; one seed decides everything.",
-        epilog="python -m simulations replay FILE runs a story; its own options are in replay --help.",
+        epilog="python -m simulations replay FILE runs a story, python -m simulations model searches the rules of "
+        "certificates; their own options are in replay --help and model --help.",
     )
     parser.add_argument("--seed", type=int, default=0, help="the seed, or the first of many (default 0)")
     length = parser.add_mutually_exclusive_group()
