@@ -1,6 +1,7 @@
 """What happens: the network, the clock, the disk, the daemon and its command line.
 
 `ports` names the five seams to the world; `libp2p_transport`, `disk` and `system` are their real sides. `core` assembles
-the ledger part of a node from ports (`consensus`, `applier`, `gossip`, `catchup`, `receipts`); `ingest`, `replication`,
-`query`, `consent` and `audit` stand on it; `daemon` wires everything; `cli` and `web` are how people reach it.
+the ledger part of a node from ports (`consensus`, `applier`, `gossip`, `catchup`, `receipts`; for who is far behind
+`snapshots`, `snapshot_claims`, `snapshot_install` and `history`); `ingest`, `replication`, `query`, `consent` and `audit`
+stand on it; `daemon` wires everything; `cli` and `web` are how people reach it.
 """

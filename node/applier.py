@@ -12,11 +12,13 @@ import trio
 
 from node.ports import Disk
 from node.receipts import Receipts
+from node.snapshots import SnapshotMaker
 from protocol import ledger_state
 from protocol.block import Block
 from protocol.certificate import CommitProof
 from protocol.errors import LocalFault
 from protocol.identifiers import Height
+from protocol.snapshot import proof_within
 from storage.key_value import Batch
 from storage.ledger_store import AppliedMark, LedgerStore
 
@@ -54,14 +56,22 @@ class AppliedHeight:
 
 
 class Applier:
-    """The task between commit and effect."""
+    """The task between commit and effect. With `snapshots`, it stops for a moment at the heights at which one is made."""
 
-    def __init__(self, store: LedgerStore, disk: Disk, receipts: Receipts) -> None:
+    def __init__(
+        self, store: LedgerStore, disk: Disk, receipts: Receipts, snapshots: SnapshotMaker | None = None
+    ) -> None:
         self._store = store
         self._disk = disk
         self._receipts = receipts
+        self._snapshots = snapshots
         self.mark = store.applied()
         self.height = AppliedHeight(self.mark.height)
+        self.history = AppliedHeight(store.history_height())
+        """The height up to which *every* block is applied and here: behind `height` after a snapshot was installed, until
+        what lies below it has been fetched. Who reads all blocks, one after the other, waits for this one."""
+        self.installed = trio.Event()
+        """Set, and replaced, when a snapshot was installed."""
 
     async def run(
         self, source: trio.MemoryReceiveChannel[Committed], announce: Callable[[Committed], Awaitable[None]]
@@ -76,6 +86,19 @@ class Applier:
         blocks = tuple(block for block in committed.blocks if block.height > self.mark.height)
         if not blocks:
             return
+        snapshots, proof = self._snapshots, committed.proof
+        due = snapshots.height_in(blocks[0].height, blocks[-1].height) if snapshots is not None else None
+        own = proof_within(blocks, proof, due) if due is not None else None
+        if snapshots is not None and due is not None and own is not None:
+            count = due - blocks[0].height + 1
+            await self._apply(Committed(blocks[:count], own, committed.is_stored))
+            snapshots.offer(blocks[count - 1], own, self.mark.frontier)
+            blocks = blocks[count:]
+        if blocks:
+            await self._apply(Committed(blocks, proof, committed.is_stored))
+
+    async def _apply(self, committed: Committed) -> None:
+        blocks = committed.blocks
         batch, writes, outcomes = Batch(), dict[bytes, bytes | None](), list[ledger_state.Outcome]()
 
         def rows(key: bytes) -> bytes | None:
@@ -96,10 +119,29 @@ class Applier:
         mark = AppliedMark(last.height, last.hash, last.header.time_ms, frontier.size, frontier.peaks)
         if not committed.is_stored:
             self._store.put_blocks(batch, blocks)
+            # A voter that follows for a while may hold blocks that lost: its log must not begin with them again.
+            self._store.put_unlinked_removal(batch, last)
         self._store.put_applied(batch, writes, mark, committed.proof)
         # Not synchronised: the blocks are durable on a quorum, and rows and mark are in one batch, so that a crash
         # only means applying them again.
         await self._disk.commit(batch, sync=not committed.is_stored)
-        self.mark = mark
         self._receipts.resolve(outcome.receipt for outcome in outcomes if outcome.is_binding)
-        self.height.advance(last.height)
+        self._advance(mark)
+
+    def adopt(self) -> None:
+        """Go on from the snapshot that was installed, by whoever keeps `apply` from running meanwhile."""
+        self._store.refresh()
+        self._advance(self._store.applied())
+        installed, self.installed = self.installed, trio.Event()
+        installed.set()
+
+    def note_history(self) -> None:
+        """Hear that blocks below an installed snapshot have come."""
+        self._store.refresh()
+        self.history.advance(self._store.history_height())
+
+    def _advance(self, mark: AppliedMark) -> None:
+        self.mark = mark
+        self.height.advance(mark.height)
+        if self._store.history is None:
+            self.history.advance(mark.height)

@@ -4,184 +4,40 @@
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from functools import partial
 
 import trio
 
-from node.attachments import Attachments
 from node.audit import Audit
-from node.authority import Authorities
 from node.awaiting_disk import RoomAwaitingDisk
+from node.backup import BackupSources
+from node.block_repair import BlockRepair
 from node.chunk_holder import ChunkHolder
 from node.clock_watch import ClockWatch
-from node.consent import Consent
 from node.core import Core
-from node.epochs import Epochs
-from node.grant_bundles import GrantBundles
-from node.grant_watcher import GrantWatcher
-from node.handover import Handover, PatientDesk
-from node.held_grants import HeldGrants
+from node.erasing import Erasing, ErasingSources
 from node.identity import Identity
 from node.ingest import Ingest
 from node.ledger_audit import LedgerAudit
 from node.opening import Opening
-from node.patients import Patients
 from node.query import Query
-from node.queued_grants import QueuedGrants
 from node.record_index import RecordIndex
 from node.record_queue import RecordQueue
 from node.record_report import RecordReport
 from node.repair import Repair
 from node.replication import Replication
 from node.retrieval import Retrieval
-from node.revocation import Revocation
-from node.rotation import Rotation
+from node.safekeeping import Safekeeping
 from node.sealed_rows import SealedRows
 from node.services import Services
+from node.sharing import Sharing
 from node.status import Machine, StatusReporter
-from node.store_audit import Database, StoreAudit
+from node.store_audit import StoreAudit
+from node.storekeeping import Storekeeping
+from node.stores import Stores
 from node.vaults import Vaults
-from protocol.identifiers import NodeId
 from protocol.signing import SigningKey
-from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
-from storage.key_value import KeyValue
-from storage.keystore import Keystore
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What the node remembers: the ledger database's rows, the chunks, the keys; `databases` are all of them, for audits."""
-
-    rows: KeyValue
-    chunks: ChunkStore
-    keystore: Keystore
-    databases: tuple[Database, ...]
-
-
-class Custody:
-    """Whose patients are ours, the keys of their vaults, and what those keys are kept and sent in."""
-
-    def __init__(
-        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
-    ) -> None:
-        ports = core.ports
-        self.attachments = Attachments(
-            EnvelopeStore(stores.rows),
-            ports.disk,
-            ports.transport,
-            core.store.configuration.storing,
-            check_room,
-        )
-        self.held = HeldGrants(stores.keystore)
-        self.patients = Patients(stores.keystore, self.held, ports.entropy)
-        self.epochs = Epochs(ports.disk, self.attachments)
-        self.vaults = Vaults(
-            identity=identity,
-            patients=self.patients,
-            held=self.held,
-            epochs=self.epochs,
-            store=core.store,
-            submitter=core.submitter,
-            clock=ports.clock,
-            entropy=ports.entropy,
-        )
-        self.authorities = Authorities(
-            me=NodeId(ports.transport.me), patients=self.patients, store=core.store, workers=ports.workers
-        )
-
-
-class Granting:
-    """What changes who may read: granting, revoking, and the new key of a vault that a revocation asks for."""
-
-    def __init__(self, core: Core, stores: Stores, custody: Custody) -> None:
-        ports = core.ports
-        bundles = GrantBundles(stores.keystore)
-        queued = QueuedGrants(
-            authorities=custody.authorities,
-            bundles=bundles,
-            attachments=custody.attachments,
-            open_vault=custody.vaults.ensure_open,
-            store=core.store,
-            submitter=core.submitter,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-        self.rotation = Rotation(
-            store=core.store,
-            submitter=core.submitter,
-            attachments=custody.attachments,
-            queued=queued,
-            clock=ports.clock,
-            entropy=ports.entropy,
-        )
-        self.revocation = Revocation(
-            authorities=custody.authorities,
-            bundles=bundles,
-            rotation=self.rotation,
-            keystore=stores.keystore,
-            store=core.store,
-            submitter=core.submitter,
-            clock=ports.clock,
-            log=ports.log,
-        )
-        self.consent = Consent(
-            me=ports.transport.me,
-            authorities=custody.authorities,
-            patients=custody.patients,
-            vaults=custody.vaults,
-            bundles=bundles,
-            attachments=custody.attachments,
-            store=core.store,
-            submitter=core.submitter,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            queued=queued,
-            revocation=self.revocation,
-        )
-
-
-class Sharing:
-    """Patients, their vaults, and who may read them: what others granted to us, and what leaves our custody."""
-
-    def __init__(
-        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
-    ) -> None:
-        ports = core.ports
-        self.custody = custody = Custody(core, stores, identity, check_room)
-        self.granting = granting = Granting(core, stores, custody)
-        self.watcher = GrantWatcher(
-            identity=identity,
-            rows=stores.rows,
-            disk=ports.disk,
-            store=core.store,
-            applied=core.applier.height,
-            attachments=custody.attachments,
-            epochs=custody.epochs,
-            held=custody.held,
-            patients=custody.patients,
-            authorities=custody.authorities,
-            rotation=granting.rotation,
-            clock=ports.clock,
-            log=ports.log,
-        )
-        self.handover = Handover(
-            me=core.store.configuration.by_node[ports.transport.me],
-            patients=custody.patients,
-            vaults=custody.vaults,
-            consent=granting.consent,
-            rotation=granting.rotation,
-            keystore=stores.keystore,
-            store=core.store,
-            submitter=core.submitter,
-            workers=ports.workers,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-        names = {member.node: member.name for member in core.store.configuration.members}
-        self.desk = PatientDesk(custody.patients, self.handover, names)
 
 
 class Ciphertext:
@@ -227,7 +83,7 @@ class Ciphertext:
         ports = core.ports
         return Repair(
             ledger=core.store,
-            applied=core.applier.height,
+            applied=core.applier.history,
             rows=stores.rows,
             disk=RoomAwaitingDisk(ports.disk, ports.clock),
             chunks=stores.chunks,
@@ -291,6 +147,7 @@ class Assembly:
             entropy=ports.entropy,
             check_room=check_room,
         )
+        opening = Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers)
         self.query = Query(
             key=SigningKey(identity.node),
             ledger=core.store,
@@ -299,17 +156,50 @@ class Assembly:
             vaults=custody.vaults,
             attachments=custody.attachments,
             retrieval=ciphertext.retrieval,
-            opening=Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers),
+            opening=opening,
             submitter=core.submitter,
             index=records.index,
             report=records.report,
             entropy=ports.entropy,
         )
+        self.erasing = Erasing(
+            core,
+            SigningKey(identity.node),
+            ErasingSources(
+                rows=stores.rows,
+                sealed_rows=records.sealed_rows,
+                chunks=stores.chunks,
+                envelopes=ciphertext.envelopes,
+                index=records.index,
+                report=records.report,
+                holder=ciphertext.holder,
+                retrieval=ciphertext.retrieval,
+                opening=opening,
+                vaults=custody.vaults,
+                epochs=custody.epochs,
+                authorities=custody.authorities,
+                attachments=custody.attachments,
+            ),
+        )
         self._clock_watch = ClockWatch(ports.transport, ports.clock)
+        self.block_repair = BlockRepair(
+            store=core.store,
+            rows=stores.rows,
+            disk=RoomAwaitingDisk(ports.disk, ports.clock),
+            transport=ports.transport,
+            verification=core.verification,
+            workers=ports.workers,
+            clock=ports.clock,
+            log=ports.log,
+            damage=core.damage,
+            check_room=machine.check_room_to_mend,
+        )
         self.status = StatusReporter(
             core=core,
             queue=records.queue,
             repair=ciphertext.repair,
+            block_repair=self.block_repair,
+            destruction=self.erasing.destruction,
             clock_watch=self._clock_watch,
             machine=machine,
         )
@@ -317,7 +207,7 @@ class Assembly:
             authorities=custody.authorities,
             attachments=custody.attachments,
             store=core.store,
-            ledger_audit=LedgerAudit(core.store, stores.rows, ports.workers),
+            ledger_audit=LedgerAudit(core.store, ports.workers, core.damage),
             store_audit=StoreAudit(
                 chunks=stores.chunks,
                 envelopes=ciphertext.envelopes,
@@ -325,7 +215,30 @@ class Assembly:
                 store=core.store,
                 databases=stores.databases,
                 workers=ports.workers,
+                damage=core.damage,
             ),
+        )
+        sources = BackupSources(
+            files=stores.files,
+            rows=stores.rows,
+            own=records.sealed_rows,
+            chunks=stores.chunks,
+            holder=ciphertext.holder,
+            keystore=stores.keystore,
+            store=core.store,
+        )
+        self.safekeeping = Safekeeping(core, sources, custody.patients, opening)
+        self.storekeeping = Storekeeping(
+            core,
+            stores,
+            envelopes=ciphertext.envelopes,
+            holder=ciphertext.holder,
+            replication=ciphertext.replication,
+            retrieval=ciphertext.retrieval,
+            repair=ciphertext.repair,
+            queued=lambda: records.queue.length,
+            check_room=check_room,
+            machine=machine,
         )
         self._transport = ports.transport
 
@@ -339,6 +252,9 @@ class Assembly:
             query=self.query,
             consent=self.sharing.granting.consent,
             audit=self._audit,
+            backup=self.safekeeping.backup,
+            erasures=self.erasing.erasures,
+            storage=self.storekeeping.care,
         )
 
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
@@ -346,16 +262,22 @@ class Assembly:
         sharing = self.sharing
         return (
             self.records.queue.run,
-            self.ciphertext.repair.run,
-            sharing.watcher.run,
+            self.block_repair.run,
+            partial(self.block_repair.after, self.ciphertext.repair.run),
+            partial(self.block_repair.after, self.erasing.destruction.run),
+            self.erasing.watcher.run,
+            partial(self.block_repair.after, sharing.watcher.run),
             sharing.granting.consent.run,
             self._clock_watch.run,
             sharing.handover.run,
+            self.safekeeping.lost_vaults.run,
+            *self.storekeeping.tasks,
         )
 
     async def run(self) -> None:
         """Serve and watch until cancelled."""
         self.ciphertext.holder.serve(self._transport)
+        self.erasing.serve()
         async with trio.open_nursery() as nursery:
             for task in self.tasks():
                 nursery.start_soon(task)

@@ -16,7 +16,16 @@ from node.store_audit import StoreAudit
 from node.vault_events import VaultEvent, events_of
 from protocol.errors import RemoteFault, Unavailable
 from protocol.identifiers import ZERO, NodeId, Txid, Vid
-from protocol.transaction import CustodyTransfer, EpochRotate, Grant, Read, RecordCommit, Revoke, VaultOpen
+from protocol.transaction import (
+    CustodyTransfer,
+    EpochRotate,
+    Grant,
+    Read,
+    RecordCommit,
+    RecordErase,
+    Revoke,
+    VaultOpen,
+)
 from protocol.wallet import WalletVault
 from protocol.wraps import WhoNote, open_who
 from storage.ledger_store import LedgerStore
@@ -119,6 +128,8 @@ class Audit:
                 return [
                     self._entry(event, vault, "handover", holder, actor=self._name(transfer.new_custodian))
                 ]
+            case RecordErase() as erase:
+                return [self._entry(event, vault, "erase", holder, actor=holder, record=erase.rid)]
             case Read() as read:
                 actor = await self._reader(read, vault, authority)
                 facility = self._name(NodeId(event.signers[1]))

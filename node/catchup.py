@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 import trio
 
 from node.applier import Applier, Committed
+from node.damage_notice import DamageNotice
 from node.event_log import EventLog
 from node.gossip import TOPIC
 from node.ports import Clock, Entropy, PeerTransport
+from node.snapshot_install import Installer
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block, check_body, check_shape
@@ -29,6 +31,7 @@ from protocol.certificate import CommitProof, check_commit_proof
 from protocol.configuration import network_id
 from protocol.errors import Corruption, Invalid, Malformed, RemoteFault, Unavailable
 from protocol.identifiers import Height, NodeId
+from protocol.snapshot import newest_snapshot_height
 from storage.ledger_store import LedgerStore
 
 CHANNEL = "blocks"
@@ -52,12 +55,17 @@ class BlockServer:
     """Answers `BlocksFrom` out of the ledger store, up to the applied height.
 
     What is damaged is served to nobody: the answer ends before it, the asker goes on at another member, and the log says so
-    once. LevelDB cannot mend one row of a table, so the cure is a ledger made anew from the other members.
+    once. `damage` hears of it every time (`block_repair`).
     """
 
-    def __init__(self, store: LedgerStore, log: EventLog) -> None:
+    def __init__(
+        self, store: LedgerStore, log: EventLog, unit: int | None = None, damage: DamageNotice | None = None
+    ) -> None:
+        """`unit` is the grid of snapshot heights (`protocol.snapshot`), None where no snapshots are made."""
+        self._damage = damage or DamageNotice()
         self._store = store
         self._log = log
+        self._unit = unit
         self._has_told = False
 
     async def serve(self, _peer: NodeId, body: bytes) -> AsyncIterator[bytes]:
@@ -81,13 +89,18 @@ class BlockServer:
     def _proven(self, height: Height) -> tuple[CommitProof | None, list[Segment]]:
         """Return the segments from `height` to the next block that has its own proof, and that proof; None above the last."""
         applied = self._store.applied().height
+        history = self._store.history
+        if history is not None and height < history.until:
+            applied = history.height  # what lies between is on its way here itself
         if height > applied:
             return None, []
         gathered = self._gathered(height, applied)
         if gathered is not None:
             return gathered.proof, [gathered]
         proof = self._store.proof_at_or_above(height)
-        return proof, self._segments(height, proof) if proof is not None else []
+        if proof is None or proof.header.height > applied:
+            return None, []
+        return proof, self._segments(height, proof)
 
     def _gathered(self, first: Height, applied: Height) -> Segment | None:
         """Return many blocks under one proof, the highest within a bound; None where none is so near.
@@ -96,8 +109,12 @@ class BlockServer:
         """
         raw: list[bytes] = []
         size = 0
+        last = min(applied, first + SEGMENT_BLOCKS_MAX - 1)
+        if self._unit is not None:
+            # Such a block has a proof of its own, and who takes it under that proof makes a snapshot there as well.
+            last = newest_snapshot_height(first, last, self._unit) or last
         try:
-            for block in self._store.blocks(first, Height(min(applied, first + SEGMENT_BLOCKS_MAX - 1))):
+            for block in self._store.blocks(first, Height(last)):
                 raw.append(block.raw)
                 size += len(block.raw)
                 if size >= _GATHERED_BYTES:
@@ -111,9 +128,12 @@ class BlockServer:
         return Segment(tuple(raw[: proof.header.height - first + 1]), proof)
 
     def _tell(self, damage: Corruption) -> None:
+        if self._store.has_lost_blocks():
+            return  # known, and being fetched
+        self._damage.tell()
         if not self._has_told:
             self._log.error(
-                "the ledger holds damaged blocks: they are served to nobody; run `carechain run --rebuild ledger`",
+                "the ledger holds damaged blocks: they are served to nobody until they are repaired",
                 problem=str(damage),
             )
         self._has_told = True
@@ -144,8 +164,14 @@ class Follower:
         clock: Clock,
         entropy: Entropy,
         log: EventLog,
+        installer: Installer | None = None,
     ) -> None:
         self._store = store
+        self._installer = installer
+        self._looks_for_snapshot = False
+        self._is_behind = False
+        self._lag = 1
+        self._announcements: trio.MemoryReceiveChannel[tuple[NodeId, bytes]] | None = None
         self._network = network_id(store.configuration)
         self._applier = applier
         self._transport = transport
@@ -155,9 +181,14 @@ class Follower:
         self._log = log
         self.last_leader: NodeId | None = None
 
-    async def run(self) -> None:
-        """Follow until cancelled."""
-        announcements = self._transport.subscribe(TOPIC, _ANNOUNCEMENTS_MAX)
+    async def run(self, *, is_behind: bool = False) -> None:
+        """Follow until cancelled; may be run again afterwards. `is_behind`: the next blocks may be nowhere to be had."""
+        self._looks_for_snapshot = True
+        self._is_behind = is_behind
+        self._lag = 1 if is_behind or self._installer is None else self._installer.lag
+        if self._announcements is None:
+            self._announcements = self._transport.subscribe(TOPIC, _ANNOUNCEMENTS_MAX)
+        announcements = self._announcements
         await self._pull()
         poll_at = trio.current_time() + _POLL_MS / 1000
         while True:
@@ -185,6 +216,7 @@ class Follower:
                 check_commit_proof(proof, self._network, self._store.configuration)
                 # Proven to lead, so that submissions find it; what it announces is pulled.
                 self.last_leader = proof.header.leader
+                self._looks_for_snapshot |= proof.header.height >= self._applier.mark.height + self._lag
                 return False
             run.extend(new)
             await self._apply(run.prove(proof), proof)
@@ -194,10 +226,18 @@ class Follower:
         return True
 
     async def _pull(self) -> None:
-        """Pull from connected members, one after the other, until one has brought us further or none could."""
+        """Pull from connected members, one after the other, until one has brought us further or none could.
+
+        Far behind, the state itself is looked for first; where no quorum states one, blocks bring us as far.
+        """
         connected = [peer.node for peer in self._transport.peers() if peer.connected]
         if not connected:
+            self._looks_for_snapshot = True  # who is alone may be far behind when that ends
             return
+        if self._installer is not None and self._looks_for_snapshot:
+            is_installed = await self._installer.attempt(Height(self._applier.mark.height + self._lag))
+            # Who cannot go on by blocks has nothing else to hope for.
+            self._looks_for_snapshot = self._is_behind and not is_installed
         start = self._entropy.bytes(1)[0] % len(connected)
         # The leader last: it has more to do than the others, and they have nearly all that it has.
         for peer in sorted(connected[start:] + connected[:start], key=lambda node: node == self.last_leader):
@@ -257,7 +297,7 @@ class Follower:
             if segment.proof is not None:
                 patience.deadline = math.inf  # our own work is not the peer's delay
                 blocks = run.prove(segment.proof)
-                await self._check(blocks)
+                await check_bodies(blocks, self._verification)
                 await proven.send(Committed(blocks, segment.proof, is_stored=False))
                 size, since = 0, trio.current_time()
             # Whoever drips blocks, genuine ones even, gets no more time than a slow line would need for them.
@@ -268,35 +308,41 @@ class Follower:
         position = Position(self._store.header(mark.height), mark.hash, mark.frontier)
         return Run(position, self._store.configuration)
 
-    async def _check(self, blocks: tuple[Block, ...]) -> None:
-        """Check the bodies of blocks, many transactions at a time."""
-        first = count = 0
-        for end, block in enumerate(blocks, start=1):
-            count += len(block.transactions)
-            if count >= _CHECKED_TRANSACTIONS or end == len(blocks):
-                await self._check_together(blocks[first:end])
-                first, count = end, 0
-
-    async def _check_together(self, blocks: tuple[Block, ...]) -> None:
-        try:
-            for block in blocks:
-                check_shape(block)  # before a signature is verified
-            raw = tuple([entry for block in blocks for entry in block.transactions])
-            entries = await self._verification.check_transactions(raw)
-            start = 0
-            for block in blocks:
-                end = start + len(block.transactions)
-                check_body(block, entries[start:end])
-                start = end
-        except Malformed as error:
-            raise Invalid(f"blocks {blocks[0].height} to {blocks[-1].height}: {error}") from None
-
     async def _apply_all(self, proven: trio.MemoryReceiveChannel[Committed]) -> None:
         async for committed in proven:
             await self._applier.apply(committed)
             self.last_leader = committed.blocks[-1].header.leader
 
     async def _apply(self, blocks: tuple[Block, ...], proof: CommitProof) -> None:
-        await self._check(blocks)
+        await check_bodies(blocks, self._verification)
         await self._applier.apply(Committed(blocks, proof, is_stored=False))
         self.last_leader = blocks[-1].header.leader
+
+
+async def check_bodies(blocks: tuple[Block, ...], verification: Verification) -> None:
+    """Check the bodies of proven blocks, many transactions at a time; how many signatures is `verification`'s policy.
+
+    Raises:
+        Invalid: a body is not that of its header, or a transaction in it does not hold.
+    """
+    first = count = 0
+    for end, block in enumerate(blocks, start=1):
+        count += len(block.transactions)
+        if count >= _CHECKED_TRANSACTIONS or end == len(blocks):
+            await _check_together(blocks[first:end], verification)
+            first, count = end, 0
+
+
+async def _check_together(blocks: tuple[Block, ...], verification: Verification) -> None:
+    try:
+        for block in blocks:
+            check_shape(block)  # before a signature is verified
+        raw = tuple([entry for block in blocks for entry in block.transactions])
+        entries = await verification.check_proven(raw)
+        start = 0
+        for block in blocks:
+            end = start + len(block.transactions)
+            check_body(block, entries[start:end])
+            start = end
+    except Malformed as error:
+        raise Invalid(f"blocks {blocks[0].height} to {blocks[-1].height}: {error}") from None

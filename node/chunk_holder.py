@@ -15,11 +15,18 @@ from protocol.errors import Corruption, Invalid, Malformed, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId, PublicKey, Rid
 from protocol.ledger_rows import Vault
 from protocol.transaction import EnvelopeReceipt, receipt_form
+from storage.chunk_index import ChunkIndex
 from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
 from storage.key_value import Batch
 from storage.keyspace import CHUNK_LIST
 from storage.ledger_store import LedgerStore
+
+
+def put_chunk_list(batch: Batch, rid: Rid, placed: exchange.PlacedChunks) -> None:
+    """Stage which chunks a record has; from then on they are its, and stay while it does."""
+    batch.put(CHUNK_LIST + rid, codec.encode(placed))
+    ChunkIndex.refer(batch, placed.cids, rid)
 
 
 class ChunkHolder:
@@ -82,6 +89,8 @@ class ChunkHolder:
         record = self._ledger.record(offer.rid)
         if record is not None and record.env_hash != digest:
             raise Invalid("a record of this id is on the ledger already")
+        if self._ledger.erasure(offer.rid) is not None:
+            raise Invalid("the record is erased")
         known = self.placed(offer.rid)
         if known is not None and known.author != sender:
             # We gave our word for that one. Whoever sees an envelope before it is final could put another in its place.
@@ -96,10 +105,16 @@ class ChunkHolder:
         return EnvelopeReceipt(self._me, self._key.sign(form))
 
     async def keep_envelope(self, rid: Rid, envelope: bytes, placed: exchange.PlacedChunks) -> None:
-        """Store a checked envelope with its chunk list, durably on return."""
+        """Store a checked envelope with its chunk list, durably on return.
+
+        Raises:
+            Invalid: the record was erased meanwhile; nothing was stored.
+        """
+        if self._ledger.erasure(rid) is not None:
+            raise Invalid("the record is erased")
         batch = Batch()
         self._envelopes.put_envelope(batch, rid, envelope)
-        batch.put(CHUNK_LIST + rid, codec.encode(placed))
+        put_chunk_list(batch, rid, placed)
         await self._disk.commit(batch, sync=True)
 
     def _vault_of(self, sender: NodeId, offer: exchange.OfferEnvelope) -> Vault:

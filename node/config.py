@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from protocol import limits
 from protocol.errors import Refused
 from protocol.identifiers import node_of_peer_id
 
 Kind = Literal["hospital", "clinic", "lab", "insurer", "regulator", "patient"]
 Role = Literal["voter", "witness", "observer"]
+History = Literal["full", "sampled"]
 
 LISTEN_DEFAULT = ("/ip4/0.0.0.0/tcp/0",)
 NAME_CHARACTERS_MAX = 64
 ADDRESSES_MAX = 16
+SNAPSHOT_BLOCKS_MAX = 1_000_000
 CONFIG_BYTES_MAX = 64 * 1024
 """A configuration is a few hundred bytes; a larger file is not one."""
 
@@ -34,6 +37,9 @@ class Config:
 
     `listen`, `announce` and `peers` are multiaddrs (`/ip4/…/tcp/…`); `announce` replaces what the listeners show to
     others, `peers` are dialled besides what discovery finds; `http` is `HOST:PORT` of /healthz and /metrics, or None.
+    `history` says how many signatures of blocks that a quorum has confirmed are verified again (`node.verification`).
+    `snapshot_blocks` is the grid of state snapshots (`protocol.snapshot`): the same for the whole network, so that it is only
+    written into the file by who tries out snapshots with few blocks, in the file of every member.
     """
 
     name: str
@@ -43,6 +49,8 @@ class Config:
     announce: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     http: str | None = None
+    history: History = "full"
+    snapshot_blocks: int = limits.SNAPSHOT_UNIT_BLOCKS
 
     def check(self) -> None:
         """Check every field.
@@ -62,6 +70,12 @@ class Config:
             raise Refused(f"the kind '{self.kind}' is unknown; choose one of {', '.join(get_args(Kind))}")
         if self.role not in get_args(Role):
             raise Refused(f"the role '{self.role}' is unknown; choose one of {', '.join(get_args(Role))}")
+        if self.history not in get_args(History):
+            raise Refused(
+                f"the history '{self.history}' is unknown; choose one of {', '.join(get_args(History))}"
+            )
+        if not 1 <= self.snapshot_blocks <= SNAPSHOT_BLOCKS_MAX:
+            raise Refused(f"snapshot_blocks is a number from 1 to {SNAPSHOT_BLOCKS_MAX}; correct it")
         if not self.listen:
             raise Refused(f"a facility listens on at least one address, for example {LISTEN_DEFAULT[0]}")
         for addresses in (self.listen, self.announce, self.peers):
@@ -147,7 +161,12 @@ def render(config: Config) -> str:
         "",
         "# HOST:PORT of /healthz and /metrics.",
         f"http = {_toml(config.http)}" if config.http else '# http = "127.0.0.1:8080"',
+        "",
+        "# Signatures verified again in blocks that a quorum has confirmed: full, or sampled (one in sixteen, catches up faster).",
+        f"history = {_toml(config.history)}",
     ]
+    if config.snapshot_blocks != limits.SNAPSHOT_UNIT_BLOCKS:
+        lines.append(f"snapshot_blocks = {config.snapshot_blocks}")
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +182,7 @@ def parse(text: str) -> Config:
         raise Refused(
             f"config.toml is not valid TOML ({str(error)[:200]}); correct it or restore it from a copy"
         ) from None
-    known = {"name", "kind", "role", "listen", "announce", "peers", "http"}
+    known = {"name", "kind", "role", "listen", "announce", "peers", "http", "history", "snapshot_blocks"}
     unknown = sorted(set(table) - known)
     if unknown:
         raise Refused(
@@ -179,6 +198,8 @@ def parse(text: str) -> Config:
         announce=_texts(table, "announce"),
         peers=_texts(table, "peers"),
         http=http or None,
+        history=_text(table, "history", "full"),  # type: ignore[arg-type]
+        snapshot_blocks=_number(table, "snapshot_blocks", limits.SNAPSHOT_UNIT_BLOCKS),
     )
     try:
         config.check()
@@ -213,6 +234,13 @@ def _text(table: Mapping[str, object], key: str, default: str | None = None) -> 
         raise Refused(f"config.toml has no setting '{key}'; add it or restore the file from a copy")
     if not isinstance(value, str):
         raise Refused(f"the setting '{key}' in config.toml is not a text; correct it")
+    return value
+
+
+def _number(table: Mapping[str, object], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if type(value) is not int:
+        raise Refused(f"the setting '{key}' in config.toml is not a number; correct it")
     return value
 
 

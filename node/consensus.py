@@ -113,6 +113,8 @@ class Consensus:
         self._reads: dict[int, _Read] = {}
         self._led_term: Term | None = None
         self._queued_bytes = 0
+        self._behind = Height(0)
+        self._is_behind = trio.Event()
         # What this leader has cut and not yet written: parsed when it was checked, it need not be parsed again.
         self._cut: dict[Height, tuple[tuple[bytes, ...], Entries]] = {}
 
@@ -159,6 +161,14 @@ class Consensus:
             raise NotLeader(self.raft.leader)
         await self._send_input.send(_Transfer(target))
 
+    async def wait_behind(self) -> Height:
+        """Wait until the leader has said that it holds no more blocks for this log; return about how far it has come.
+
+        The driver then ends this machine, follows others past that height and makes a new one (`protocol.raft`, 6).
+        """
+        await self._is_behind.wait()
+        return self._behind
+
     async def run(self, committed: trio.MemorySendChannel[Committed]) -> None:
         """Run until cancelled; what is committed leaves through `committed`."""
         async with trio.open_nursery() as nursery:
@@ -185,21 +195,23 @@ class Consensus:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(deliver)
-            async for sender, body in self._transport.inbox(CHANNEL, limits.CONSENSUS_INPUTS_MAX):
-                slot = _Slot()
-                await ordered.send(slot)
-                nursery.start_soon(self._check, sender, body, slot)
+            async with self._transport.inbox(CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
+                async for sender, body in inbox:
+                    slot = _Slot()
+                    await ordered.send(slot)
+                    nursery.start_soon(self._check, sender, body, slot)
 
     async def _receive_urgent(self) -> None:
-        async for sender, body in self._transport.inbox(URGENT_CHANNEL, limits.CONSENSUS_INPUTS_MAX):
-            try:
-                message: Message = codec.decode_union(body, Message)
-                if sender not in self._store.configuration.voters or not is_urgent(message):
-                    raise Invalid("no heartbeat of a member that votes")
-            except RemoteFault as fault:
-                self._verification.reject(sender, fault)
-            else:
-                await self._send_input.send(_FromPeer(sender, message))
+        async with self._transport.inbox(URGENT_CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
+            async for sender, body in inbox:
+                try:
+                    message: Message = codec.decode_union(body, Message)
+                    if sender not in self._store.configuration.voters or not is_urgent(message):
+                        raise Invalid("no heartbeat of a member that votes")
+                except RemoteFault as fault:
+                    self._verification.reject(sender, fault)
+                else:
+                    await self._send_input.send(_FromPeer(sender, message))
 
     async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
         try:
@@ -322,6 +334,9 @@ class Consensus:
             assert ready.proof is not None, "what is committed is proven"
             await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
         self._answer(ready.reads)
+        if ready.behind is not None:
+            self._behind = ready.behind
+            self._is_behind.set()
         self.raft.advance(ready)
 
     def _answer(self, reads: Iterable[ReadState]) -> None:

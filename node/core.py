@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -12,13 +13,18 @@ from node.awaiting_disk import RoomAwaitingDisk
 from node.catchup import CHANNEL as BLOCKS
 from node.catchup import BlockServer, Follower
 from node.consensus import Consensus
+from node.damage_notice import DamageNotice
 from node.event_log import EventLog
 from node.gossip import Announcer
+from node.history import History
 from node.ports import Clock, Disk, Entropy, PeerTransport, Workers
 from node.receipts import AGAIN, Receipts, Submitter
 from node.receipts import CHANNEL as SUBMIT
 from node.rejoin import CHANNEL as WATERMARK
 from node.rejoin import Recall, Rejoin, watermark_of
+from node.snapshot_claims import Claims, StateCheck
+from node.snapshot_install import Installer
+from node.snapshots import SnapshotMaker, SnapshotServer, SnapshotSpace
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.configuration import network_id
@@ -30,6 +36,7 @@ from protocol.raft.state import HardState
 from protocol.signing import SigningKey
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
+from storage.snapshot_store import SnapshotStore
 
 _COMMITTED_MAX = 64
 """Groups of committed blocks waiting for the applier; when full, consensus waits: the ledger never outruns its state."""
@@ -37,7 +44,10 @@ _COMMITTED_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The seams of one node, real or virtual. `disk` is that of the ledger database."""
+    """The seams of one node, real or virtual. `disk` is that of the ledger database.
+
+    Without `snapshots` the node makes none and installs none: it follows by blocks alone.
+    """
 
     transport: PeerTransport
     disk: Disk
@@ -45,21 +55,48 @@ class Ports:
     clock: Clock
     entropy: Entropy
     log: EventLog
+    snapshots: SnapshotSpace | None = None
 
 
 class Core:
     """One node's ledger. A voter runs `consensus`; everybody else, and a voter that has to rejoin, `follower`."""
 
-    def __init__(self, ports: Ports, store: LedgerStore, key: SigningKey) -> None:
+    def __init__(
+        self, ports: Ports, store: LedgerStore, key: SigningKey, *, samples_history: bool = False
+    ) -> None:
+        """With `samples_history` only a share of the signatures in proven blocks is verified (`node.verification`)."""
         self.ports = ports
         self.store = store
         self.network = network_id(store.configuration)
         self.receipts = Receipts()
+        self.damage = DamageNotice(is_whole=not store.has_lost_blocks())
         self._disk = RoomAwaitingDisk(ports.disk, ports.clock)
-        self.applier = Applier(store, self._disk, self.receipts)
-        self.verification = Verification(self.network, ports.workers, ports.log)
         self._key = key
         self._is_voter = NodeId(key.public) in store.configuration.voters
+        self._maker = self._snapshot_maker(ports.snapshots) if ports.snapshots is not None else None
+        self.applier = Applier(store, self._disk, self.receipts, self._maker)
+        self.verification = Verification(
+            self.network, ports.workers, ports.log, ports.entropy if samples_history else None
+        )
+        changing_history = trio.Lock()
+        self._installer: Installer | None = None
+        self.state_check: StateCheck | None = None
+        if ports.snapshots is not None and self._maker is not None:
+            claims = self._claims(ports.snapshots)
+            self._installer = self._snapshot_installer(ports.snapshots, claims, changing_history)
+            self.state_check = StateCheck(
+                ports.snapshots, self._maker, claims, clock=ports.clock, log=ports.log
+            )
+        self._history = History(
+            store,
+            self.applier,
+            disk=self._disk,
+            changing=changing_history,
+            transport=ports.transport,
+            verification=self.verification,
+            clock=ports.clock,
+            log=ports.log,
+        )
         self.consensus: Consensus | None = None
         self._is_voting = False
         self.follower = Follower(
@@ -70,6 +107,7 @@ class Core:
             clock=ports.clock,
             entropy=ports.entropy,
             log=ports.log,
+            installer=self._installer,
         )
         if self._is_voter and not store.is_rebuilt():
             self.consensus = self._voter()
@@ -81,6 +119,46 @@ class Core:
             clock=ports.clock,
             leader=self.leader,
             propose=self.propose,
+        )
+
+    def _snapshot_maker(self, space: SnapshotSpace) -> SnapshotMaker:
+        ports = self.ports
+        return SnapshotMaker(
+            space,
+            self.store,
+            key=self._key if self._is_voter else None,
+            workers=ports.workers,
+            clock=ports.clock,
+            log=ports.log,
+        )
+
+    def _claims(self, space: SnapshotSpace) -> Claims:
+        ports = self.ports
+        return Claims(
+            SnapshotStore(space.rows),
+            self.store.configuration,
+            transport=ports.transport,
+            verification=self.verification,
+            clock=ports.clock,
+        )
+
+    def _snapshot_installer(
+        self, space: SnapshotSpace, claims: Claims, changing_history: trio.Lock
+    ) -> Installer:
+        ports = self.ports
+        return Installer(
+            space,
+            self.store,
+            self.applier,
+            claims,
+            disk=self._disk,
+            changing_history=changing_history,
+            transport=ports.transport,
+            verification=self.verification,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
         )
 
     def _voter(self) -> Consensus:
@@ -146,18 +224,40 @@ class Core:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        self.ports.transport.serve_stream(BLOCKS, BlockServer(self.store, self.ports.log).serve)
+        transport, space = self.ports.transport, self.ports.snapshots
+        unit = space.unit if space is not None else None
+        transport.serve_stream(BLOCKS, BlockServer(self.store, self.ports.log, unit, self.damage).serve)
         if self._is_voter:
-            self.ports.transport.serve(WATERMARK, self._answer_watermark)
+            transport.serve(WATERMARK, self._answer_watermark)
+            transport.serve(SUBMIT, self._answer_submit)
+        if space is not None:
+            SnapshotServer(space, self.ports.workers).serve(transport)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.submitter.run)
+            nursery.start_soon(self._history.run)
+            if self._maker is not None and self._installer is not None:
+                nursery.start_soon(self._maker.run)
+                nursery.start_soon(self._installer.run)
+            if self.state_check is not None and self._is_voter:
+                nursery.start_soon(self.state_check.run)
             if not self._is_voter:
                 await self.follower.run()
+            await self.damage.whole.wait()  # a voter acknowledges nothing that it does not hold
             if self.consensus is not None:
-                self.consensus = await self._recall(self.consensus)
+                self.consensus = await self._recall(await self._begun(self.consensus))
             if self.consensus is None:
                 self.consensus = await self._rejoin()
-            await self._vote(self.consensus)
+            while True:
+                behind = await self._vote(self.consensus)
+                self.consensus = None
+                self.consensus = await self._follow_past(behind)
+
+    async def _begun(self, consensus: Consensus) -> Consensus:
+        """Return the voter to run: one that has never taken part begins with a snapshot where the network is far ahead."""
+        if self._installer is None or self.store.hard_state() is not None:
+            return consensus
+        is_installed = await self._installer.attempt(Height(self._installer.lag))
+        return self._voter() if is_installed else consensus
 
     async def _recall(self, consensus: Consensus) -> Consensus | None:
         """Make sure that this voter knows what it has signed; None when it does not and has to rejoin."""
@@ -200,20 +300,34 @@ class Core:
         self.ports.log.info("caught up; voting again", height=self.applier.height.value)
         return self._voter()
 
-    async def _vote(self, consensus: Consensus) -> None:
-        self._is_voting = True
+    async def _vote(self, consensus: Consensus) -> Height:
+        """Vote until the leader says that it has no more blocks for this log; return about how far it has come."""
         transport = self.ports.transport
-        transport.serve(SUBMIT, self._answer_submit)
         announcer = Announcer(transport, consensus.raft, self.ports.log)
         # Voters have the blocks from the leader; a voter that rejoins pulls.
         followed = any(member.role != "voter" for member in self.store.configuration.members)
         send, receive = trio.open_memory_channel[Committed](_COMMITTED_MAX)
+        self._is_voting = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announcer.run)
             nursery.start_soon(
                 self.applier.run, receive, announcer.announce if followed else _announce_to_nobody
             )
             nursery.start_soon(consensus.run, send)
+            behind = await consensus.wait_behind()
+            nursery.cancel_scope.cancel()
+        self._is_voting = False
+        return behind
+
+    async def _follow_past(self, height: Height) -> Consensus:
+        """Follow, by a snapshot or by blocks of any member, until past `height`; return the voter to run, which has kept its promises."""
+        self.ports.log.info("the leader lacks the next blocks; following other members", height=height)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self.follower.run, is_behind=True))
+            await self.applier.height.wait_above(Height(height - 1))
+            nursery.cancel_scope.cancel()
+        self.ports.log.info("caught up; voting again", height=self.applier.height.value)
+        return self._voter()
 
 
 async def _announce_to_nobody(_committed: Committed) -> None:

@@ -15,28 +15,34 @@ import trio
 
 from node import telemetry
 from node.address_book import AddressBook
-from node.assembly import Assembly, Stores
+from node.assembly import Assembly
+from node.backup import HomeFiles
 from node.config import Config
 from node.core import Core, Ports
 from node.disk import GroupCommitDisk
 from node.event_log import EventLog
-from node.home import Home
+from node.home import ADDRESS_BOOK, Home
 from node.identity import Identity
 from node.libp2p_transport import Libp2pTransport
-from node.rebuild import naming_cure
+from node.rebuild import check_room_to_mend, is_of_ledger, mend_ledger, naming_cure
 from node.rebuild import opened as databases_of
+from node.snapshots import SnapshotSpace
 from node.status import Machine
 from node.store_audit import Database
+from node.stores import Stores
 from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
 from node.web.server import bind_http, serve_api
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Corruption
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
+from storage.directories import directory_bytes
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
 
 WORKER_THREADS = 2
+_MENDINGS_MAX, _MENDINGS_S = 3, 24 * 3_600.0
+"""So many in a day: a disk that damages its tables faster is no disk to go on with."""
 _STOP_SECONDS = 4.0
 """SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
 
@@ -52,23 +58,30 @@ async def serve(
     log_level: str,
     log_format: telemetry.LogFormat,
 ) -> None:
-    """Run until SIGTERM or SIGINT.
+    """Run until SIGTERM or SIGINT. When damaged blocks end it, the ledger database is made anew, and it serves again.
 
     Raises:
-        Corruption: the ledger database is damaged; the sentence names the command that mends it.
+        Corruption: the ledger database is damaged beyond that; the sentence names the command that mends it.
         CarechainError: it cannot start, or cannot go on; one sentence.
     """
-    with _naming_cure():
-        await _serve(
-            home,
-            settings,
-            identity,
-            genesis,
-            keystore=keystore,
-            rebuild=rebuild,
-            log_level=log_level,
-            log_format=log_format,
-        )
+    telemetry.configure(level=log_level, log_format=log_format)
+    log: EventLog = structlog.get_logger()
+    mended_at: list[float] = []
+    while True:
+        try:
+            with _naming_cure():
+                await _serve(home, settings, identity, genesis, keystore=keystore, rebuild=rebuild, log=log)
+        except Corruption as fault:
+            now = trio.current_time()
+            mended_at = [*(then for then in mended_at if then > now - _MENDINGS_S), now]
+            if len(mended_at) > _MENDINGS_MAX or not is_of_ledger(fault):
+                raise
+            log.warning("stopped serving: damaged bytes in a database", problem=str(fault))
+            if not mend_ledger(home.path, genesis, log):
+                raise
+            rebuild = None
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -97,12 +110,9 @@ async def _serve(
     *,
     keystore: Keystore,
     rebuild: str | None,
-    log_level: str,
-    log_format: telemetry.LogFormat,
+    log: EventLog,
 ) -> None:
     tune_interpreter()
-    telemetry.configure(level=log_level, log_format=log_format)
-    log: EventLog = structlog.get_logger()
     http = bind_http(settings.http) if settings.http is not None else None
     with contextlib.ExitStack() as stack:
         if http is not None:
@@ -110,26 +120,40 @@ async def _serve(
         opened = stack.enter_context(databases_of(home, identity, SystemEntropy(), rebuild, log))
         disk = GroupCommitDisk(opened.ledger, log)
         transport = _transport(home, settings, identity, genesis, log)
-        ports = Ports(transport, disk, ThreadWorkers(WORKER_THREADS), SystemClock(), SystemEntropy(), log)
-        core = Core(ports, LedgerStore(opened.ledger, genesis), SigningKey(identity.node))
+        kept = stack.enter_context(contextlib.closing(databases.open_snapshots(home.path)))
+        snapshot_disk = GroupCommitDisk(kept, log)
+        snapshots = SnapshotSpace(kept, snapshot_disk, settings.snapshot_blocks)
+        workers = ThreadWorkers(WORKER_THREADS)
+        ports = Ports(transport, disk, workers, SystemClock(), SystemEntropy(), log, snapshots)
+        core = Core(
+            ports,
+            LedgerStore(opened.ledger, genesis),
+            SigningKey(identity.node),
+            samples_history=settings.history == "sampled",
+        )
         audited = tuple(
             Database(name, rows, databases.REBUILD[name] or "")
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
-        stores = Stores(opened.ledger, opened.chunks, keystore, audited)
+        stores = Stores(opened.ledger, opened.chunks, keystore, audited, HomeFiles.of(home))
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),
             network_problems=transport.problems,
+            check_room_to_mend=partial(check_room_to_mend, home.path),
+            free_bytes=partial(disk_reserve.free_bytes, home.path),
+            payload_file_bytes=partial(directory_bytes, home.path / databases.PAYLOADS),
         )
         check_room = partial(disk_reserve.check_reserve, home.path)
         assembly = Assembly(core, stores, identity, check_room, machine)
         async with trio.open_nursery() as outer:
             outer.start_soon(disk.run)
+            outer.start_soon(snapshot_disk.run)
             try:
                 async with trio.open_nursery() as inner:
                     inner.start_soon(_stop_on_signal, inner.cancel_scope, log)
                     await inner.start(transport.run)
+                    await assembly.block_repair.refill_first()
                     inner.start_soon(core.run)
                     inner.start_soon(assembly.run)
                     listening = await inner.start(
@@ -152,7 +176,7 @@ def _transport(
         listen=settings.listen,
         announce=settings.announce,
         extra_peers=settings.peers,
-        address_book=AddressBook(home.path / "addresses.json", log),
+        address_book=AddressBook(home.path / ADDRESS_BOOK, log),
         clock=SystemClock(),
         entropy=SystemEntropy(),
         log=log,

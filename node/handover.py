@@ -303,6 +303,11 @@ class Handover:
         return prepared is not None and prepared.id == handover_id
 
 
+def forget_prepared(keystore: Keystore, handle: str) -> None:
+    """Delete what is left here of a handover that was prepared: its keys are the patient's."""
+    keystore.delete(_PREFIX + handle)
+
+
 class PatientDesk:
     """What the routes call `patients`: the registry, and the handover out of it."""
 

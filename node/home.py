@@ -5,6 +5,7 @@
       card.json      the facility's signed introduction
       genesis.json   the network this home has joined
       keys/          the sealed keystore
+      recovery.key   opens backups; made by `init`, and to be moved to where this machine is not
       lock           held by the one daemon of this home
       api.sock       the daemon's local socket, 0600
       api.path       names the socket when HOME's own path is too long for one
@@ -27,6 +28,8 @@ from pathlib import Path
 
 from protocol.errors import Refused, StorageFull
 
+ADDRESS_BOOK = "addresses.json"
+"""Where other members were met last."""
 LOCK_TRIES, LOCK_TRY_SECONDS = 5, 0.05
 SOCKET_PATH_BYTES_MAX = 100
 """sun_path has 108 bytes on Linux and 104 elsewhere, one of them a zero."""
@@ -69,6 +72,11 @@ class Home:
         """The key that opens the keystore of a home made with --no-passphrase; absent otherwise."""
         return self.path / "keystore.key"
 
+    @property
+    def recovery_key(self) -> Path:
+        """Where `init` puts the recovery key unless told otherwise; it belongs elsewhere, and no daemon reads it."""
+        return self.path / "recovery.key"
+
     def make(self) -> None:
         """Create the directory, readable by its owner only.
 
@@ -78,7 +86,8 @@ class Home:
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             taken = any(self.path.iterdir())
-            self.path.chmod(0o700)
+            if not taken:  # whatever else the directory is, it keeps its mode
+                self.path.chmod(0o700)
         except OSError as error:
             raise Refused(
                 f"the home {self.path} cannot be made ({error.strerror}); choose another --home"

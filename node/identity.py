@@ -97,8 +97,12 @@ def _names() -> list[str]:
     return ["identity/" + field.name.replace("_", "-") for field in dataclasses.fields(Identity)]
 
 
-def create_keystore(home: Home, passphrase: str | None, entropy: Entropy) -> Identity:
+def create_keystore(
+    home: Home, passphrase: str | None, entropy: Entropy, *, recovery: PublicKey | None = None
+) -> Identity:
     """Make the keystore of a new home and the facility's keys in it; without a passphrase a key file opens it.
+
+    `recovery` is the public recovery key that opens it too.
 
     Raises:
         Refused: there are keys already.
@@ -108,6 +112,8 @@ def create_keystore(home: Home, passphrase: str | None, entropy: Entropy) -> Ide
         keystore = Keystore.create(database, passphrase, entropy, key_file=home.key_file)
         identity = Identity.generate(entropy)
         identity.store(keystore)
+        if recovery is not None:
+            keystore.set_recovery_key(recovery)
     finally:
         database.close()
     return identity

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.damage_notice import DamageNotice
 from node.ports import Workers
 from protocol import block as blocks
 from protocol import ledger_state
@@ -21,11 +22,12 @@ from protocol.configuration import network_id
 from protocol.errors import Corruption, RemoteFault
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Frontier
-from storage.key_value import KeyValue
-from storage.keyspace import STATE, prefix_range
 from storage.ledger_store import LedgerStore
 
 PROBLEMS_MAX = 1_000
+_REPAIRED = (
+    "where only blocks are damaged the daemon repairs them by itself: see carechain status, then verify again"
+)
 _ROWS_PER_TURN = 500
 _ROW_NAMES = {
     b"v": "vault",
@@ -83,9 +85,10 @@ class Findings:
 class LedgerAudit:
     """Recomputes one node's ledger. Many may run at once; each has its own `Findings`."""
 
-    def __init__(self, store: LedgerStore, rows: KeyValue, workers: Workers) -> None:
+    def __init__(self, store: LedgerStore, workers: Workers, damage: DamageNotice | None = None) -> None:
+        """`damage` hears of blocks that cannot be read, or do not hold, so that they are repaired."""
+        self._damage = damage or DamageNotice()
         self._store = store
-        self._rows = rows
         self._workers = workers
         self._configuration = store.configuration
         self._network = network_id(store.configuration)
@@ -96,7 +99,12 @@ class LedgerAudit:
         return Findings(Height(0), Position(genesis.header, genesis.hash, Frontier()), Frontier())
 
     async def verify(self, findings: Findings) -> AsyncIterator[tuple[int, int]]:
-        """Verify everything up to the applied height at the end; yield (blocks done, blocks in all)."""
+        """Verify everything up to the applied height at the end; yield (blocks done, blocks in all).
+
+        Raises:
+            Unavailable: blocks below an installed snapshot are still being fetched.
+        """
+        self._store.check_history(Height(self._store.history_height() + 1))
         self._check_genesis(findings)
         while findings.height < (goal := self._store.applied().height):
             height = Height(findings.height + 1)
@@ -132,7 +140,7 @@ class LedgerAudit:
         try:
             block = self._store.block(height)
         except Corruption as error:
-            self._break(findings, f"block {height}: {error}")
+            self._break(findings, f"block {height}: {error}; {_REPAIRED}")
             return
         try:
             # The body's signatures are the costly part: beside the event loop.
@@ -173,15 +181,16 @@ class LedgerAudit:
                 findings.next_proof = proof
         except (Corruption, RemoteFault) as error:
             findings.next_proof = None
+            self._damage.tell()
             findings.problems.add(f"the commit proof at or above block {block.height} does not hold: {error}")
             return
         if proof.header.height == block.height and proof.header != block.header:
             findings.problems.add(f"the commit proof at block {block.height} is for another block")
 
-    @staticmethod
-    def _break(findings: Findings, sentence: str) -> None:
+    def _break(self, findings: Findings, sentence: str) -> None:
         findings.problems.add(sentence)
         findings.position = None
+        self._damage.tell()
 
     # --- state --------------------------------------------------------------------------------------------------
 
@@ -204,9 +213,9 @@ class LedgerAudit:
                 await trio.lowlevel.checkpoint()
         number = 0
         try:
-            for key, _ in self._rows.scan(*prefix_range(STATE)):
-                if key[len(STATE) :] not in findings.rows:
-                    suspects.add(key[len(STATE) :])
+            for key, _ in self._store.state_rows():
+                if key not in findings.rows:
+                    suspects.add(key)
                 number += 1
                 if number % _ROWS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()

@@ -76,7 +76,10 @@ class PeerTransport(Protocol):
         ...
 
     def inbox(self, channel: str, size: int) -> trio.MemoryReceiveChannel[tuple[NodeId, bytes]]:
-        """Return the queue of messages sent to us on `channel`; when it is full, new ones are dropped."""
+        """Return the queue of messages sent to us on `channel`; when it is full, new ones are dropped.
+
+        There is one at a time: whoever closes it may ask again.
+        """
         ...
 
     async def publish(self, topic: str, body: bytes) -> None:

@@ -8,33 +8,28 @@ To everybody who may not open a record, the answer is one sentence, whether the 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
+from node.announcing import Announcer
 from node.attachments import Attachments
 from node.opening import OpenedRecord, Opening
 from node.patients import LocalPatient, Patients
 from node.ports import Entropy
 from node.receipts import Submitter
+from node.record_ids import prefix_of, records_beginning
 from node.record_index import RecordIndex
-from node.record_report import RecordReport
+from node.record_report import RecordReport, day_of
 from node.retrieval import Retrieval
 from node.vaults import NOT_YOURS, ReadKey, Vaults
 from protocol import limits
-from protocol.errors import Forbidden, NotFinal, Refused, Unavailable
-from protocol.hpke import x25519_public
-from protocol.identifiers import ZERO, Digest, NodeId, Rid, Txid, Vid
-from protocol.ledger_rows import Receipt, Record, record_key
+from protocol.errors import Erased, Forbidden, Refused, Unavailable
+from protocol.identifiers import Txid, Vid
+from protocol.ledger_rows import Receipt, Record
 from protocol.signing import SigningKey
-from protocol.transaction import PURPOSES, Read, sign
-from protocol.wraps import WhoNote, seal_who
+from protocol.transaction import PURPOSES
 from storage.key_value import KeyValue
-from storage.keyspace import STATE, prefix_range
 from storage.ledger_store import LedgerStore
 
 Opened = tuple[dict[str, object], AsyncIterator[bytes]]
 """What is told before the bytes (sha256, bytes, transaction, …), and the bytes."""
-
-_PREFIX_MIN = 4
-_ID_CHARACTERS = 64
-_CANDIDATES_MAX = 64
 
 
 class Query:
@@ -56,19 +51,17 @@ class Query:
         report: RecordReport,
         entropy: Entropy,
     ) -> None:
-        self._key = key
-        self._me = NodeId(key.public)
         self._ledger = ledger
         self._rows = rows
         self._patients = patients
         self._vaults = vaults
-        self._attachments = attachments
         self._retrieval = retrieval
         self._opening = opening
-        self._submitter = submitter
         self._index = index
         self._report = report
-        self._entropy = entropy
+        self._announcer = Announcer(
+            key=key, ledger=ledger, attachments=attachments, submitter=submitter, entropy=entropy
+        )
 
     async def read(self, record: str, *, purpose: str = "TREAT", user: str | None = None) -> Opened:
         """Return info and the exact bytes of a record, once the Read that tells the patient is final.
@@ -76,16 +69,18 @@ class Query:
         Raises:
             Forbidden: this facility may not open it, or there is none; the sentence is the same.
             Refused: an unknown purpose, or a prefix of several records that this facility may open.
+            Erased: it was this facility's to open, and exists no more.
             Unavailable: no quorum, or a part of the record is on no member that answers; nothing was opened.
             Corruption: its author sealed something that does not open.
         """
         _check_purpose(purpose)
         found = await self._find(record)
         key = await self._key_for(found, purpose)
+        self._check_stands(found)
         await self._retrieval.envelope(
             found
         )  # ciphertext: a Read that cannot be served should not stand on the ledger
-        receipt = await self._announce(found.vid, (found.rid,), key, purpose, user)
+        receipt = await self._announcer.announce(found.vid, (found.rid,), key, purpose, user)
         opened = await self._opening.open(found, key.category_secret)
         return _info(found, opened, receipt), opened.stream()
 
@@ -110,7 +105,7 @@ class Query:
         Raises:
             Forbidden: none that this facility may know of.
         """
-        wanted = _prefix(record)
+        wanted = prefix_of(record)
         own = [rid for rid in self._index.rids() if rid.hex().startswith(wanted)]
         if len(own) == 1:
             note = self._index.note(own[0])
@@ -131,6 +126,8 @@ class Query:
         _check_purpose(purpose)
         batches: dict[tuple[Vid, Txid], list[tuple[Record, ReadKey]]] = {}
         for _, record in self._readable(self._patients.resolve(patient)):
+            if self._ledger.erasure(record.rid) is not None:
+                continue  # nothing is left to export
             try:
                 key = await self._vaults.key_for(record, purpose=purpose)
             except Forbidden:
@@ -148,7 +145,7 @@ class Query:
         self, batch: Sequence[tuple[Record, ReadKey]], purpose: str, user: str | None
     ) -> AsyncGenerator[Opened, None]:
         rids = tuple(record.rid for record, _ in batch)
-        receipt = await self._announce(batch[0][0].vid, rids, batch[0][1], purpose, user)
+        receipt = await self._announcer.announce(batch[0][0].vid, rids, batch[0][1], purpose, user)
         for record, key in batch:
             opened = await self._opening.open(record, key.category_secret)
             yield _info(record, opened, receipt), opened.stream()
@@ -157,9 +154,9 @@ class Query:
 
     async def _find(self, text: str) -> Record:
         """Return the one record that a text names among those this facility may open."""
-        prefix = _prefix(text)
+        prefix = prefix_of(text)
         found = []
-        for rid in self._candidates(prefix):
+        for rid in records_beginning(self._rows, self._ledger.state_prefix, prefix):
             record = self._ledger.record(rid)
             if record is not None and await self._may_open(record):
                 found.append(record)
@@ -173,20 +170,6 @@ class Query:
                 "the record is not final yet, so that nobody can open it; see carechain record status"
             )
         raise Forbidden(NOT_YOURS)
-
-    def _candidates(self, prefix: str) -> Sequence[Rid]:
-        if len(prefix) == _ID_CHARACTERS:
-            return [Rid(bytes.fromhex(prefix))]
-        whole = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
-        base = STATE + record_key(Rid(b""))
-        found = []
-        for row, _ in self._rows.scan(*prefix_range(base + whole)):
-            rid = Rid(row[len(base) :])
-            if rid.hex().startswith(prefix):
-                found.append(rid)
-                if len(found) > _CANDIDATES_MAX:
-                    raise Refused("that is too short a part of a record's id; give more of it")
-        return found
 
     async def _may_open(self, record: Record) -> bool:
         try:
@@ -204,6 +187,13 @@ class Query:
                 f"the grant does not allow reading for the purpose {purpose}; ask for one that does"
             ) from None
 
+    def _check_stands(self, record: Record) -> None:
+        erasure = self._ledger.erasure(record.rid)
+        if erasure is not None:
+            raise Erased(
+                f"the record was erased on {day_of(erasure.time_ms)}; the ledger keeps that it existed, and nothing else is left"
+            )
+
     def _readable(self, patient: LocalPatient) -> Sequence[tuple[str, Record]]:
         """Return (category, record) of all vaults of a patient that are open to us, oldest first."""
         found = []
@@ -220,53 +210,10 @@ class Query:
                     return patient.handle, category
         raise Forbidden(NOT_YOURS)
 
-    # --- the Read -----------------------------------------------------------------------------------------------
-
-    async def _announce(
-        self, vid: Vid, rids: tuple[Rid, ...], key: ReadKey, purpose: str, user: str | None
-    ) -> Receipt:
-        """Tell the ledger, and by the sealed note the patient, who opens which records; return when it is final."""
-        member = self._ledger.configuration.by_node[self._me]
-        who = WhoNote(user or "", "", "", member.name)
-        note = seal_who(who, vid, key.audit_public, seed32=self._entropy.bytes(32))
-        # Stored by a majority before the Read that names it: the patient must be able to see who it was.
-        (who_hash,) = await self._attachments.keep((note,))
-        await self._attachments.spread((who_hash,))
-        epk = x25519_public(self._entropy.bytes(32))
-        read = Read(
-            vid,
-            rids,
-            key.gid,
-            purpose,
-            key.actor.public,
-            Digest(ZERO),
-            epk,
-            self._entropy.bytes(32),
-            who_hash,
-            self._submitter.valid_until(),
-        )
-        try:
-            receipt = await self._submitter.submit(sign(read, self._submitter.ledger, key.actor, self._key))
-        except NotFinal:
-            raise Unavailable(
-                "no quorum confirmed the read, so nothing was opened; try again later"
-            ) from None
-        if not receipt.is_accepted:
-            raise Forbidden(f"the ledger {receipt.verdict}; nothing was opened")
-        return receipt
-
 
 def _check_purpose(purpose: str) -> None:
     if purpose not in PURPOSES:
         raise Refused(f"there is no purpose {purpose[:16]!r}; use one of: {', '.join(PURPOSES)}")
-
-
-def _prefix(text: str) -> str:
-    prefix = text.strip().lower()
-    if not _PREFIX_MIN <= len(prefix) <= _ID_CHARACTERS or set(prefix) - set("0123456789abcdef"):
-        # A misspelt id names no record; why it does not is nobody's business.
-        raise Forbidden(NOT_YOURS)
-    return prefix
 
 
 def _info(record: Record, opened: OpenedRecord, receipt: Receipt) -> dict[str, object]:

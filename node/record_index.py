@@ -9,7 +9,7 @@ from protocol.codec import Size, wire
 from protocol.identifiers import ZERO, Rid
 from protocol.transaction import RidField, VidField
 from storage.key_value import Batch
-from storage.keyspace import FINGERPRINT, RECORD_NOTE
+from storage.keyspace import FINGERPRINT, RECORD_FILE, RECORD_NOTE
 
 FAMILY_MAX = 16
 """An original and a view for each category."""
@@ -84,6 +84,33 @@ class RecordIndex:
     def put_family(self, batch: Batch, fingerprint: bytes, patient: str, rids: tuple[Rid, ...]) -> None:
         """Stage that a file has become these records."""
         self._rows.put(batch, FINGERPRINT + fingerprint, codec.encode(_Family(patient, rids)))
+        self._rows.put(batch, RECORD_FILE + rids[0], fingerprint)
+
+    def forget(self, batch: Batch, note: RecordNote) -> None:
+        """Stage that nothing is remembered of an erased record, nor of the file it came in: that may be added again.
+
+        A file that was added by an older version is found by `file_of` alone.
+        """
+        batch.delete(RECORD_NOTE + note.rid)
+        fingerprint = self._rows.get(RECORD_FILE + (note.original or note.rid))
+        if fingerprint is not None:
+            batch.delete(FINGERPRINT + fingerprint)
+            batch.delete(RECORD_FILE + (note.original or note.rid))
+
+    def forget_file(self, batch: Batch, fingerprint: bytes) -> None:
+        """Stage that a file was never added."""
+        batch.delete(FINGERPRINT + fingerprint)
+
+    def has_file(self, note: RecordNote) -> bool:
+        """Whether the file of a record can be found without a search."""
+        return self._rows.get(RECORD_FILE + (note.original or note.rid)) is not None
+
+    def file_of(self, rid: Rid) -> bytes | None:
+        """Return the fingerprint of the file that became a record. Reads them all: fit for a worker thread."""
+        for fingerprint, row in self._rows.scan(FINGERPRINT):
+            if rid in codec.decode(row, _Family).rids:
+                return fingerprint
+        return None
 
     def family(self, fingerprint: bytes) -> tuple[str, tuple[RecordNote, ...]] | None:
         """Return the patient and the records that a file became before, or None for a new file.

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import trio
 
+from node.chunk_holder import put_chunk_list
 from node.event_log import EventLog
 from node.ports import Clock, Disk, Entropy
 from node.receipts import Submitter
@@ -39,6 +40,7 @@ from protocol.errors import (
 from protocol.identifiers import ZERO, NodeId, PublicKey, Rid, Vid
 from protocol.ledger_rows import Receipt, Vault
 from protocol.transaction import EnvelopeReceipt, RecordCommit, RidField, VidField, sign
+from storage.chunk_index import ChunkIndex
 from storage.key_value import Batch
 from storage.keyspace import RECORD_QUEUE
 from storage.ledger_store import LedgerStore
@@ -156,6 +158,7 @@ class RecordQueue:
         for record in records:
             self._progress[record.rid] = _Progress(fresh=True)
             self._rows.put(batch, RECORD_QUEUE + record.rid, codec.encode(record))
+            ChunkIndex.refer(batch, record.cids, record.rid)
         try:
             await self._disk.commit(batch, sync=True)
         except BaseException:
@@ -315,10 +318,15 @@ class RecordQueue:
         storing = self._ledger.configuration.storing
         batch = Batch()
         batch.delete(RECORD_QUEUE + record.rid)
-        if self._me in storing:
+        if self._ledger.erasure(record.rid) is not None:
+            pass  # by another facility, in the meantime: there is nothing to bring anywhere
+        elif self._me in storing:
             # An author that does not store keeps no list to push from; there, the members pull what they lack.
             missing = frozenset(placed.holders(storing)) - confirmed - {self._me}
             put_under_replicated(batch, record.rid, tuple(sorted(missing)))
+        else:
+            # It keeps the chunks all the same: without the list nobody could find them when the record is erased.
+            put_chunk_list(batch, record.rid, placed)
         # Not synchronised: after a crash the record is found on the ledger, and this is done again.
         await self._disk.commit(batch, sync=False)
         self._leave(record.rid)
@@ -327,6 +335,7 @@ class RecordQueue:
         """Take a record out of the queue that the ledger will never accept, and remember why."""
         batch = Batch()
         batch.delete(RECORD_QUEUE + record.rid)
+        put_chunk_list(batch, record.rid, exchange.PlacedChunks(record.cids, self._me, 1))
         note = self._index.note(record.rid)
         if note is not None:
             self._index.put_note(batch, replace(note, refusal=reason))

@@ -18,7 +18,9 @@ class RecordReport:
         self._queue = queue
 
     def state(self, rid: Rid) -> str:
-        """Return received, ordered or final, or refused when the ledger never will take it."""
+        """Return received, ordered or final, refused when the ledger never will take it, erased when it was."""
+        if self._ledger.erasure(rid) is not None:
+            return "erased"
         note = self._index.note(rid)
         return "refused" if note is not None and note.refusal else self._queue.state(rid)
 
@@ -50,7 +52,7 @@ class RecordReport:
             "kind": None,
             "part_of": None,
             "duplicate": False,
-            "state": "final",
+            "state": self.state(record.rid),
             "bytes": None,
             "chunks": None,
             **_place(record, record.time_ms),
@@ -60,12 +62,12 @@ class RecordReport:
 def _place(record: Record | None, time_ms: int) -> dict[str, object]:
     """Return where a record stands on the ledger, and its day (UTC)."""
     return {
-        "day": _day(record.time_ms if record is not None else time_ms),
+        "day": day_of(record.time_ms if record is not None else time_ms),
         "transaction": record.txid.hex() if record is not None else None,
         "height": record.height if record is not None else None,
     }
 
 
-def _day(time_ms: int) -> str:
+def day_of(time_ms: int) -> str:
     """Return the UTC day of a Unix time, YYYY-MM-DD."""
     return datetime.fromtimestamp(time_ms // 1_000, UTC).date().isoformat()

@@ -145,6 +145,8 @@ class Recall:
             return False
         if (hard_state.ack_term, hard_state.ack_height) >= (ack.term, ack.height):
             return False  # what stood there then may have been truncated since, in a later term
+        if ack.height < self._store.first():
+            return False  # below an installed snapshot: what was not committed there never will be
         if ack.height <= self._store.tip_height() and self._store.hash(ack.height) == ack.header_hash:
             return False
         return acknowledgement_valid(ack, network_id(self._configuration))

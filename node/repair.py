@@ -9,6 +9,7 @@ A watcher of the applied height puts every new record of others on the first lis
 """
 
 from collections.abc import Callable
+from itertools import islice
 
 import trio
 
@@ -21,7 +22,7 @@ from node.retrieval import GROUP, Retrieval
 from protocol import chunk_exchange as exchange
 from protocol import codec
 from protocol.block import Block
-from protocol.errors import Corruption, RemoteFault, StorageFull, Unavailable
+from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
 from protocol.identifiers import Cid, Height, NodeId, Rid
 from protocol.transaction import RecordCommit, parse
 from storage.chunk_store import ChunkStore
@@ -38,7 +39,7 @@ _PERIOD_MS = 5_000
 """How long after a look at the lists the next one is taken; what is new has then had the time to arrive by itself."""
 _QUIET_LOOKS = 4
 """After 20 s without a new chunk the payloads' write buffer is given back: an idle daemon is small (storage.md 1)."""
-_ROWS_PER_LOOK_MAX = 256
+ROWS_PER_LOOK_MAX = 256
 _BLOCKS_PER_BATCH = 256
 
 
@@ -88,6 +89,7 @@ class Repair:
         self._workers = workers
         self._clock = clock
         self._check_room = check_room
+        self._next: dict[bytes, bytes] = {}
         self.trouble = ""
 
     def status(self) -> dict[str, int]:
@@ -192,24 +194,29 @@ class Repair:
             self.trouble = ""
 
     def _listed(self, prefix: bytes) -> list[Rid]:
-        found: list[Rid] = []
-        for key, _ in self._rows.scan(*prefix_range(prefix)):
-            found.append(Rid(key[1:]))
-            if len(found) == _ROWS_PER_LOOK_MAX:
-                break
+        """Return the next rows of a list, from the first again after its end: those that nobody can help now block no others."""
+        start, stop = prefix_range(prefix)
+        rows = self._rows.scan(self._next.pop(prefix, start), stop)
+        found = [Rid(key[1:]) for key, _ in islice(rows, ROWS_PER_LOOK_MAX)]
+        if len(found) == ROWS_PER_LOOK_MAX:
+            self._next[prefix] = prefix + found[-1] + b"\0"
         return found
 
     async def _complete(self, rid: Rid) -> None:
         """Bring a record's envelope and our share of its chunks here; leave the row when somebody is away."""
         record = self._ledger.record(rid)
-        if record is not None:
+        if record is not None and self._ledger.erasure(rid) is None:
             try:
                 await self._retrieval.envelope(record)
+                if self._holder.placed(rid) is None:
+                    # A rescue of a damaged database brought the envelope back, and not its list.
+                    await self._retrieval.fetch_envelope(record)
                 placed = self._holder.placed(rid)
-                assert placed is not None, "kept together with the envelope"
+                if placed is None:
+                    return  # erased at this moment
                 await self._pull(placed)
-            except Unavailable:
-                return
+            except (Unavailable, Invalid):
+                return  # somebody is away, or it was erased meanwhile: the next look takes it off the list
         batch = Batch()
         batch.delete(LACKING + rid)
         await self._disk.commit(batch, sync=False)
@@ -227,6 +234,11 @@ class Repair:
         """Push one of our records to the members that have not confirmed it."""
         placed = self._holder.placed(rid)
         row = self._rows.get(UNDER_REPLICATED + rid)
+        if self._ledger.erasure(rid) is not None:
+            batch = Batch()
+            put_under_replicated(batch, rid, ())
+            await self._disk.commit(batch, sync=False)
+            return
         if placed is None or row is None:
             return
         storing = self._ledger.configuration.storing

@@ -74,8 +74,9 @@ class RequestServer:
         self._stream_handlers[channel] = handler
 
     def inbox(self, channel: str, size: int) -> trio.MemoryReceiveChannel[tuple[NodeId, bytes]]:
-        """Return the queue of messages on a channel. Raises LocalFault when it has one."""
-        if channel in self._inboxes:
+        """Return the queue of messages on a channel. Raises LocalFault when it has one that was not closed."""
+        known = self._inboxes.get(channel)
+        if known is not None and known.statistics().open_receive_channels:
             raise LocalFault(f"messages on {channel} have an inbox")
         self._inboxes[channel], received = trio.open_memory_channel[tuple[NodeId, bytes]](size)
         return received

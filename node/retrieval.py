@@ -12,7 +12,7 @@ from node.ports import PeerTransport, Workers
 from protocol import chunk_exchange as exchange
 from protocol import codec, placement
 from protocol.envelope import Label, check_envelope
-from protocol.errors import Corruption, RemoteFault, Unavailable
+from protocol.errors import Corruption, Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Cid, Digest, NetworkId, NodeId, PublicKey, Rid
 from protocol.ledger_rows import Record
 from storage.chunk_store import ChunkStore
@@ -121,9 +121,12 @@ class Retrieval:
                     continue
             except (Unavailable, RemoteFault, Corruption):
                 continue  # away, or sent something else: the next one
-            await self._holder.keep_envelope(
-                record.rid, copy.envelope, exchange.PlacedChunks(copy.cids, record.author, vault.replicas)
-            )
+            placed = exchange.PlacedChunks(copy.cids, record.author, vault.replicas)
+            try:
+                await self._holder.keep_envelope(record.rid, copy.envelope, placed)
+            except Invalid:
+                # Nobody's fault: a member that has not come to the erasure still hands it out.
+                raise Unavailable("the record has just been erased") from None
             return copy.envelope
         raise Unavailable("the envelope of the record is on no member that answers now; try again later")
 

@@ -6,7 +6,7 @@ record, a facility, a grant) are passed as typed: an id, a name, or a unique pre
 
 Calls that the routes make, by field:
 
-    status    report() · members() · await storage()
+    status    report() · members()
     patients  await register(source, identifiers=, name=, birth_date=) · await list()
               await prepare_handover(patient, passphrase=) -> {"handover", "wallet" (bytes)}
               await complete_handover(handover, grant=)
@@ -16,6 +16,10 @@ Calls that the routes make, by field:
     consent   await grant(patient=, to=, categories=, purposes=, expires_ms=, write=, wallet=)
               await list(patient, wallet=) · await revoke(grant, wallet=)
     audit     await log(patient, wallet=) · verify(full=) -> async iterator of {"progress": …}, the last {"result": …}
+    backup    await begin(with_payloads=) -> a stream with `total` and `summary()` · pieces(stream) -> async iterator of bytes
+              await set_recovery_key(public, passphrase)
+    erasures  await erase(record, only=, listed=, wallet=)
+    storage   await figures() · scrub(rate=) · repair() · reclaim() -> async iterator of {"progress": …}, the last {"result": …}
 """
 
 from dataclasses import dataclass
@@ -24,11 +28,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # Only names are needed here: the real modules reach consensus and storage, which the routes must not load.
     from node.audit import Audit
+    from node.backup import Backup
     from node.consent import Consent
+    from node.erasure import Erasures
     from node.handover import PatientDesk
     from node.ingest import Ingest
     from node.query import Query
     from node.status import StatusReporter
+    from node.storage_care import StorageCare
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +48,6 @@ class Services:
     query: "Query"
     consent: "Consent"
     audit: "Audit"
+    backup: "Backup"
+    erasures: "Erasures"
+    storage: "StorageCare"

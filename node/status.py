@@ -1,4 +1,4 @@
-"""What an operator sees: `status`, `member list`, `storage status`. Reads what others know; changes nothing.
+"""What an operator sees: `status`, `member list`. Reads what others know; changes nothing.
 
 `problems` names what a person must act on, each with a code for programs and a sentence for people.
 """
@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.block_repair import BlockRepair
 from node.clock_watch import ClockWatch
 from node.core import Core
+from node.destruction import Destruction
 from node.record_queue import RecordQueue
 from node.repair import Repair
 from protocol import limits
@@ -23,22 +25,39 @@ _QUEUE_STUCK = 100
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What only the daemon knows: whether the disk took the last write, its free share (0 to 1), what the network complains of."""
+    """What only the daemon knows: whether the disk took the last write, its free share (0 to 1), what the network complains of.
+
+    `free_bytes` are those of the disk, `payload_file_bytes` those of the files in which chunks lie.
+    `check_room_to_mend` raises StorageFull where a damaged ledger database could not be made anew beside itself.
+    """
 
     is_disk_full: Callable[[], bool]
     free_share: Callable[[], float]
     network_problems: Callable[[], tuple[str, ...]]
+    check_room_to_mend: Callable[[], None] = lambda: None
+    free_bytes: Callable[[], int] = lambda: 0
+    payload_file_bytes: Callable[[], int] = lambda: 0
 
 
 class StatusReporter:
     """Puts the documents together. `http` is set once the port is bound."""
 
     def __init__(
-        self, *, core: Core, queue: RecordQueue, repair: Repair, clock_watch: ClockWatch, machine: Machine
+        self,
+        *,
+        core: Core,
+        queue: RecordQueue,
+        repair: Repair,
+        block_repair: BlockRepair,
+        destruction: Destruction,
+        clock_watch: ClockWatch,
+        machine: Machine,
     ) -> None:
         self._core = core
         self._queue = queue
         self._repair = repair
+        self._block_repair = block_repair
+        self._destruction = destruction
         self._clock_watch = clock_watch
         self._machine = machine
         self.http: str | None = None
@@ -60,6 +79,7 @@ class StatusReporter:
             "term": raft.term if raft is not None else core.store.header(mark.height).term,
             "height": raft.tip_height if raft is not None else mark.height,
             "certified_height": mark.height,
+            "history_height": core.store.history_height(),
             "tree_size": mark.tree_size,
             "tree_root": mark.frontier.root().hex(),
             "voters": sorted(members[node].name for node in configuration.voters),
@@ -120,11 +140,24 @@ class StatusReporter:
                     "no leader: fewer voters than a quorum reach each other; writes wait until they do",
                 )
             )
-        if core.store.is_rebuilt():
+        if core.store.is_rebuilt() and core.ports.transport.me in core.store.configuration.voters:
             found.append(
                 _problem(
                     "rejoining",
                     "the ledger was rebuilt, or lacks its end; this voter signs nothing until it has caught up",
+                )
+            )
+        if core.state_check is not None and core.state_check.trouble:
+            found.append(_problem("state-differs", core.state_check.trouble))
+        history = core.store.history
+        if history is not None:
+            found.append(
+                _problem(
+                    "history",
+                    f"the history of the ledger is being fetched from other members: block {history.height} of "
+                    f"{history.until} is here; audits wait for it",
+                    done=history.height,
+                    total=history.until,
                 )
             )
         if away:
@@ -154,8 +187,14 @@ class StatusReporter:
                     f"only {free:.0%} of the disk is free: new records are refused below {limits.DISK_RESERVE:.0%}; make room",
                 )
             )
+        if self._block_repair.trouble:
+            found.append(_problem("damaged-ledger", self._block_repair.trouble))
         if self._repair.trouble:
             found.append(_problem("damaged", self._repair.trouble))
+        if self._destruction.trouble:
+            found.append(
+                _problem("erasing", f"an erased record is not gone yet: {self._destruction.trouble}")
+            )
         if figures["corrupt"]:
             found.append(
                 _problem(
@@ -178,10 +217,6 @@ class StatusReporter:
             for member in self._core.store.configuration.members
         ]
         return {"members": sorted(rows, key=lambda row: str(row["name"])), "proposals": []}
-
-    async def storage(self) -> Document:
-        """Return the `storage status` document."""
-        return dict(self._repair.status())
 
 
 def _problem(code: str, text: str, **details: object) -> Document:

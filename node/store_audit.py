@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from node.damage_notice import DamageNotice
 from node.ledger_audit import Problems
 from node.ports import Workers
 from protocol.cid import cid_text
@@ -50,7 +51,10 @@ class StoreAudit:
         store: LedgerStore,
         databases: tuple[Database, ...],
         workers: Workers,
+        damage: DamageNotice | None = None,
     ) -> None:
+        """`damage` hears of rows that cannot be read, so that what can be is repaired."""
+        self._damage = damage or DamageNotice()
         self._chunks = chunks
         self._envelopes = envelopes
         self._keystore = keystore
@@ -160,6 +164,7 @@ class StoreAudit:
                 start = last + b"\0"
                 yield done
         except Corruption:
+            self._damage.tell()
             found = await self._workers.run(scrub.verify_rows, database.rows, database.name, database.rebuild)
             for problem in found:
                 problems.add(problem.sentence)

@@ -120,6 +120,7 @@ class Metrics:
         "term": "Raft term.",
         "height": "Height of the last block in the log.",
         "certified_height": "Height up to which blocks are final and applied.",
+        "history_height": "Height up to which every final block is here.",
         "tree_size": "Transactions in the ledger's tree.",
         "quorum": "Voters that must agree.",
     }

@@ -2,15 +2,20 @@
 
 That a transaction holds is remembered by the hash of its bytes, so that what was checked when a client submitted it is
 not verified again in the block that orders it. Only good verdicts are kept; the memory is bounded.
+
+Of blocks that a commit proof covers, every transaction was verified by each voter of the quorum before it acknowledged.
+A member may choose to verify a random share of them again, drawn where nobody can foresee it, instead of all (config.toml:
+`history = "sampled"`); form, size, schema, roots, links and proofs are checked in full all the same.
 """
 
+import enum
 from collections import OrderedDict
 from collections.abc import Iterable
 
 import trio
 
 from node.event_log import EventLog
-from node.ports import Workers
+from node.ports import Entropy, Workers
 from protocol import block as blocks
 from protocol import transaction
 from protocol.block import Block, Entries
@@ -24,13 +29,29 @@ _PER_THREAD = 64
 """Transactions checked per hand-over to a thread: the hand-over costs as much as one signature."""
 _INLINE_MAX = 2
 """Transactions checked where they are: at most 0.2 ms in which nothing else runs."""
+SAMPLED_ONE_IN = 16
+"""The share of proven transactions that is verified again: 200 forged ones in a block stay unseen once in 400,000 blocks."""
+
+
+class _Look(enum.Enum):
+    """How closely a transaction is looked at."""
+
+    PARSE = enum.auto()
+    """It was checked before."""
+    UNSIGNED = enum.auto()
+    """Everything but its signatures."""
+    WHOLE = enum.auto()
 
 
 class Verification:
     """The node's memory of what it has checked, and of who sent what does not hold."""
 
-    def __init__(self, network: NetworkId, workers: Workers, log: EventLog) -> None:
+    def __init__(
+        self, network: NetworkId, workers: Workers, log: EventLog, sampling: Entropy | None = None
+    ) -> None:
+        """`sampling` draws which proven transactions are verified again; without it all of them are."""
         self._network = network
+        self._sampling = sampling
         self._workers = workers
         self._log = log
         self._known: OrderedDict[Digest, None] = OrderedDict()
@@ -43,6 +64,17 @@ class Verification:
             RemoteFault: one of them does not hold; none is taken.
         """
         return _all_held(await self._verdicts(raw))
+
+    async def check_proven(self, raw: tuple[bytes, ...]) -> Entries:
+        """As `check_transactions`, for those of blocks that a commit proof covers: a share of the signatures may do.
+
+        Raises:
+            RemoteFault: one of them does not hold; none is taken.
+        """
+        if self._sampling is None:
+            return await self.check_transactions(raw)
+        drawn = self._sampling.bytes(len(raw))
+        return _all_held(await self._verdicts(raw, tuple([byte % SAMPLED_ONE_IN == 0 for byte in drawn])))
 
     async def sift_transactions(
         self, raw: tuple[bytes, ...]
@@ -68,33 +100,45 @@ class Verification:
             faults[0],
         )
 
-    async def _verdicts(self, raw: tuple[bytes, ...]) -> "tuple[_Verdict, ...]":
+    async def _verdicts(
+        self, raw: tuple[bytes, ...], verified: tuple[bool, ...] | None = None
+    ) -> "tuple[_Verdict, ...]":
+        """Return what each transaction turns out to be; `verified` says of which the signatures are, when not of all."""
+        verified = verified or (True,) * len(raw)
         if len(raw) <= _INLINE_MAX:
             # A hand-over to a thread and back costs as much as the check, and waits twice for a processor.
-            digests, known = self._recall(raw)
-            verdicts = _check_part(raw, known, self._network)
-            self._remember(digests, verdicts)
+            digests, looks = self._recall(raw, verified)
+            verdicts = _check_part(raw, looks, self._network)
+            self._remember(digests, looks, verdicts)
             return verdicts
-        parts = [raw[start : start + _PER_THREAD] for start in range(0, len(raw), _PER_THREAD)]
-        checked: list[tuple[_Verdict, ...]] = [()] * len(parts)
+        starts = range(0, len(raw), _PER_THREAD)
+        checked: list[tuple[_Verdict, ...]] = [()] * len(starts)
 
-        async def check(index: int) -> None:
-            digests, known = self._recall(parts[index])
-            checked[index] = await self._workers.run(_check_part, parts[index], known, self._network)
-            self._remember(digests, checked[index])
+        async def check(index: int, part: slice) -> None:
+            digests, looks = self._recall(raw[part], verified[part])
+            checked[index] = await self._workers.run(_check_part, raw[part], looks, self._network)
+            self._remember(digests, looks, checked[index])
 
         async with trio.open_nursery() as nursery:
-            for index in range(len(parts)):
-                nursery.start_soon(check, index)
+            for index, start in enumerate(starts):
+                nursery.start_soon(check, index, slice(start, start + _PER_THREAD))
         return tuple([verdict for part in checked for verdict in part])
 
-    def _recall(self, raw: tuple[bytes, ...]) -> tuple[tuple[Digest, ...], tuple[bool, ...]]:
+    def _recall(
+        self, raw: tuple[bytes, ...], verified: tuple[bool, ...]
+    ) -> tuple[tuple[Digest, ...], tuple[_Look, ...]]:
         digests = tuple([sha256(entry) for entry in raw])
-        return digests, tuple([digest in self._known for digest in digests])
+        looks = [
+            _Look.PARSE if digest in self._known else _Look.WHOLE if is_verified else _Look.UNSIGNED
+            for digest, is_verified in zip(digests, verified, strict=True)
+        ]
+        return digests, tuple(looks)
 
-    def _remember(self, digests: tuple[Digest, ...], verdicts: "tuple[_Verdict, ...]") -> None:
-        for digest, verdict in zip(digests, verdicts, strict=True):
-            if not isinstance(verdict, RemoteFault):
+    def _remember(
+        self, digests: tuple[Digest, ...], looks: tuple[_Look, ...], verdicts: "tuple[_Verdict, ...]"
+    ) -> None:
+        for digest, look, verdict in zip(digests, looks, verdicts, strict=True):
+            if look is _Look.WHOLE and not isinstance(verdict, RemoteFault):
                 self._known[digest] = None
         while len(self._known) > _VERDICTS_MAX:
             self._known.popitem(last=False)
@@ -133,15 +177,15 @@ def _all_held(verdicts: Iterable[_Verdict]) -> Entries:
 
 
 def _check_part(
-    entries: tuple[bytes, ...], known: tuple[bool, ...], network: NetworkId
+    entries: tuple[bytes, ...], looks: tuple[_Look, ...], network: NetworkId
 ) -> tuple[_Verdict, ...]:
-    return tuple(
-        [_check_one(raw, network, is_known=is_known) for raw, is_known in zip(entries, known, strict=True)]
-    )
+    return tuple([_check_one(raw, network, look) for raw, look in zip(entries, looks, strict=True)])
 
 
-def _check_one(raw: bytes, network: NetworkId, *, is_known: bool) -> _Verdict:
+def _check_one(raw: bytes, network: NetworkId, look: _Look) -> _Verdict:
     try:
-        return transaction.parse(raw, network) if is_known else transaction.check(raw, network)
+        if look is _Look.PARSE:
+            return transaction.parse(raw, network)
+        return transaction.check(raw, network, signatures=look is _Look.WHOLE)
     except RemoteFault as fault:
         return fault

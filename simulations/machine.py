@@ -7,6 +7,7 @@ from typing import TypeVar
 import trio
 
 from node.core import Core
+from node.snapshots import SnapshotSpace
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.errors import CarechainError, Corruption, Unavailable
 from protocol.identifiers import NodeId, PublicKey
@@ -15,12 +16,16 @@ from simulations import determinism
 from simulations.clock import VirtualClock
 from simulations.disk import DiskFaults, DiskSpeed, VirtualDisk
 from simulations.transport import VirtualTransport
+from storage import keyspace
 from storage.memory import MemoryStore
 
 T = TypeVar("T")
+SNAPSHOT_CHUNK_BYTES = 4_096
 CLOCK_OFFSET_MS_MAX = 400
 CLOCK_DRIFT_MAX = 100e-6
 """What NTP leaves in a bad week, and a cheap crystal."""
+SNAPSHOT_UNIT = 2
+"""Blocks: small, so that the seconds of a seed hold several snapshots and a node that is rebuilt installs one."""
 
 
 class Crashed(Unavailable):
@@ -37,6 +42,7 @@ class Node:
     clock: VirtualClock
     skew: tuple[int, float]
     """Offset in milliseconds and drift of its clock when nothing is wrong with it."""
+    snapshot_rows: MemoryStore = field(default_factory=MemoryStore)
     disk_speed: DiskSpeed = field(default_factory=DiskSpeed)
     disk_faults: DiskFaults = field(default_factory=DiskFaults)
     lives: int = 0
@@ -55,6 +61,11 @@ class Node:
         """Its node id."""
         return NodeId(self.key.public)
 
+    @property
+    def is_unwell(self) -> bool:
+        """Whether stored rows are damaged, or were and are being fetched anew."""
+        return bool(self.rows.damaged) or self.rows.get(keyspace.REBUILT) is not None
+
 
 @dataclass(slots=True)
 class Incarnation:
@@ -63,6 +74,7 @@ class Incarnation:
     core: Core
     transport: VirtualTransport
     disk: VirtualDisk
+    snapshot_disk: VirtualDisk
     nursery: trio.Nursery
     started_s: float
     is_up: bool = True
@@ -101,6 +113,11 @@ class Incarnation:
         if not answers:
             raise Crashed("the node stopped")
         return answers[0]
+
+
+def snapshot_space(node: Node, disk: VirtualDisk) -> SnapshotSpace:
+    """Return where a node keeps its snapshots: few blocks apart and in small chunks."""
+    return SnapshotSpace(node.snapshot_rows, disk, SNAPSHOT_UNIT, SNAPSHOT_CHUNK_BYTES)
 
 
 def new_node(seed: int, index: int, key: SigningKey) -> Node:

@@ -8,7 +8,7 @@ one, the rest in calm.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -245,12 +245,7 @@ class _Run:
         for node in world.nodes:
             store = LedgerStore(node.rows, world.configuration)
             mark = store.applied()
-            states[node.id] = mark.height, mark.frontier.root(), dict(_state_rows(node))
+            states[node.id] = mark.height, mark.frontier.root(), dict(store.state_rows())
             world.promises.kept(node.id, store.receipt)
         checkers.agreed(world.report, world.chain, states)
         world.history.record("agreed", world.chain.height, states[world.nodes[0].id][1])
-
-
-def _state_rows(node: Node) -> Iterator[tuple[bytes, bytes]]:
-    for key, value in node.rows.scan(*keyspace.prefix_range(keyspace.STATE)):
-        yield key[len(keyspace.STATE) :], value

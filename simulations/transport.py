@@ -290,7 +290,8 @@ def _check_size(body: bytes, bytes_max: int) -> None:
 def _queue(
     queues: dict[str, trio.MemorySendChannel[tuple[NodeId, bytes]]], name: str, size: int
 ) -> trio.MemoryReceiveChannel[tuple[NodeId, bytes]]:
-    if name in queues:
+    known = queues.get(name)
+    if known is not None and known.statistics().open_receive_channels:
         raise LocalFault(f"{name} has a queue")
     queues[name], receive = trio.open_memory_channel[tuple[NodeId, bytes]](size)
     return receive

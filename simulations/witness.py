@@ -37,6 +37,7 @@ _FORGETFUL = ("the ledger was rebuilt", "this ledger lacks what this voter had a
 """How a voter begins to say that it lacks what it promised: right only where the disk has lost that."""
 _DAMAGED = "the ledger holds damaged blocks"
 _UNSURE = "voting again without the word of every other voter"
+_INSTALLED = "installed a snapshot of the state"
 _AHEAD = "ahead of the clock"
 """What a node says of a peer whose clock, or its own, is wrong."""
 
@@ -105,12 +106,13 @@ class Witness:
             if key == keyspace.HARD_STATE:
                 self.durable.written(node.id, codec.decode(value, HardState), sync=sync)
             elif key.startswith(keyspace.BLOCK):
-                self._stored(node, Block.decode(value))
+                # The block of an installed snapshot was cut long ago, also where this very node had led then.
+                self._stored(node, Block.decode(value), is_news=keyspace.STATE_IN_USE not in batch.writes)
 
-    def _stored(self, node: Node, block: Block) -> None:
+    def _stored(self, node: Node, block: Block, *, is_news: bool) -> None:
         self.logs.stored(block)
         self.elections.led(block.term, block.header.leader)
-        if block.opening and block.header.leader == node.id:
+        if is_news and block.opening and block.header.leader == node.id:
             self.history.record("leader", node.index, block.term)
             self.chain.led(block.term, node.id, lambda height: _hash_at(node, height))
 
@@ -122,11 +124,12 @@ class Witness:
             self.sends.sent(node.id, message, lambda height: _hash_at(node, height))
 
     async def watch(self, node: Node, core: Core) -> None:
-        """See what a node applies, until cancelled."""
-        mark = core.applier.height.value
+        """See what a node applies, until cancelled; what lies below a snapshot it installs, when it has fetched that."""
+        mark = core.applier.history.value
         store = LedgerStore(node.rows.undamaged(), self.configuration)
         while True:
-            height = await core.applier.height.wait_above(mark)
+            height = await core.applier.history.wait_above(mark)
+            store.refresh()
             for block in store.blocks(Height(mark + 1), height):
                 proof = store.proof_at_or_above(block.height)
                 assert proof is not None, "applied with a proof"
@@ -148,6 +151,8 @@ class NodeLog:
     def info(self, event: str, **values: Any) -> None:
         """Keep it."""
         self._keep("info", event, values)
+        if event == _INSTALLED:
+            self._witness.history.record("installed", self._node.index, values["height"])
         if self._node.was_lied_to and event == _UNSURE:
             self._witness.excuse()
 

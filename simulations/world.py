@@ -23,6 +23,7 @@ from simulations.machine import (
     Node,
     found_network,
     new_node,
+    snapshot_space,
 )
 from simulations.network import GOOD, Network
 from simulations.transport import VirtualTransport
@@ -113,6 +114,7 @@ class World(Witness):
     def _stop(self, node: Node, life: Incarnation) -> None:
         life.is_up = False
         life.disk.power_off()
+        life.snapshot_disk.power_off()
         self.network.detach(life.transport)
         life.nursery.cancel_scope.cancel()
         # Who was stopped ends like any other, now that nothing it does leaves it.
@@ -125,6 +127,7 @@ class World(Witness):
             async with trio.open_nursery() as nursery:
                 life = node.life = self._boot(node, nursery)
                 nursery.start_soon(life.disk.run)
+                nursery.start_soon(life.snapshot_disk.run)
                 nursery.start_soon(life.core.run)
                 nursery.start_soon(self.watch, node, life.core)
                 node.is_starting = False
@@ -135,7 +138,7 @@ class World(Witness):
             self._stop(node, life)
             self._forget(node, life)
             life.ended.set()
-        node.rows = node.rows.reopened()
+        node.rows, node.snapshot_rows = node.rows.reopened(), node.snapshot_rows.reopened()
         node.life = None
         node.is_starting = False
         if failure is not None:
@@ -162,6 +165,8 @@ class World(Witness):
             faults=node.disk_faults,
             failed=lambda: self._disk_failed(node),
         )
+        snapshot_rng = determinism.stream(self.seed, f"snapshots/{name}")
+        snapshot_disk = VirtualDisk(node.snapshot_rows, node.disk_speed, snapshot_rng, lambda *_: None)
         ports = Ports(
             transport=transport,
             disk=disk,
@@ -169,15 +174,17 @@ class World(Witness):
             clock=node.clock,
             entropy=VirtualEntropy(determinism.stream(self.seed, f"entropy/{name}")),
             log=self.log_of(node),
+            snapshots=snapshot_space(node, snapshot_disk),
         )
         store = LedgerStore(node.rows, self.configuration)
-        self.saw_start(node, store.hard_state(), store.applied().height)
+        self.saw_start(node, store.hard_state(), store.history_height())
         core = Core(ports, store, node.key)
         self.network.attach(transport)
-        return Incarnation(core, transport, disk, nursery, trio.current_time())
+        return Incarnation(core, transport, disk, snapshot_disk, nursery, trio.current_time())
 
     def _forget(self, node: Node, life: Incarnation) -> None:
         lost_since = life.disk.lose_unsynced()
+        life.snapshot_disk.lose_unsynced()
         if any(other.was_lied_to and not self._votes(other) for other in self.nodes if other is not node):
             self.excuse()  # who might have told it what it had promised is gone
         if lost_since is None:
@@ -241,6 +248,8 @@ class World(Witness):
         await self.crash(node)
         self.history.record("rebuild", node.index)
         node.rows = MemoryStore()
+        if determinism.stream(self.seed, f"rebuild/{node.index}/{node.lives}").random() < 0.5:
+            node.snapshot_rows = MemoryStore()  # another disk; else snapshots made here help
         LedgerStore.mark_rebuilt(node.rows)
         self.durable.forgot(node.id)
         node.is_forgetful = True
@@ -274,8 +283,10 @@ class World(Witness):
         damaged or rebuilt at a time: when a second one loses its ledger before the first has it back, what both had
         promised is gone, and only governance helps (ledger.md 7.4). So a bit of a second one is spared.
         """
-        unwell = [other for other in self.nodes if other is not node and self._is_unwell(other)]
+        unwell = [other for other in self.nodes if other is not node and other.is_unwell]
         family = self._rot.choice(_ROTTEN)
+        if family == keyspace.STATE:
+            family = node.rows.get(keyspace.STATE_IN_USE) or family
         keys = [key for key, _ in node.rows.undamaged().scan(*keyspace.prefix_range(family))]
         if unwell or not keys:
             self.history.record("bit-rot", node.index, "spared")
@@ -286,10 +297,6 @@ class World(Witness):
         )
         node.rows.damage(keys[first : first + _ROWS_PER_TABLE_BLOCK])
         self.history.record("bit-rot", node.index, family.decode())
-
-    @staticmethod
-    def _is_unwell(node: Node) -> bool:
-        return bool(node.rows.damaged) or node.rows.get(keyspace.REBUILT) is not None
 
     def lie_disk(self, node: Node) -> None:
         """Let a disk say of all writes from now on that they are synchronised, and lose the latest when power fails.
@@ -389,6 +396,5 @@ class World(Witness):
         """Wait until a node that was rebuilt has its ledger back: two voters that both wait for each other would do so for ever."""
         is_voter = node.id in self.configuration.voters
         with trio.move_on_after(_REJOIN_S):
-            # No task of a node may know that it is watched.
-            while is_voter and not self._votes(node):  # noqa: ASYNC110
+            while is_voter and not self._votes(node):  # noqa: ASYNC110 - no task of a node may know that it is watched
                 await trio.sleep(_LOOK_EVERY_S)

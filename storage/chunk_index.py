@@ -1,16 +1,16 @@
 """Where each chunk lies, who needs it, and how it fared: rows of the ledger database (`keyspace.TABLE`).
 
 Functions that change rows only add them to a `Batch`: the caller commits them together with what they belong to.
-Every family of rows has one writer, so that no lock spans databases: the chunk store places, forgets and quarantines,
-the applier counts references, the scrub notes readings.
+Every row has one writer, so that no lock spans databases: the chunk store places, forgets and quarantines, who keeps
+a record's list of chunks notes its references, the scrub notes readings.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from protocol.codec import pack, unpack
-from protocol.errors import Corruption, LocalFault, Malformed
-from protocol.identifiers import Cid
+from protocol.errors import Corruption, Malformed
+from protocol.identifiers import Cid, Rid
 from storage.key_value import Batch, KeyValue
 from storage.keyspace import (
     CHUNK,
@@ -57,7 +57,7 @@ class ChunkIndex:
         """Stage that a chunk is deleted and its payload waits to be reclaimed."""
         batch.delete(CHUNK + cid)
         batch.delete(CHUNK_SCRUBBED + cid)
-        batch.put(CHUNK_RECLAIM + sequence_key(sequence), b"")
+        batch.put(CHUNK_RECLAIM + sequence_key(sequence), cid)
 
     def quarantine(self, batch: Batch, cid: Cid, sequence: int) -> None:
         """Stage that a chunk's payload is bad: the chunk is no longer here, and the payload is remembered."""
@@ -69,9 +69,10 @@ class ChunkIndex:
         """Stage that a bad payload exists no more."""
         batch.delete(CHUNK_QUARANTINE + sequence_key(sequence))
 
-    def locations(self) -> Iterator[tuple[Cid, Location]]:
-        """Yield every chunk that is here, in the order of content ids."""
-        for key, value in self._ledger.scan(*prefix_range(CHUNK)):
+    def locations(self, after: bytes = b"") -> Iterator[tuple[Cid, Location]]:
+        """Yield every chunk that is here, in the order of content ids; those behind `after` only, if one is given."""
+        start, stop = prefix_range(CHUNK)
+        for key, value in self._ledger.scan(start + after + b"\0" if after else start, stop):
             yield Cid(key[1:]), Location(*_numbers(value, 2, "chunk"))
 
     def cursor(self) -> int:
@@ -94,33 +95,33 @@ class ChunkIndex:
             int.from_bytes(key[1:], "big") for key, _ in self._ledger.scan(*prefix_range(CHUNK_RECLAIM))
         )
 
+    def lingering(self) -> frozenset[Cid]:
+        """Return the deleted or quarantined chunks whose bytes are still in the files; bounded as their two lists are."""
+        deleted = self._ledger.scan(*prefix_range(CHUNK_RECLAIM))
+        return frozenset(Cid(cid) for _, cid in deleted if cid) | {cid for _, cid in self.quarantined()}
+
     def reclaimed(self, batch: Batch, sequence: int) -> None:
         """Stage that a deleted payload's space has been given back."""
         batch.delete(CHUNK_RECLAIM + sequence_key(sequence))
 
-    # --- references: written by the applier -------------------------------------------------------------------
+    # --- references: one row for each record that names a chunk, so that nobody reads a count, changes and writes it ---
 
-    def references(self, cid: Cid) -> int:
-        """Return how many records on the ledger name a chunk; it need not be here."""
-        value = self._ledger.get(CHUNK_REFERENCES + cid)
-        return 0 if value is None else _numbers(value, 1, "chunk references")[0]
+    def references(self, cid: Cid) -> Iterator[Rid]:
+        """Yield the records that name a chunk, sorted; neither they nor the chunk need be here."""
+        for key, _ in self._ledger.scan(*prefix_range(CHUNK_REFERENCES + cid)):
+            yield Rid(key[len(CHUNK_REFERENCES) + len(cid) :])
 
-    def refer(self, batch: Batch, cid: Cid, change: int) -> int:
-        """Stage a change of a chunk's reference count, on top of what the batch already stages; return the count."""
-        key = CHUNK_REFERENCES + cid
-        staged = batch.writes.get(key)
-        if key in batch.writes:
-            count = 0 if staged is None else _numbers(staged, 1, "chunk references")[0]
-        else:
-            count = self.references(cid)
-        count += change
-        if count < 0:
-            raise LocalFault("a chunk would have fewer references than none")
-        if count:
-            batch.put(key, pack(count))
-        else:
-            batch.delete(key)
-        return count
+    @staticmethod
+    def refer(batch: Batch, cids: Sequence[Cid], rid: Rid) -> None:
+        """Stage that a record names these chunks."""
+        for cid in cids:
+            batch.put(CHUNK_REFERENCES + cid + rid, b"")
+
+    @staticmethod
+    def release_references(batch: Batch, cids: Sequence[Cid], rid: Rid) -> None:
+        """Stage that a record names these chunks no more."""
+        for cid in cids:
+            batch.delete(CHUNK_REFERENCES + cid + rid)
 
     # --- scrub: written by the scrub --------------------------------------------------------------------------
 

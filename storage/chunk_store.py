@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from protocol.cid import cid_text
 from protocol.errors import Corruption, Invalid, LocalFault
 from protocol.identifiers import Cid
+from storage import growth
 from storage.chunk_index import ChunkIndex, Location
 from storage.key_value import Batch, KeyValue
 from storage.payload_store import PayloadStore
 
 _INDEX_ROWS_PER_BATCH = 1_000
 _UNREADABLE_TAIL_MAX = 2**20
+_RECLAIM_AT_ONCE = 256
+"""Payloads, at most 256 MiB: what one turn of rewriting tables gives back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class ChunkStore:
         self._ledger = ledger
         self._payloads = PayloadStore(payloads)
         self._writing = threading.Lock()
+        self._reclaiming = threading.Lock()
         self._chunks = 0
         self._bytes = 0
         self._corruptions = 0
@@ -149,18 +153,31 @@ class ChunkStore:
         """
         with self._writing:
             batch = Batch()
-            deleted = 0
+            sequences: list[int] = []
             for cid in dict.fromkeys(cids):
                 location = self.index.locate(cid)
                 if location is not None:
                     self.index.forget(batch, cid, location.sequence)
                     self._count(-location.size)
-                    deleted += 1
-            if deleted:
+                    sequences.append(location.sequence)
+            if sequences:
                 # Synchronised before the payloads go: an index row must never outlive its payload.
                 self._ledger.write(batch, sync=True)
-                self._finish_deletions()
-            return deleted
+                self._payloads.delete(sequences)
+        # Not among writers: rewriting tables takes a second for 256 MiB, and what was deleted is out of their way.
+        self._reclaim(tuple(sequences))
+        return len(sequences)
+
+    def lingering(self, cids: Sequence[Cid]) -> frozenset[Cid]:
+        """Return those of deleted chunks whose bytes are still in the files, after trying once more to be rid of them.
+
+        Only damage keeps them there: of a table that cannot be merged, or of the payload itself (quarantine).
+        """
+        left = self.index.lingering().intersection(cids)
+        if left:
+            self._reclaim(self.index.to_reclaim())
+            left = self.index.lingering().intersection(cids)
+        return left
 
     def rebuild_index(self) -> None:
         """Throw away where chunks lie and read it back from the payloads; references and scrub times stay."""
@@ -187,6 +204,7 @@ class ChunkStore:
         batch = Batch()
         for sequence, _ in self.index.quarantined():
             self.index.release(batch, sequence)
+        growth.forget_all(batch, self._ledger)
         self._ledger.write(batch, sync=True)
         if self._chunks:
             self.rebuild_index()
@@ -213,13 +231,18 @@ class ChunkStore:
 
     def _finish_deletions(self) -> None:
         sequences = self.index.to_reclaim()
-        if not sequences:
-            return
-        self._payloads.delete(sequences)
-        batch = Batch()
-        for sequence in self._payloads.reclaim(sequences):
-            self.index.reclaimed(batch, sequence)
-        self._ledger.write(batch, sync=True)
+        if sequences:
+            self._payloads.delete(sequences)
+            self._reclaim(sequences)
+
+    def _reclaim(self, sequences: Sequence[int]) -> None:
+        """Give back the space of deleted payloads, a bounded part at a time."""
+        for start in range(0, len(sequences), _RECLAIM_AT_ONCE):
+            with self._reclaiming:
+                batch = Batch()
+                for sequence in self._payloads.reclaim(sequences[start : start + _RECLAIM_AT_ONCE]):
+                    self.index.reclaimed(batch, sequence)
+                self._ledger.write(batch, sync=True)
 
     def _count(self, size: int) -> None:
         self._chunks += 1 if size >= 0 else -1

@@ -13,6 +13,11 @@ def free_share(path: Path) -> float:
     return usage.free / usage.total
 
 
+def free_bytes(path: Path) -> int:
+    """Return the bytes of the disk below `path` that an ordinary user may still fill."""
+    return shutil.disk_usage(path).free
+
+
 def check_reserve(path: Path, *, adding: int = 0, reserve: float = limits.DISK_RESERVE) -> None:
     """Check, before a record is written, that the disk's reserve stays untouched; `adding` is bytes to be written.
 

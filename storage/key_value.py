@@ -54,8 +54,11 @@ class KeyValue(Protocol):
         """Push what is buffered in memory into tables, so that idle memory is small and scrubs see every byte."""
         ...
 
-    def compact(self, start: bytes, stop: bytes) -> None:
-        """Give back the space of deleted keys in a range (flush, then compact with explicit bounds; storage.md 1)."""
+    def compact(self, start: bytes, stop: bytes) -> bool:
+        """Give back the space of deleted keys in a range (flush, then compact with explicit bounds; storage.md 1).
+
+        Return whether their bytes are gone from the files: not while somebody scans what they were part of.
+        """
         ...
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ import plyvel
 
 from protocol import limits
 from protocol.errors import Corruption, LocalFault, Refused, StorageFull
+from storage.callers import Callers
 from storage.directories import sync_directory
 from storage.key_value import Batch
 from storage.keyspace import FORMAT
@@ -77,12 +78,11 @@ class LevelDb:
         self._cure = f"run `{rebuild}`" if rebuild else "restore its directory from a copy"
         self._write_buffer = write_buffer
         self._free_bytes = free_bytes
-        self._gate = threading.Condition()
-        self._calls = 0
-        self._closed = False
+        self._callers = Callers(self.name)
         self._write_lock = threading.Lock()
         self._unsynced = False
         self._dirty = True  # replaying a log at open fills the buffer
+        self._holds_replaced = False
         self._failure: tuple[Callable[[str], Exception], str] | None = None
         self._db = self._opened(create=create, max_file_size=max_file_size, compression=compression)
         try:
@@ -102,13 +102,13 @@ class LevelDb:
         Raises:
             Corruption: the stored bytes fail their checksum.
         """
-        self._enter()
+        self._callers.enter()
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
             raise self._read_error(error) from None
         finally:
-            self._leave()
+            self._callers.leave()
         return value
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -119,6 +119,15 @@ class LevelDb:
         """
         if start >= stop:
             return
+        try:
+            with self._callers.scanning():
+                yield from self._scan(start, stop, reverse=reverse)
+        finally:
+            if self._holds_replaced:
+                with suppress(LocalFault):  # closed: the engine removes what is replaced when it opens again
+                    self._step(self._remove_replaced)
+
+    def _scan(self, start: bytes, stop: bytes, *, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         rows = self._step(
             lambda: self._db.iterator(
                 start=start,
@@ -138,13 +147,13 @@ class LevelDb:
                 self._step(rows.close)
 
     def _step(self, step: Callable[[], Any]) -> Any:  # Any: plyvel has no types
-        self._enter()
+        self._callers.enter()
         try:
             return step()
         except plyvel.Error as error:
             raise self._read_error(error) from None
         finally:
-            self._leave()
+            self._callers.leave()
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -158,11 +167,11 @@ class LevelDb:
         """
         if FORMAT in batch.writes:
             raise LocalFault("the format key belongs to the database itself")
-        self._enter()
+        self._callers.enter()
         try:
             self._write(batch.writes, batch.bytes, sync=sync)
         finally:
-            self._leave()
+            self._callers.leave()
 
     def _write(self, writes: Mapping[bytes, bytes | None], size: int, *, sync: bool) -> None:
         with self._write_lock:
@@ -210,11 +219,11 @@ class LevelDb:
 
     def flush(self) -> None:
         """Turn the write buffer into a table: frees its memory, and lets a scrub read every byte."""
-        self._enter()
+        self._callers.enter()
         try:
             self._flush()
         finally:
-            self._leave()
+            self._callers.leave()
 
     def _flush(self) -> None:
         with self._write_lock:
@@ -232,14 +241,16 @@ class LevelDb:
                 raise self._write_error(error) from None
             self._dirty = False
 
-    def compact(self, start: bytes, stop: bytes) -> None:
+    def compact(self, start: bytes, stop: bytes) -> bool:
         """Give back the space of deleted keys in a range: afterwards no table holds their values; the caller keeps writers away.
 
         LevelDB does not rewrite a table that has nothing above it, so a value and its deletion written out together
         would stay for ever. Touching both ends of the range puts a table above all of it, and all is merged.
+        Return False while a scan goes on: the replaced tables stay in the directory until the last one has ended.
         """
-        self._enter()
+        self._callers.enter()
         try:
+            begun_before, open_before = self._callers.scans_begun, self._callers.scans
             self._flush()
             ends = {key: self.get(key) for key in (start, stop)}
             self._write(ends, sum(len(value or b"") for value in ends.values()), sync=True)
@@ -247,10 +258,26 @@ class LevelDb:
             with self._write_lock:
                 self._db.compact_range(start=start, stop=stop)
                 self._raise_background_error()
+            if self._holds_replaced or open_before or self._callers.scans_begun != begun_before:
+                self._holds_replaced = True
+                self._remove_replaced()
         except plyvel.Error as error:
             raise self._write_error(error) from None
         finally:
-            self._leave()
+            self._callers.leave()
+        return not self._holds_replaced
+
+    def _remove_replaced(self) -> None:
+        """Remove the tables that compaction has replaced, unless a scan may still read them: flushing makes the engine look."""
+        # Not waited for: a scan may end (be collected) within a write of its own thread. The next one tries again.
+        if not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            if not self._callers.scans and self._failure is None:
+                self._db.compact_range(start=b"", stop=b"")
+                self._holds_replaced = False
+        finally:
+            self._write_lock.release()
 
     def _raise_background_error(self) -> None:
         # Compaction reports nothing; an empty write returns the error it left behind.
@@ -259,11 +286,8 @@ class LevelDb:
 
     def close(self) -> None:
         """Flush and release the database, after calls in other threads have returned; further calls raise LocalFault."""
-        with self._gate:
-            if self._closed:
-                return
-            self._closed = True
-            self._gate.wait_for(lambda: self._calls == 0)
+        if not self._callers.close():
+            return
         try:
             self._flush()
         finally:
@@ -271,18 +295,6 @@ class LevelDb:
 
     def __repr__(self) -> str:
         return f"LevelDb({self.name!r})"
-
-    def _enter(self) -> None:
-        with self._gate:
-            if self._closed:
-                raise LocalFault(f"database {self.name} is closed")
-            self._calls += 1
-
-    def _leave(self) -> None:
-        with self._gate:
-            self._calls -= 1
-            if self._closed:
-                self._gate.notify_all()
 
     # --- opening ----------------------------------------------------------------------------------------------
 

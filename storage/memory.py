@@ -61,9 +61,10 @@ class MemoryStore:
         self._check_open()
         self._undo.clear()
 
-    def compact(self, start: bytes, stop: bytes) -> None:  # noqa: ARG002 - deleted keys leave nothing behind here
+    def compact(self, start: bytes, stop: bytes) -> bool:  # noqa: ARG002 - deleted keys leave nothing behind here
         """Do what `flush` does."""
         self.flush()
+        return True
 
     def close(self) -> None:
         """Release the store; further calls raise LocalFault. `reopened` gives it back."""

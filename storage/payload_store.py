@@ -122,8 +122,8 @@ class PayloadStore:
         """
         reclaimed: list[int] = []
         for first, last in _runs(sequences):
-            if self._is_readable_around(first, last):
-                self._database.compact(sequence_key(first), sequence_key(last) + b"\0")
+            start, stop = sequence_key(first), sequence_key(last) + b"\0"
+            if self._is_readable_around(first, last) and self._database.compact(start, stop):
                 reclaimed.extend(sequence for sequence in sequences if first <= sequence <= last)
         return tuple(reclaimed)
 

@@ -1,15 +1,17 @@
 """`carechain bench catchup`: members that were away pull the ledger from three voters, and verify all of it.
 
-Three voters and two observers as five processes on loopback. The voters order transactions of 1,060 bytes with two
+Three voters and three observers as six processes on loopback. The voters order transactions of 1,060 bytes with two
 signatures each while the observers are away. Then each observer in turn starts with an empty ledger, pulls every block
-from the voters, verifies every link, proof and signature, and applies it, durably.
+from the voters, verifies every link, root, proof and signature, and applies it, durably.
 
-    catchup          transactions per second of the first observer, the voters idle
-    catchup_loaded   the same of the second, while the voters order as much as they can
-    slowdown         what the voters' own rate loses meanwhile, of what it was just before
+    catchup           transactions per second of the first observer, the voters idle
+    catchup_sampled   the same of the second, which verifies one transaction's signatures in sixteen (history = "sampled")
+    catchup_loaded    the same of the third, which verifies all, while the voters order as much as they can
+    slowdown          what the voters' own rate loses meanwhile, of what it was just before
 
-All five share this machine's processors. What is theirs alone to blame is shown beside: the processor time that the
-voters spend on serving one transaction.
+All six share this machine's processors. A member that catches up has its own, so the third observer runs at the lowest
+priority: what the voters lose is what serving it costs them, not what it computes. Shown beside: the processor time that
+the voters spend on serving one transaction.
 """
 
 import tempfile
@@ -19,17 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.bench import ingredients
-from node.bench.consensus import (
-    SIGNATURES,
-    VOTERS,
-    Answer,
-    Cast,
-    VoterProcess,
-    ask_all,
-    cast,
-    rate_between,
-    settle,
-)
+from node.bench.cast import VOTERS, Answer, Cast, VoterProcess, ask_all, cast
+from node.bench.consensus import SIGNATURES, rate_between, settle, spent_between
 from node.bench.ingredients import Row, figure, row
 from protocol import limits
 from protocol.errors import Unavailable
@@ -40,7 +33,7 @@ MACHINE_SHARE_TARGET = 0.50
 """catchup / (cores / seconds to verify one transaction)."""
 FILL_BYTES = 24 * limits.MIB
 TRANSACTION_BYTES = 1_060
-OBSERVERS = 2
+OBSERVERS = 3
 _CLIENTS, _BATCH = 4, 100
 _ROUND_TRANSACTIONS = 60_000
 """Prepared at a time, which bounds what lies in memory."""
@@ -80,14 +73,17 @@ def _measured(
     missed = settle(nodes.voters)[0]
     show(f"an observer catches up {missed['height']} blocks, the voters idle …")
     alone = _catch_up(nodes)
+    show("another one, which verifies one transaction in sixteen …")
+    sampled = _catch_up(nodes, samples_history=True)
     # As long as it took alone, and longer because it shares the processors, and the time before it comes.
     seconds = _RAMP_S + _LOAD_S + alone.seconds * (1 + _LOADED_SHARE)
     ask_all(nodes.voters, do="prepare", count=int(fill_rate * seconds / VOTERS) + _CLIENTS * _BATCH)
-    show("another one catches up while the voters order as much as they can …")
+    show("a third one catches up while the voters order as much as they can …")
     before, loaded = _catch_up_beside_load(nodes)
     slowdown = 100 * (1 - loaded.voters_rate / before) if loaded.voters_rate is not None else None
     figures = [
         figure("catchup", alone.rate, "tx/s", CATCHUP_TARGET, least=True),
+        figure("catchup_sampled", sampled.rate, "tx/s", CATCHUP_TARGET, least=True),
         figure("slowdown", slowdown, "% of the voters' rate", SLOWDOWN_TARGET_PERCENT, least=False),
         figure("catchup_loaded", loaded.rate, "tx/s", None, least=True),
     ]
@@ -98,6 +94,7 @@ def _measured(
         row("catchup_blocks", missed["height"] / alone.seconds, "blocks/s"),
         row("catchup_for", alone.seconds, "s"),
         row("observer_cpu_per_transaction", alone.observer_cpu_us, "us"),
+        row("sampled_cpu_per_transaction", sampled.observer_cpu_us, "us"),
         row("serving_cpu_per_transaction", alone.voters_cpu_us, "us, all voters"),
         row("voters_rate_before", before, "tx/s"),
         row("voters_rate_meanwhile", loaded.voters_rate, "tx/s"),
@@ -160,14 +157,14 @@ class _CaughtUp:
         return self.transactions / self.seconds
 
 
-def _catch_up(nodes: Cast) -> _CaughtUp:
+def _catch_up(nodes: Cast, *, samples_history: bool = False, yields: bool = False) -> _CaughtUp:
     """Start the next observer and wait until it has all that the voters had when it was connected.
 
     Raises:
         Unavailable: it takes too long.
     """
     deadline = time.monotonic() + _CATCH_UP_S
-    observer = nodes.start_observer()
+    observer = nodes.start_observer(samples_history=samples_history, yields=yields)
     begin = observer.ask(do="state")
     while not begin["connected"]:
         begin = _later(observer, deadline)
@@ -179,21 +176,16 @@ def _catch_up(nodes: Cast) -> _CaughtUp:
         states = ask_all(nodes.voters, do="state")
         # A voter without clients left is no measure of what it could do.
         last = last if any(state["exhausted"] for state in states) else states
-    spent = _spent(usage, ask_all(nodes.voters, do="usage"))
+    spent = spent_between(usage, ask_all(nodes.voters, do="usage"))
     done = end["tree_size"] - begin["tree_size"]
     rates = [rate_between(early, late) for early, late in zip(first, last, strict=True) if late is not early]
     return _CaughtUp(
         done,
         end["at_s"] - begin["at_s"],
-        _spent([own], [observer.ask(do="usage")]) / done * 1e6,
+        spent_between([own], [observer.ask(do="usage")]) / done * 1e6,
         spent / done * 1e6,
         min(rates, default=None),
     )
-
-
-def _spent(before: list[Answer], after: list[Answer]) -> float:
-    """Return the seconds of processor time between two usages."""
-    return float(sum(late["cpu_s"] - early["cpu_s"] for early, late in zip(before, after, strict=True)))
 
 
 def _later(observer: VoterProcess, deadline: float) -> Answer:
@@ -210,7 +202,7 @@ def _catch_up_beside_load(nodes: Cast) -> tuple[float, _CaughtUp]:
     before = ask_all(nodes.voters, do="state")
     time.sleep(_LOAD_S)
     after = ask_all(nodes.voters, do="state")
-    loaded = _catch_up(nodes)
+    loaded = _catch_up(nodes, yields=True)
     ask_all(nodes.voters, do="halt")
     settle(nodes.voters)
     return min(rate_between(early, late) for early, late in zip(before, after, strict=True)), loaded

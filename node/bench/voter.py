@@ -35,6 +35,7 @@ from protocol.identifiers import NodeId, Vid
 from protocol.signing import SigningKey
 from protocol.transaction import SignedTransaction, VaultOpen
 from storage.databases import open_ledger
+from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 
 # Any: commands and answers are JSON objects between two parts of one program.
@@ -64,6 +65,22 @@ class _StandardErrorLog:
         sys.stderr.write(f"{event} {values}\n")
 
     error = warning
+
+
+@dataclass(frozen=True, slots=True)
+class _SlowDisk:
+    """A disk whose synchronised writes take longer."""
+
+    disk: GroupCommitDisk
+    delay_s: float
+
+    def read(self, key: bytes) -> bytes | None:
+        return self.disk.read(key)
+
+    async def commit(self, batch: Batch, *, sync: bool) -> None:
+        await self.disk.commit(batch, sync=sync)
+        if sync:
+            await trio.sleep(self.delay_s)
 
 
 @dataclass(slots=True)
@@ -118,6 +135,7 @@ class Voter:
         return await commands[command["do"]](command)
 
     async def _start(self, command: Command) -> Answer:
+        os.nice(command["niceness"])
         seed, folder = bytes.fromhex(command["seed"]), Path(command["folder"])
         configuration = codec.decode(bytes.fromhex(command["configuration"]), Configuration)
         clock, entropy, log = SystemClock(), SystemEntropy(), _StandardErrorLog()
@@ -136,10 +154,13 @@ class Voter:
         database = open_ledger(folder, create=True)
         disk = GroupCommitDisk(database, log)
         self._key, self._transport = SigningKey(seed), transport
+        delay_ms = command["disk_delay_ms"]
+        slow_or_not = _SlowDisk(disk, delay_ms / 1000) if delay_ms else disk
         self._core = Core(
-            Ports(transport, disk, ThreadWorkers(_WORKER_THREADS), clock, entropy, log),
+            Ports(transport, slow_or_not, ThreadWorkers(_WORKER_THREADS), clock, entropy, log),
             LedgerStore(database, configuration),
             self._key,
+            samples_history=command["samples_history"],
         )
         transport.serve(_ECHO, _return_body)
         self._tasks.start_soon(disk.run)

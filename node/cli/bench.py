@@ -23,6 +23,12 @@ _UNIT_BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 @app.command()
 def consensus(
     minutes: MinutesOption = None,
+    disk_delay: Annotated[
+        float,
+        typer.Option(
+            "--disk-delay", metavar="MS", min=0, help="Let every synchronised write take so much longer."
+        ),
+    ] = 0,
     compare: CompareOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -31,7 +37,12 @@ def consensus(
     from node.bench import consensus as measured  # noqa: PLC0415  (loads the daemon's code, not wanted on the way to --help)
 
     session = Session.start(home, as_json)
-    _report(session, measured.measure(minutes=minutes, compare=compare, show=session.output.notice))
+    _report(
+        session,
+        measured.measure(
+            minutes=minutes, disk_delay_ms=disk_delay, compare=compare, show=session.output.notice
+        ),
+    )
 
 
 @app.command()

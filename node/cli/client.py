@@ -16,6 +16,7 @@ from node.cli.record_parts import RecordParts
 from node.home import Home
 from protocol.errors import (
     CarechainError,
+    Erased,
     Forbidden,
     NotFinal,
     Refused,
@@ -37,6 +38,7 @@ BODY_PIECE_BYTES = 1024 * 1024
 _KINDS: dict[int, type[CarechainError]] = {
     400: Refused,
     403: Forbidden,
+    410: Erased,
     422: Refused,
     500: CarechainError,
     502: RemoteFault,

@@ -42,6 +42,14 @@ def init(
     no_passphrase: Annotated[
         bool, typer.Option("--no-passphrase", help="Keep the key that opens the keys in a file of the home.")
     ] = False,
+    recovery_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery-key",
+            metavar="FILE",
+            help="Where to write the key that opens backups, at best on a medium kept elsewhere [default: recovery.key in the home].",
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -62,35 +70,50 @@ def init(
     )
     config.check()
     session.home.make()
-    document = _make(session.home, config, passphrase_file, sealed=not no_passphrase)
+    document = _make(session.home, config, passphrase_file, recovery_key, sealed=not no_passphrase)
     session.output.document(document, _show)
 
 
-def _make(home: "Home", config: "Config", passphrase_file: Path | None, *, sealed: bool) -> Document:
+def _make(
+    home: "Home", config: "Config", passphrase_file: Path | None, recovery_file: Path | None, *, sealed: bool
+) -> Document:
     from node.card_file import card_text  # noqa: PLC0415
     from node.config import render  # noqa: PLC0415
     from node.home import write_atomically  # noqa: PLC0415
     from node.identity import create_keystore  # noqa: PLC0415
+    from node.recovery_key import make_recovery_key  # noqa: PLC0415
     from protocol.identifiers import peer_id  # noqa: PLC0415
 
     # What libraries write (database files) has no mode of its own choosing: nobody but the owner reads it.
     os.umask(0o077)
+    made = [home.config, home.card, home.key_file]
     try:
         passphrase = find_passphrase(passphrase_file, new=True) if sealed else None
-        identity = create_keystore(home, passphrase, secrets.token_bytes)
+        recovery_file = recovery_file or home.recovery_key
+        recovery = make_recovery_key(recovery_file, secrets.token_bytes)
+        made.append(recovery_file)
+        identity = create_keystore(home, passphrase, secrets.token_bytes, recovery=recovery)
         card = identity.card(config)
         write_atomically(home.card, card_text(card).encode(), mode=0o644)
         # The settings come last: a home without them was not finished, and no other command takes it.
         write_atomically(home.config, render(config).encode())
     except BaseException:
         # The home was empty before: nothing but what we have just made is lost.
-        for path in (home.config, home.card, home.key_file):
+        for path in made:
             path.unlink(missing_ok=True)
         shutil.rmtree(home.keys, ignore_errors=True)
         raise
-    return {"facility": config.name, "peer_id": peer_id(card.member.node), "card": str(home.card)}
+    return {
+        "facility": config.name,
+        "peer_id": peer_id(card.member.node),
+        "card": str(home.card),
+        "recovery_key": str(recovery_file),
+    }
 
 
 def _show(document: Document) -> None:
-    facts([("facility", document["facility"]), ("peer id", document["peer_id"]), ("card", document["card"])])
+    facts(
+        (name.replace("_", " "), document[name]) for name in ("facility", "peer_id", "card", "recovery_key")
+    )
     say("Next: give card.json to whoever runs carechain genesis.")
+    say("Keep the recovery key away from this machine, on paper or in a safe: without it no backup opens.")

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from node.cli import (
     audit,
+    backup,
     bench,
     consent,
     demo,
@@ -53,6 +54,8 @@ def options(home: HomeOption = None, as_json: JsonOption = False) -> None:
 app.command("init")(init.init)
 app.command("genesis")(genesis.genesis)
 app.command("run")(run.run)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("version")(version.version)

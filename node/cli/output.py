@@ -112,15 +112,25 @@ def shown_ids(ids: Iterable[str]) -> Callable[[str], str]:
 
 
 @contextmanager
-def progress(title: str, total: int | None, *, enabled: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the amount done so far; draws a bar on a terminal's standard error, else nothing."""
+def progress(
+    title: str, total: int | None, *, enabled: bool = True, in_bytes: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the amount done so far; draws a bar on a terminal's standard error, else nothing.
+
+    The bar shows the time left, and of bytes how many are done and how many come in a second.
+    """
     if not enabled or not sys.stderr.isatty():
         yield lambda _done: None
         return
     from rich.console import Console  # noqa: PLC0415  (only a terminal pays for loading it)
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import DownloadColumn, MofNCompleteColumn, Progress, TransferSpeedColumn  # noqa: PLC0415
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    amounts = (
+        (DownloadColumn(binary_units=True), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+    )
+    with Progress(
+        *Progress.get_default_columns(), *amounts, console=Console(stderr=True), transient=True
+    ) as bar:
         task = bar.add_task(printable(title), total=total)
         yield lambda done: bar.update(task, completed=done)
 

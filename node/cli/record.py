@@ -1,4 +1,4 @@
-"""`carechain record`: add, list, status, get, export."""
+"""`carechain record`: add, list, status, get, export, erase."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from node.cli.client import Client
 from node.cli.output import Document, facts, printable, say, shown_ids, table
+from node.cli.record_erase import erase
 from node.cli.record_export import export_records, write_checked
 from node.cli.record_upload import add_files
 from node.cli.session import HomeOption, JsonOption, Session, noun
@@ -129,6 +130,9 @@ def export(
     session.output.document(
         document, lambda done: facts((name, done[name]) for name in ("records", "folder", "bundle_resources"))
     )
+
+
+app.command()(erase)
 
 
 def fetch(client: Client, file: Path, *, record: str, purpose: str, user: str | None) -> Document:

@@ -54,7 +54,7 @@ def write_checked(descriptor: int, info: Document, body: Iterator[bytes]) -> Non
         Unavailable: the body broke off or was altered.
     """
     digest, done = hashlib.sha256(), 0
-    with progress("Reading", info["bytes"]) as show:
+    with progress("Reading", info["bytes"], in_bytes=True) as show:
         for piece in body:
             write_all(descriptor, piece)
             digest.update(piece)

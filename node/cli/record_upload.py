@@ -35,7 +35,10 @@ def add_files(client: Client, files: Sequence[Path], options: Mapping[str, objec
     added = Added()
     for file in files:
         try:
-            with _opened(file) as opened, progress(file.name, file.stat().st_size) as show:
+            with (
+                _opened(file) as opened,
+                progress(file.name, file.stat().st_size, in_bytes=True) as show,
+            ):
                 suffix = file.suffix.lower()
                 answer = client.upload("/v1/records", _pieces(opened, show), file_suffix=suffix, **options)
             added.records += answer["records"]

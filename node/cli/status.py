@@ -21,6 +21,7 @@ def _show(document: Document) -> None:
             ("term", document["term"]),
             ("height", document["height"]),
             ("certified height", document["certified_height"]),
+            ("history height", document["history_height"]),
             ("tree", f"{document['tree_size']} transactions, root {document['tree_root']}"),
             ("voters", document["voters"]),
             ("quorum", document["quorum"]),

@@ -4,6 +4,7 @@
 |---|---|---|
 | Refused | 422 | 1 |
 | Forbidden | 403 | 1 |
+| Erased | 410 | 1 |
 | NotFinal | 202, with `ids` and `details` | 3 |
 | StorageFull | 507 | 1 |
 | Unavailable | 503 | 1 |
@@ -31,6 +32,7 @@ from node.telemetry import Metrics
 from protocol import limits
 from protocol.errors import (
     CarechainError,
+    Erased,
     Forbidden,
     NotFinal,
     Refused,
@@ -54,6 +56,7 @@ _STATUS: tuple[tuple[type[CarechainError], int], ...] = (
     (StorageFull, 507),
     (Unavailable, 503),
     (Forbidden, 403),
+    (Erased, 410),
     (Refused, 422),
     (RemoteFault, 502),
     (CarechainError, 500),
@@ -188,6 +191,16 @@ class BodyStream(StreamingResponse):
         """Send the answer."""
         async with aclosing(self._pieces):
             await super().__call__(scope, receive, send)
+
+
+async def lines(documents: AsyncIterator[Mapping[str, Any]], path: str) -> AsyncGenerator[bytes, None]:
+    """Write each document as a line; an error on the way becomes the last line, for the status has been sent."""
+    async with closing(documents):
+        try:
+            async for document in documents:
+                yield json.dumps(document).encode() + b"\n"
+        except Exception as error:  # noqa: BLE001  (told to the caller as the answer's last line)
+            yield bytes(failure(error, path).body) + b"\n"
 
 
 def closing(source: AsyncIterator[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:

@@ -1,7 +1,6 @@
 """Routes about consent and its audit."""
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +9,7 @@ from starlette.routing import Route
 
 from node.services import Services
 from node.telemetry import Metrics
-from node.web.answers import BodyStream, Fields, call, closing, failure, read_fields, route
+from node.web.answers import BodyStream, Fields, call, lines, read_fields, route
 
 
 def consent_routes(services: Services, metrics: Metrics) -> list[Route]:
@@ -48,18 +47,7 @@ def audit_routes(services: Services, metrics: Metrics) -> list[Route]:
 
     async def verify(request: Request) -> Response:
         fields = await read_fields(request)
-        return BodyStream(
-            _lines(services.audit.verify(full=fields.flag("full"))), media_type="application/x-ndjson"
-        )
+        documents = services.audit.verify(full=fields.flag("full"))
+        return BodyStream(lines(documents, "/v1/audit/verify"), media_type="application/x-ndjson")
 
     return [call("/v1/audit/log", log, metrics), route("/v1/audit/verify", verify, metrics)]
-
-
-async def _lines(documents: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[bytes, None]:
-    """Write each document as a line; an error on the way becomes the last line, for the status has been sent."""
-    async with closing(documents):
-        try:
-            async for document in documents:
-                yield json.dumps(document).encode() + b"\n"
-        except Exception as error:  # noqa: BLE001  (told to the caller as the answer's last line)
-            yield bytes(failure(error, "/v1/audit/verify").body) + b"\n"

@@ -1,4 +1,4 @@
-"""Routes about the node itself: status, members, storage; and what TCP shows: /healthz and /metrics."""
+"""Routes about the node itself: status, members; and what TCP shows: /healthz and /metrics."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,13 +18,9 @@ def node_routes(services: Services, metrics: Metrics) -> list[Route]:
     async def members(_request: Request) -> Response:
         return JSONResponse(services.status.members())
 
-    async def storage(_request: Request) -> Response:
-        return JSONResponse(await services.status.storage())
-
     return [
         route("/v1/status", status, metrics, method="GET"),
         route("/v1/members", members, metrics, method="GET"),
-        route("/v1/storage", storage, metrics, method="GET"),
     ]
 
 

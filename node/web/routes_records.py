@@ -51,6 +51,14 @@ def record_routes(services: Services, metrics: Metrics) -> list[Route]:
     async def status(fields: Fields) -> Mapping[str, Any]:
         return await services.query.status(fields.text("record"))
 
+    async def erase(fields: Fields) -> Mapping[str, Any]:
+        return await services.erasures.erase(
+            fields.text("record"),
+            only=fields.flag("only"),
+            listed=fields.texts("listed"),
+            wallet=fields.wallet(),
+        )
+
     async def read(request: Request) -> Response:
         fields = await read_fields(request)
         info, stream = await services.query.read(
@@ -73,6 +81,7 @@ def record_routes(services: Services, metrics: Metrics) -> list[Route]:
         route("/v1/records/export", export, metrics),
         call("/v1/records/list", listed, metrics),
         call("/v1/records/status", status, metrics),
+        call("/v1/records/erase", erase, metrics),
         route("/v1/records/read", read, metrics),
     ]
 

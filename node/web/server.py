@@ -14,10 +14,12 @@ from node.config import host_and_port
 from node.home import Home
 from node.services import Services
 from node.telemetry import Metrics
+from node.web.routes_backup import backup_routes
 from node.web.routes_consent import audit_routes, consent_routes
 from node.web.routes_node import node_routes, public_routes
 from node.web.routes_patients import patient_routes
 from node.web.routes_records import record_routes
+from node.web.routes_storage import storage_routes
 from protocol.errors import Refused
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def api(services: Services, metrics: Metrics) -> Starlette:
             *record_routes(services, metrics),
             *consent_routes(services, metrics),
             *audit_routes(services, metrics),
+            *backup_routes(services, metrics),
+            *storage_routes(services, metrics),
         ]
     )
 

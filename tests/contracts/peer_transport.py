@@ -130,6 +130,14 @@ class PeerTransportContract:
         with pytest.raises(trio.WouldBlock):
             inbox.receive_nowait()
 
+    async def test_an_inbox_that_was_closed_gives_way_to_another(self, pair: Pair) -> None:
+        one, other = pair
+        other.inbox("news", 2).close()
+        inbox = other.inbox("news", 2)
+        one.send(other.me, "news", b"x")
+        with trio.fail_after(5):
+            assert await inbox.receive() == (one.me, b"x")
+
     async def test_a_large_call_arrives_whole(self, pair: Pair) -> None:
         one, other = pair
         other.serve("rpc", echo)

@@ -95,7 +95,7 @@ class FacilityDouble:
         )
         return Audit(
             authorities=self.authorities, attachments=self.attachments, store=self.store,
-            ledger_audit=LedgerAudit(self.store, member.rows, member.workers),
+            ledger_audit=LedgerAudit(self.store, member.workers),
             store_audit=StoreAudit(
                 chunks=self.chunks, envelopes=member.envelopes, keystore=member.keystore, store=self.store,
                 databases=databases, workers=member.workers,

@@ -7,6 +7,7 @@ from node.receipts import Receipts
 from protocol.certificate import CommitProof
 from protocol.errors import LocalFault, StorageFull
 from protocol.identifiers import Height, Txid
+from protocol.merkle import Frontier
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
@@ -117,3 +118,17 @@ async def test_everybody_who_waits_for_a_height_wakes_and_nobody_early(autojump_
         assert woken == [(2, 3), (3, 4)]
         height.advance(Height(9))
     assert woken[-1] == (4, 9)
+
+
+async def test_37_blocks_that_lost_do_not_stay_above_what_a_voter_applies_while_it_follows() -> None:
+    rows = MemoryStore()
+    applier = applier_on(rows)
+    rival = chain.successor(CHAIN[1], Frontier(), leader=0)
+    above = chain.successor(rival, Frontier(), leader=0)
+    tail = Batch()
+    LedgerStore.put_blocks(tail, (*CHAIN[1:2], rival, above))
+    rows.write(tail, sync=True)
+
+    await applier.apply(committed(1, 2))
+
+    assert LedgerStore(rows, CONFIGURATION).tip_height() == 2

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from node.bench import catchup, consensus, ingredients, storage
+from node.bench import cast, catchup, consensus, ingredients, storage
 from node.system import ThreadWorkers
 from protocol import limits
 from protocol.errors import Unavailable
@@ -103,7 +103,9 @@ def test_three_voters_order_what_is_submitted_and_end_with_one_chain() -> None:
     """That they do is asserted in the benchmark itself, between its phases; here that it comes through all of them."""
     document = consensus.measure(minutes=0.03, compare=True, show=lambda _line: None)
     check_document(document)
-    assert names(document["figures"]) == ["sustained", "latency_p50", "latency_p99"]
+    assert names(document["figures"]) == [
+        "sustained", "latency_p50", "latency_p99", "latency_p50_1000", "latency_p99_1000",
+    ]  # fmt: skip
     assert names(document["ratios"]) == ["sustained"]
     value = partial(ingredients.value_of, document["ingredients"])
     assert value("transaction_bytes") >= 1024
@@ -115,7 +117,7 @@ def test_three_voters_order_what_is_submitted_and_end_with_one_chain() -> None:
 def test_observers_that_were_away_catch_up_with_voters_that_idle_and_with_voters_that_work() -> None:
     document = catchup.measure(fill_bytes=3 * limits.MIB, compare=True, show=lambda _line: None)
     named = {row["name"]: row for row in document["figures"]}
-    assert set(named) == {"catchup", "slowdown", "catchup_loaded"}
+    assert set(named) == {"catchup", "catchup_sampled", "slowdown", "catchup_loaded"}
     assert named["catchup"]["value"] > 0
     assert named["catchup_loaded"]["value"] > 0
     value = partial(ingredients.value_of, document["ingredients"])
@@ -125,7 +127,7 @@ def test_observers_that_were_away_catch_up_with_voters_that_idle_and_with_voters
 
 
 def test_a_voter_that_ends_is_told_from_one_that_answers() -> None:
-    voter = consensus.VoterProcess("00")
+    voter = cast.VoterProcess("00")
     voter.process.kill()
     with pytest.raises(Unavailable, match="before its time"):
         voter.ask(do="state")

@@ -19,11 +19,9 @@ from tests.node.web_services import Calls, serving
 
 Run = Callable[..., tuple[int, str, str]]
 
-ABSENT = ("verify", "restore", "backup", "recover")
+ABSENT = ("verify", "recover")
 ABSENT_VERBS = {
     "member": ("propose", "vote", "ticket", "leave"),
-    "storage": ("scrub", "repair", "reclaim"),
-    "record": ("erase",),
     "consent": ("simulate",),
     "audit": ("receipt",),
     "bench": ("read",),
@@ -76,6 +74,7 @@ def test_init_makes_keys_settings_and_card(run: Run, tmp_path: Path) -> None:
         "facility": "Clinic",
         "peer_id": card["peer_id"],
         "card": str(tmp_path / "h" / "card.json"),
+        "recovery_key": str(tmp_path / "h" / "recovery.key"),
     }
     assert (card["kind"], card["role"], card["addresses"]) == ("clinic", "observer", [])
     assert config.load(tmp_path / "h" / "config.toml").listen == ("/ip4/0.0.0.0/tcp/0",)

@@ -24,9 +24,13 @@ ADDRESSES = st.lists(
     role=st.sampled_from(["voter", "witness", "observer"]),
     addresses=ADDRESSES,
     http=st.sampled_from([None, "127.0.0.1:8080", "[::1]:0"]),
+    history=st.sampled_from(["full", "sampled"]),
+    blocks=st.sampled_from([1, 1_000, 1_000_000]),
 )
-def test_rendered_configuration_parses_to_the_same(name, kind, role, addresses, http) -> None:
-    written = Config(name, kind, role, addresses, addresses, addresses, http)
+def test_rendered_configuration_parses_to_the_same(
+    name, kind, role, addresses, http, history, blocks
+) -> None:
+    written = Config(name, kind, role, addresses, addresses, addresses, http, history, blocks)
     assert config.parse(config.render(written)) == written
 
 
@@ -50,6 +54,10 @@ def test_any_text_is_a_configuration_or_one_sentence(text: str) -> None:
         "name = 'A'\nlisten = '/ip4/0.0.0.0/tcp/0'",
         "name = 'A'\nlisten = []",
         "name = 'A'\nhttp = '8080'",
+        "name = 'A'\nhistory = 'none'",
+        "name = 'A'\nsnapshot_blocks = 0",
+        "name = 'A'\nsnapshot_blocks = 1.5",
+        "name = 'A'\nsnapshot_blocks = true",
         "name = 'A'\nlistne = ['/ip4/0.0.0.0/tcp/0']",
         "name = ''",
         "name = 'A\tB'",

@@ -12,29 +12,33 @@ from tests.node.daemons import carechain
 pytestmark = pytest.mark.slow
 
 COMMANDS = {
-    "": {"init", "genesis", "run", "status", "member", "storage", "demo", "bench", "version", "patient", "record", "consent", "audit"},
+    "": {"init", "genesis", "run", "status", "member", "storage", "demo", "bench", "version", "patient", "record", "consent", "audit", "backup", "restore"},
     "member": {"list"},
-    "storage": {"status"},
+    "storage": {"status", "scrub", "repair", "reclaim"},
     "bench": {"consensus", "storage", "catchup"},
     "patient": {"register", "list", "handover"},
-    "record": {"add", "list", "status", "get", "export"},
+    "record": {"add", "list", "status", "get", "export", "erase"},
     "consent": {"grant", "list", "revoke"},
     "audit": {"log", "verify"},
 }  # fmt: skip
 OPTIONS = {
-    "init": {"--name", "--kind", "--role", "--listen", "--announce", "--peer", "--http", "--no-passphrase", "--passphrase-file"},
+    "init": {"--name", "--kind", "--role", "--listen", "--announce", "--peer", "--http", "--no-passphrase", "--passphrase-file", "--recovery-key"},
     "genesis": {"-o"},
     "run": {"--genesis", "--rebuild", "--log-level", "--log-format", "--passphrase-file"},
+    "backup": {"-o", "--payloads", "--new-recovery-key", "--passphrase-file"},
+    "restore": {"--recovery-key", "--new-passphrase-file"},
     "demo": {"--keep", "--facilities"},
-    "bench consensus": {"--minutes", "--compare"},
+    "bench consensus": {"--minutes", "--disk-delay", "--compare"},
     "bench storage": {"--minutes", "--fill", "--compare"},
     "bench catchup": {"--fill", "--compare"},
+    "storage scrub": {"--rate"},
     "patient register": {"--from", "--identifier", "--birth-date", "--name"},
     "patient handover": {"-o", "--no-grant", "--wallet-passphrase-file"},
     "record add": {"--patient", "--category", "--media-type", "--force"},
     "record list": {"--patient"},
     "record get": {"-o", "--purpose", "--user"},
     "record export": {"--patient", "-o"},
+    "record erase": {"--only", "--yes", "--wallet", "--wallet-passphrase-file"},
     "consent grant": {"--patient", "--to", "--category", "--purpose", "--expires", "--write", "--wallet", "--wallet-passphrase-file"},
     "consent list": {"--patient", "--wallet", "--wallet-passphrase-file"},
     "consent revoke": {"--wallet", "--wallet-passphrase-file"},
@@ -42,8 +46,8 @@ OPTIONS = {
     "audit verify": {"--full"},
 }  # fmt: skip
 ABSENT = (
-    "member propose", "member vote", "member ticket", "member leave", "recover", "storage scrub", "storage repair",
-    "storage reclaim", "backup", "restore", "record erase", "audit receipt", "verify", "bench read",
+    "member propose", "member vote", "member ticket", "member leave", "recover",
+    "audit receipt", "verify", "bench read",
     "consent simulate",
 )  # fmt: skip
 

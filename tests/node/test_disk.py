@@ -42,8 +42,8 @@ class GatedStore:
     def flush(self) -> None:
         self.rows.flush()
 
-    def compact(self, start: bytes, stop: bytes) -> None:
-        self.rows.compact(start, stop)
+    def compact(self, start: bytes, stop: bytes) -> bool:
+        return self.rows.compact(start, stop)
 
     def close(self) -> None:
         self.rows.close()

@@ -16,6 +16,18 @@ def test_a_new_home_is_for_its_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
+def test_a_directory_that_is_no_home_keeps_its_mode(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o755)
+    (theirs / "file").touch()
+
+    with pytest.raises(Refused, match="not empty"):
+        Home(theirs).make()
+
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o755
+
+
 def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="not empty"):

@@ -12,7 +12,8 @@ from protocol.configuration import Configuration, network_id
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
-from storage.ledger_store import LedgerStore
+from storage.key_value import Batch
+from storage.ledger_store import HistoryMark, LedgerStore
 from storage.memory import MemoryStore
 from tests.node.ledger_double import DoubleClock
 from tests.node.scripted_transport import Answer, ScriptedTransport
@@ -109,7 +110,8 @@ class RecallHouse(House):
     def __init__(self, voters: int) -> None:
         super().__init__(voters)
         self.key = next(key for key in KEYS if NodeId(key.public) == self.transport.me)
-        self.store = LedgerStore(MemoryStore(), self.configuration)
+        self.rows = MemoryStore()
+        self.store = LedgerStore(self.rows, self.configuration)
         self.recall = Recall(self.configuration, self.transport, DoubleClock(), self.store)
         self.before = dataclasses.replace(
             HardState.initial(),
@@ -169,6 +171,21 @@ async def test_a_forgotten_acknowledgement_silences_the_voter(nursery, autojump_
     house.transport.calls = {first: house.saw(5), second: house.saw(5, house.ack(5, 3))}
     await house.run()
     assert house.results == [None]
+
+
+async def test_an_acknowledgement_below_an_installed_snapshot_silences_nobody(
+    nursery, autojump_clock
+) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    batch = Batch()
+    gap = HistoryMark(Height(0), house.store.hash(Height(0)), 0, (), Height(80))
+    house.store.put_history(batch, (), gap)
+    house.rows.write(batch, sync=True)
+    house.store.refresh()
+    house.transport.calls = {first: house.saw(5), second: house.saw(5, house.ack(5, 79))}
+    await house.run()
+    assert house.results == [house.before]
 
 
 async def test_nobody_can_silence_a_voter_with_what_it_did_not_sign(nursery, autojump_clock) -> None:

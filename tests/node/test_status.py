@@ -6,9 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-from node.assembly import Assembly, Stores
+from node.assembly import Assembly
 from node.core import Core, Ports
 from node.status import Machine
+from node.stores import Stores
 from protocol import codec
 from protocol.cid import cid_of
 from protocol.identifiers import NodeId, peer_id
@@ -138,7 +139,7 @@ async def test_the_storage_document_counts_chunks(autojump_clock: Clock) -> None
     async with running() as node:
         node.assembly.ingest._chunks.put_many([(cid_of(b"chunk"), b"chunk")])
 
-        figures = await node.assembly.status.storage()
+        figures = await node.assembly.services.storage.figures()
 
         assert {"chunks": 1, "bytes": 5, "under_replicated": 0, "corrupt": 0}.items() <= figures.items()
 

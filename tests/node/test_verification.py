@@ -4,7 +4,7 @@ from typing import TypeVar, TypeVarTuple
 
 import pytest
 
-from node.verification import _VERDICTS_MAX, Verification
+from node.verification import _VERDICTS_MAX, SAMPLED_ONE_IN, Verification
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.errors import Invalid, RemoteFault
@@ -74,6 +74,49 @@ async def test_a_bad_verdict_is_never_remembered_as_a_good_one(verification, bes
             await verification.check_transactions((*good[:beside], bad))
     entries = await verification.check_transactions(good)
     assert len(entries) == beside + 1
+
+
+class LoadedDice:
+    """Draws the same byte every time."""
+
+    def __init__(self, byte: int) -> None:
+        self.byte = byte
+
+    def bytes(self, count: int) -> bytes:
+        return bytes([self.byte]) * count
+
+
+@pytest.mark.parametrize("beside", [0, 5])
+async def test_of_proven_transactions_those_that_are_drawn_are_verified(beside) -> None:
+    raw = (*vaults(beside), forged(vaults(beside + 1)[-1]))
+    for sampling in (None, LoadedDice(SAMPLED_ONE_IN)):
+        with pytest.raises(Invalid, match="signature"):
+            await Verification(NETWORK, InlineWorkers(), SilentLog(), sampling).check_proven(raw)
+    sampled = Verification(NETWORK, InlineWorkers(), SilentLog(), LoadedDice(1))
+    assert len(await sampled.check_proven(raw)) == len(raw)
+    # What was not verified is not known to hold: as a submission, or in a block to be acknowledged, it is checked whole.
+    with pytest.raises(Invalid, match="signature"):
+        await sampled.check_transactions(raw)
+
+
+async def test_what_is_not_drawn_is_checked_in_everything_but_its_signatures() -> None:
+    sampled = Verification(NETWORK, InlineWorkers(), SilentLog(), LoadedDice(1))
+    signed = codec.decode(vaults(1)[0], SignedTransaction)
+    short = dataclasses.replace(signed, signatures=signed.signatures[:1])
+    assert isinstance(signed.transaction, VaultOpen)
+    flagged = dataclasses.replace(signed, transaction=dataclasses.replace(signed.transaction, flags=1))
+    for bad in (
+        b"garbage",
+        codec.encode(short),
+        codec.encode(flagged),
+        vaults(1)[0] + bytes(limits.TRANSACTION_BYTES_MAX),
+    ):
+        with pytest.raises(RemoteFault):
+            await sampled.check_proven((bad,))
+
+
+def test_one_draw_in_sixteen_is_verified() -> None:
+    assert 256 % SAMPLED_ONE_IN == 0, "every transaction is drawn with the same probability"
 
 
 async def test_the_memory_of_good_verdicts_is_bounded(verification, monkeypatch) -> None:

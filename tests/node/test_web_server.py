@@ -134,6 +134,7 @@ def test_a_body_that_breaks_off_is_not_taken_for_its_end(home: Home) -> None:
     ("record", "status", "sentence"),
     [
         ("hidden", 403, "this record is not open to this facility"),
+        ("gone", 410, "the record was erased"),
         ("damaged", 500, "a chunk fails its check"),
         ("bug", 500, "internal error, see the daemon's log"),
     ],

@@ -14,7 +14,7 @@ from node.home import Home
 from node.services import Services
 from node.telemetry import Metrics
 from node.web.server import Listening, bind_http, serve_api
-from protocol.errors import Corruption, Forbidden, NotFinal, Refused, StorageFull, Unavailable
+from protocol.errors import Corruption, Erased, Forbidden, NotFinal, Refused, StorageFull, Unavailable
 
 RECORD = "ab" * 32
 TRANSACTION = "cd" * 32
@@ -32,6 +32,7 @@ class Calls:
         self.closed = threading.Event()
         self.largest_piece = 0
         self.breaks_after: int | None = None
+        self.damaged = 0
         self.sha256: str | None = None
         self.refusal: Exception | None = None
 
@@ -44,6 +45,7 @@ class Calls:
             "term": 3,
             "height": 7,
             "certified_height": 6,
+            "history_height": 6,
             "tree_size": 5,
             "tree_root": "34" * 32,
             "voters": ["A", "B"],
@@ -61,8 +63,45 @@ class Calls:
             "proposals": [],
         }
 
-    async def storage(self) -> dict[str, Any]:
-        return {"chunks": 1, "bytes": 2, "under_replicated": 0, "corrupt": 0, "padding_overhead": 0.1}
+    async def figures(self) -> dict[str, Any]:
+        return {"chunks": 1, "bytes": 2, "under_replicated": 0, "corrupt": 0, "padding_overhead_max": 0.1}
+
+    async def scrub(self, *, rate: int | None) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(("scrub", rate))
+        walk = {"chunks": 1, "of_chunks": 2, "bytes": 1, "of_bytes": 2, "bad": 0, "repaired": 0, "rate": rate}
+        yield {"progress": {"part": "chunks", **walk}}
+        if self.breaks_after is not None:
+            raise Unavailable("stopping")
+        left = self.damaged
+        yield {
+            "result": {
+                **walk, "ok": not left, "chunks": 2, "bad": 1, "corrupt": left, "away": ["B"] if left else [],
+                "damaged": ["bafk"] * left, "problems": [],
+            }
+        }  # fmt: skip
+
+    async def repair(self) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(("repair", None))
+        yield {"progress": {"part": "records", "done": 1}}
+        left = self.damaged
+        helpless = [{"facility": "B", "reason": "not connected"}] if left else []
+        yield {
+            "result": {
+                "ok": not left, "records": 1, "fetched": 1, "sent": 0, "lacking": left, "chunks": 1, "bytes": 2,
+                "under_replicated": 0, "corrupt": 0, "unhelpful": helpless, "problems": [],
+            }
+        }  # fmt: skip
+
+    async def reclaim(self) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(("reclaim", None))
+        yield {"progress": {"part": "tables", "done": 0, "total": 1}}
+        left = self.damaged
+        yield {
+            "result": {
+                "ok": not left, "reclaimed_bytes": 5, "file_bytes": 9, "bytes": 2, "chunks": 1, "abandoned": 1,
+                "unreclaimed": left, "quarantined": 0,
+            }
+        }  # fmt: skip
 
     async def register(self, source: bytes | None, **fields: Any) -> dict[str, Any]:
         self.asked.append(("register", (source, fields)))
@@ -112,6 +151,8 @@ class Calls:
         self.asked.append(("read", (record, purpose, user)))
         if record == "hidden":
             raise Forbidden("this record is not open to this facility")
+        if record == "gone":
+            raise Erased("the record was erased")
         if record == "damaged":
             raise Corruption("a chunk fails its check")
         if record == "bug":
@@ -157,6 +198,24 @@ class Calls:
     async def status(self, record: str) -> dict[str, Any]:
         return await self.list(record)
 
+    async def erase(self, record: str, **fields: Any) -> dict[str, Any]:
+        self.asked.append(("erase", (record, fields)))
+        entry = {"record": RECORD, "kind": "document", "category": "labs", "day": "2026-11-20"}
+        if record == "known" or fields["listed"]:
+            if self.refusal is not None:
+                raise self.refusal
+            word = {"record": RECORD, "facility": "A", "chunks": 2}
+            away = {"record": RECORD, "facility": "B", "reason": "not connected: it deletes when it is back"}
+            rows = [{**entry, "state": "erased", "erased": "2026-11-23T05:02:40Z"}]
+            return {
+                "record": RECORD,
+                "records": rows,
+                "erased": True,
+                "attestations": [word],
+                "pending": [away],
+            }
+        return {"record": RECORD, "records": [{**entry, "state": "final"}], "erased": False}
+
     async def grant(self, **fields: Any) -> dict[str, Any]:
         self.asked.append(("grant", fields))
         rows = [
@@ -195,7 +254,7 @@ class Calls:
     def services(self) -> Services:
         # Any: the seam is under test, not the services behind it, which need a whole node.
         me = cast("Any", self)
-        return Services(me, me, me, me, me, me)
+        return Services(me, me, me, me, me, me, me, me, me)
 
 
 @contextmanager

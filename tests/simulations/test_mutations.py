@@ -53,14 +53,16 @@ def test_a_vote_that_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_quorum_that_is_no_majority(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Configuration, "raft_quorum", property(lambda _: 1))
     found = findings("partition")
-    assert "safety" in found or "failed" in found or "warns" in found
+    assert any(word in found for word in ("safety", "completeness", "failed", "warns"))
 
 
 def test_rows_that_are_applied_without_the_mark_that_explains_them(monkeypatch: pytest.MonkeyPatch) -> None:
     put: Callable[..., None] = LedgerStore.put_applied
 
-    def forgetful(batch: Batch, writes: dict[bytes, bytes | None], mark: Any, proof: Any) -> None:
-        put(batch, dict(list(writes.items())[:1]), mark, proof)
+    def forgetful(
+        store: LedgerStore, batch: Batch, writes: dict[bytes, bytes | None], mark: Any, proof: Any
+    ) -> None:
+        put(store, batch, dict(list(writes.items())[:1]), mark, proof)
 
-    monkeypatch.setattr(LedgerStore, "put_applied", staticmethod(forgetful))
+    monkeypatch.setattr(LedgerStore, "put_applied", forgetful)
     assert findings("slow-disk")

@@ -14,11 +14,19 @@ SETTLE_S = 40.0
 Story = Callable[[World], Awaitable[None]]
 
 
-def tell(seed: int, story: Story, *, voters: int = 3, observers: int = 1, mean_s: float = 0.4) -> World:
+def tell(
+    seed: int,
+    story: Story,
+    *,
+    voters: int = 3,
+    observers: int = 1,
+    mean_s: float = 0.4,
+    kind: type[World] = World,
+) -> World:
     """Return a world after a story, healing and a new transaction through every node: look at its `violations`."""
 
     async def main() -> World:
-        world = World(seed, voters=voters, observers=observers)
+        world = kind(seed, voters=voters, observers=observers)
         await world.run(lambda: _whole(world, story, mean_s))
         return world
 
@@ -48,10 +56,7 @@ async def _whole(world: World, story: Story, mean_s: float) -> None:
     for node in world.nodes:
         store = LedgerStore(node.rows, world.configuration)
         mark = store.applied()
-        rows = {
-            key[len(keyspace.STATE) :]: value
-            for key, value in node.rows.scan(*keyspace.prefix_range(keyspace.STATE))
-        }
+        rows = dict(store.state_rows())
         states[node.id] = mark.height, mark.frontier.root(), rows
         world.promises.kept(node.id, store.receipt)
     checkers.agreed(world.report, world.chain, states)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.cid import cid_of
-from protocol.errors import Corruption, Invalid, LocalFault
-from protocol.identifiers import Cid
+from protocol.errors import Corruption, Invalid
+from protocol.identifiers import Cid, Rid
 from storage.chunk_index import ChunkIndex
 from storage.chunk_store import ChunkStatistics, ChunkStore
 from storage.databases import open_payloads
@@ -202,19 +202,33 @@ def test_deleting_beside_a_damaged_payload_leaves_the_store_writable(tmp_path: P
         payloads.close()
 
 
-def test_references_add_up_within_and_across_batches() -> None:
+def test_every_record_that_names_a_chunk_is_told_until_it_names_it_no_more() -> None:
     ledger = MemoryStore()
-    index, cid = ChunkIndex(ledger), cid_of(b"x")
+    index, cid, other = ChunkIndex(ledger), cid_of(b"x"), cid_of(b"y")
+    first, second = Rid(b"1" * 32), Rid(b"2" * 32)
     batch = Batch()
-    assert [index.refer(batch, cid, change) for change in (1, 1, 1, -1)] == [1, 2, 3, 2]
+    index.refer(batch, (cid, other), second)
+    index.refer(batch, (cid,), first)
+    index.refer(batch, (cid,), first)
     ledger.write(batch, sync=True)
-    assert index.references(cid) == 2
+    assert tuple(index.references(cid)) == (first, second)
     batch = Batch()
-    assert index.refer(batch, cid, -2) == 0
-    with pytest.raises(LocalFault):
-        index.refer(batch, cid, -1)
+    index.release_references(batch, (cid,), second)
     ledger.write(batch, sync=True)
-    assert index.references(cid) == 0
+    assert (tuple(index.references(cid)), tuple(index.references(other))) == ((first,), (second,))
+
+
+def test_deleted_chunks_linger_only_beside_damage(tmp_path: Path) -> None:
+    payloads, ledger = open_payloads(tmp_path, create=True), MemoryStore()
+    store = ChunkStore(payloads, ledger)
+    gone, kept, bad = (number.to_bytes(1, "big") * 200_000 for number in (1, 2, 3))
+    store.put_many(named([gone, kept, bad]))
+    store.delete([cid_of(gone)])
+    store.quarantine(cid_of(bad))
+    assert store.lingering([cid_of(gone), cid_of(kept)]) == frozenset()
+    assert store.lingering([cid_of(gone), cid_of(bad)]) == {cid_of(bad)}
+    assert all(gone[:1_000] not in file.read_bytes() for file in (tmp_path / "payloads").iterdir())
+    payloads.close()
 
 
 def test_scrub_times_are_kept() -> None:

@@ -1,0 +1,353 @@
+"""Damaged blocks of the ledger: found by a slow walk, fetched from any member, taken by hash, and the tables made anew.
+
+    walk ── damage ──► survey ── blocks and proofs only ──► fetch what is lost ──► end serving: `rebuild.mend_ledger`
+      ▲                  │ more than that: said in the status, with the command                  │ (node.daemon)
+      └── once a day ────┴──────────────────────────────── serve again ◄─────────────────────────┘
+
+A block fetched again is written again: its newer row stands above the damaged one, and readers have it at once. But LevelDB
+keeps the damaged table, and ends all writing when a merge of tables meets it. So the database is made anew as soon as its
+blocks are whole, at a moment of our own choosing. When a merge was faster, the same is done then, and what is lost, noted
+in the new database, is fetched at the next start, before this node takes part in anything.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from node.catchup import CHANNEL
+from node.damage_notice import DamageNotice
+from node.event_log import EventLog
+from node.ports import Clock, Disk, PeerTransport, Workers
+from node.verification import Verification
+from protocol import block as blocks
+from protocol import codec, signing
+from protocol.block import Block
+from protocol.catchup import BlocksFrom, Segment
+from protocol.certificate import CommitProof, check_commit_proof
+from protocol.configuration import network_id
+from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
+from protocol.identifiers import Digest, Height, NodeId
+from storage import keyspace, mend
+from storage.key_value import Batch, KeyValue
+from storage.ledger_store import LedgerStore
+from storage.mend_walk import Walk, decoded
+
+_WALK_EVERY_S = 24 * 3_600.0
+_PAUSE_S = 0.5
+"""Between portions of 1 MiB: 2 MiB/s, 170 GiB a day."""
+_PORTIONS_PER_MARK = 64
+_RETRY_MS, _PROOF_TRIES = 5_000, 12
+_WINDOW_BLOCKS = 16
+"""Fetched and checked together, from the highest down, because a block is known by the hash that the next one holds."""
+_FETCH_S = 30.0
+_FIRST_S, _FIRST_RETRY_MS = 10.0, 500
+_LOOK_AGAIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Consecutive heights, and the hash of the block at the last."""
+
+    first: Height
+    last: Height
+    hash: Digest
+
+
+class BlockRepair:
+    """The background task (`run`). `trouble` is a sentence for the operator, "" when there is nothing to say."""
+
+    def __init__(
+        self,
+        *,
+        store: LedgerStore,
+        rows: KeyValue,
+        disk: Disk,
+        transport: PeerTransport,
+        verification: Verification,
+        workers: Workers,
+        clock: Clock,
+        log: EventLog,
+        damage: DamageNotice,
+        check_room: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._network = network_id(store.configuration)
+        self._rows = rows
+        self._disk = disk
+        self._transport = transport
+        self._verification = verification
+        self._workers = workers
+        self._clock = clock
+        self._log = log
+        self._damage = damage
+        self._check_room = check_room
+        self._turn = 0
+        self.trouble = ""
+
+    async def run(self) -> None:
+        """Repair until cancelled. A walk begins, or goes on, at every start and once a day; who meets damage has it looked into.
+
+        Raises:
+            Corruption: everything is fetched, and the database has to be made anew, which only who opened it can do.
+        """
+        is_met = False
+        while True:
+            await self._refill_all()
+            if is_met or await self._walk():
+                await self._look_into()
+                # Whoever goes on meeting what cannot be mended must not have everything read again and again.
+                await trio.sleep(_LOOK_AGAIN_S)
+            is_met = False
+            with trio.move_on_after(_WALK_EVERY_S):
+                await self._damage.wait()
+                is_met = True
+
+    async def refill_first(self) -> None:
+        """Fetch what is lost before anything else; not for long: members that have it may be away, and who asks is answered.
+
+        A voter takes no part before `DamageNotice.whole`, however long that takes.
+        """
+        with trio.move_on_after(_FIRST_S):
+            while not await self.refill():
+                await self._clock.sleep_ms(_FIRST_RETRY_MS)
+
+    async def after(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that reads every block, once no block is missing."""
+        await self._damage.whole.wait()
+        await task()
+
+    # --- finding --------------------------------------------------------------------------------------------------
+
+    async def _walk(self) -> bool:
+        """Walk over the whole database, from where the last walk was broken off; return whether damage was met."""
+        row = self._disk.read(keyspace.LEDGER_WALK)
+        walk = Walk(self._rows, self._store, codec.unpack(row)[0] if row is not None else b"")
+        portions, is_more = 0, True
+        while is_more:
+            with trio.move_on_after(_PAUSE_S):
+                await self._damage.wait()
+                return True
+            try:
+                is_more, wrong = await self._workers.run(walk.read_portion)
+            except Corruption:
+                return True
+            if wrong:
+                self._log.warning("blocks that do not fit the chain are fetched again", count=len(wrong))
+                await self._note_lost(wrong)
+                await self._refill_all()
+            portions += 1
+            if portions % _PORTIONS_PER_MARK == 0 or not is_more:
+                await self._keep_mark(walk.at if is_more else None)
+        return False
+
+    async def _keep_mark(self, at: bytes | None) -> None:
+        batch = Batch()
+        if at is None:
+            batch.delete(keyspace.LEDGER_WALK)
+        else:
+            batch.put(keyspace.LEDGER_WALK, codec.pack(at))
+        await self._disk.commit(batch, sync=False)
+
+    async def _look_into(self) -> None:
+        """Find out all that is damaged; when all of it can be mended, fetch what is lost, and end with Corruption."""
+        try:
+            survey = mend.Survey(self._rows)
+            while await self._workers.run(survey.read_portion):
+                pass
+        except Corruption as fault:
+            if self.trouble != str(fault):
+                self.trouble = str(fault)
+                self._log.error("the ledger holds damaged bytes that no other member has", problem=str(fault))
+            return
+        damage = survey.damage
+        if not damage.is_met:
+            return
+        self._log.warning(
+            "the ledger holds damaged bytes: the blocks in them are served to nobody and fetched from other members",
+            blocks=len(damage.blocks),
+            count=len(damage.blocks) + len(damage.proofs),
+        )
+        await self._note_lost(damage.blocks)
+        await self._refill_all()
+        try:
+            self._check_room()
+        except StorageFull as full:
+            self.trouble = str(full)
+            self._log.error("the ledger database cannot be made anew", problem=str(full))
+            return
+        raise Corruption("database ledger holds damaged bytes; its blocks are fetched, and it is made anew")
+
+    async def _note_lost(self, heights: Iterable[Height]) -> None:
+        batch = Batch()
+        for height in heights:
+            if height > 0:  # genesis is made from the configuration, when the tables are
+                mend.put_lost(batch, height)
+        await self._disk.commit(batch, sync=True)
+
+    # --- fetching -------------------------------------------------------------------------------------------------
+
+    async def _refill_all(self) -> None:
+        """Fetch until every block is here. A proof may never come: then that of a newer block, in a while, is as good."""
+        tries = 0
+        while not await self.refill() or (mend.lost_heights(self._rows) and tries < _PROOF_TRIES):
+            await self._clock.sleep_ms(_RETRY_MS)
+            tries += 1
+
+    async def refill(self) -> bool:
+        """Fetch what is noted as lost, as far as somebody has it; return whether every block is here."""
+        await self._clear([height for height in mend.lost_heights(self._rows) if self._is_on_its_way(height)])
+        before = [height for height in mend.lost_heights(self._rows) if not self._has(height)]
+        if before:
+            self.trouble = f"{len(before)} blocks were damaged on this disk and are being fetched from other members; check the disk"
+        for window in _windows(mend.lost_heights(self._rows)):
+            await self._refill_window(window)
+        missing = [height for height in mend.lost_heights(self._rows) if not self._has(height)]
+        if missing:
+            return False
+        if before:
+            self.trouble = ""
+            self._log.warning("damaged blocks were fetched again from other members", count=len(before))
+        self._damage.whole.set()
+        return True
+
+    def _has(self, height: Height) -> bool:
+        try:
+            return self._holds(_Window(height, height, self._hash_of(height)))
+        except Corruption:
+            return False
+
+    async def _refill_window(self, heights: Sequence[Height]) -> None:
+        try:
+            window = _Window(heights[0], heights[-1], self._hash_of(heights[-1]))
+        except Corruption:
+            # First of all that one, which says which block this is.
+            await self._note_lost((Height(heights[-1] + 1),))
+            return
+        if not await self._workers.run(self._holds, window) or not all(map(self._is_proven, heights)):
+            await self._ask_for(window)
+        if await self._workers.run(self._holds, window):
+            await self._clear([height for height in heights if self._is_proven(height)])
+
+    def _is_on_its_way(self, height: Height) -> bool:
+        """Whether a block lies below an installed snapshot and comes with that history."""
+        try:
+            self._store.check_history(height)
+        except Unavailable:
+            return True
+        return False
+
+    def _hash_of(self, height: Height) -> Digest:
+        """Return the hash that the chain says a block has: the next block's word, or the applied mark's for the last.
+
+        Raises:
+            Corruption: the next block is damaged as well.
+        """
+        history = self._store.history
+        if history is not None and height == history.height:
+            return Digest(history.hash)  # what follows is still on its way here (`node.history`)
+        mark = self._store.applied()
+        if height >= mark.height:
+            return Digest(mark.hash)
+        return Digest(self._store.header(Height(height + 1)).prev_hash)
+
+    def _holds(self, window: _Window) -> bool:
+        known = window.hash
+        try:
+            for height in range(window.last, window.first - 1, -1):
+                block = decoded(self._store.block(Height(height)).raw, Height(height))
+                if block.hash != known:
+                    return False
+                known = Digest(block.header.prev_hash)
+        except (Corruption, Unavailable):
+            return False
+        return True
+
+    def _is_proven(self, height: Height) -> bool:
+        try:
+            return self._store.proof_at_or_above(height) is not None
+        except Corruption:
+            return True  # where proofs are damaged too, making the database anew says which of them is to be fetched
+
+    async def _ask_for(self, window: _Window) -> None:
+        """Fetch the blocks of a window from the first member that has them, and store them."""
+        connected = [peer.node for peer in self._transport.peers() if peer.connected]
+        self._turn += 1
+        start = self._turn % len(connected) if connected else 0
+        for peer in connected[start:] + connected[:start]:
+            try:
+                fetched, proofs = await self._fetch(peer, window)
+                await self._workers.run(_check_chain, fetched, window)
+            except Unavailable as reason:
+                self._log.debug("fetching blocks elsewhere", peer=peer.hex()[:16], reason=str(reason))
+            except RemoteFault as fault:
+                self._verification.reject(peer, fault)
+            else:
+                batch = Batch()
+                mend.put_fetched(batch, fetched, self._held(fetched, proofs))
+                await self._disk.commit(batch, sync=True)
+                return
+
+    async def _fetch(self, peer: NodeId, window: _Window) -> tuple[list[Block], list[CommitProof]]:
+        fetched: list[Block] = []
+        proofs: list[CommitProof] = []
+        request = codec.encode(BlocksFrom(window.first))
+        with trio.move_on_after(_FETCH_S):
+            async with self._transport.fetch(peer, CHANNEL, request) as frames:
+                async for frame in frames:
+                    segment = codec.decode(frame, Segment)
+                    wanted = window.last - window.first + 1 - len(fetched)
+                    fetched += map(Block.decode, segment.blocks[:wanted])
+                    if segment.proof is not None:
+                        proofs.append(segment.proof)
+                    if len(segment.blocks) >= wanted:
+                        return fetched, proofs
+        raise Unavailable("it has not all of these blocks, or was too slow")
+
+    def _held(self, fetched: list[Block], proofs: list[CommitProof]) -> list[CommitProof]:
+        """Return the proofs, among those that came with blocks that are the chain's, that prove one of them."""
+        held = []
+        for proof in proofs:
+            hashes = {block.hash for block in fetched if block.height == proof.header.height}
+            with contextlib.suppress(
+                Invalid
+            ):  # of what could not be asked for by hash, only what holds is taken
+                if check_commit_proof(proof, self._network, self._store.configuration) in hashes:
+                    held.append(proof)
+        return held
+
+    async def _clear(self, heights: Iterable[Height]) -> None:
+        batch = Batch()
+        for height in heights:
+            mend.clear_lost(batch, height)
+        if batch.writes:
+            await self._disk.commit(batch, sync=False)
+
+
+def _windows(heights: Sequence[Height]) -> list[list[Height]]:
+    """Return ascending heights as runs without gaps, each of a bounded length, the highest first."""
+    windows: list[list[Height]] = []
+    for height in reversed(heights):
+        if windows and windows[-1][0] == height + 1 and len(windows[-1]) < _WINDOW_BLOCKS:
+            windows[-1].insert(0, height)
+        else:
+            windows.append([height])
+    return windows
+
+
+def _check_chain(fetched: Sequence[Block], window: _Window) -> None:
+    """Check that as many blocks as a window has are those of it, down from its hash. What a header hash does not cover is its signature.
+
+    Raises:
+        RemoteFault: one is not.
+    """
+    known, height = window.hash, window.last
+    for block in reversed(fetched):
+        header = block.header
+        if (block.height, block.hash) != (height, known):
+            raise Invalid(f"the block sent for height {height} is not the chain's")
+        if not signing.verify(header.leader, blocks.header_form(header), block.signature):
+            raise Invalid(f"the leader's signature of block {height} does not verify")
+        blocks.check_body(block)
+        known, height = Digest(header.prev_hash), Height(height - 1)

@@ -1,0 +1,209 @@
+"""What `storage status` shows: what lies here, in how many replicas, what is not as it should be, and how it grows.
+
+Only what is known here is told. Of our own records we know which members have confirmed their share; how many replicas
+the chunks of others have, only their authors know. Padding is known to its author alone and to nobody who stores it:
+told is the most that it can be.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from node.chunk_holder import ChunkHolder
+from node.destruction import Destroying
+from node.ports import Clock, Disk, Workers
+from node.repair import Repair
+from node.scrub import Scrub
+from node.status import Machine
+from protocol import chunk_exchange as exchange
+from protocol import codec, limits
+from protocol.identifiers import NodeId, Rid
+from protocol.padding import BUCKET_BYTES_MIN
+from storage.chunk_store import ChunkStore
+from storage.growth import DAY_MS, Sample, forget_old, growth, put_sample, samples, sequence_older_than
+from storage.key_value import Batch, KeyValue
+from storage.keyspace import CHUNK_LIST, DESTRUCTION, LACKING, UNDER_REPLICATED, prefix_range
+from storage.ledger_store import LedgerStore
+from storage.scrub_walk import ScrubWalk
+
+Document = dict[str, Any]
+
+_RECORDS_PER_TURN = 128
+_LOOK_S = 3_600.0
+
+
+class StorageFigures:
+    """Puts the document together, and keeps a sample of each day (`run`)."""
+
+    def __init__(
+        self,
+        *,
+        me: NodeId,
+        ledger: LedgerStore,
+        rows: KeyValue,
+        disk: Disk,
+        chunks: ChunkStore,
+        holder: ChunkHolder,
+        repair: Repair,
+        scrub: Scrub,
+        queued: Callable[[], int],
+        workers: Workers,
+        clock: Clock,
+        machine: Machine,
+    ) -> None:
+        self._me = me
+        self._ledger = ledger
+        self._rows = rows
+        self._disk = disk
+        self._chunks = chunks
+        self._holder = holder
+        self._repair = repair
+        self._scrub = scrub
+        self._queued = queued
+        self._workers = workers
+        self._clock = clock
+        self._machine = machine
+
+    async def document(self) -> Document:
+        """Return the figures, read in portions on worker threads."""
+        statistics, counts = self._chunks.statistics(), await self._count()
+        return {
+            **self._repair.status(),
+            "records": counts["records"],
+            "own_records": counts["own_records"],
+            "padding_bytes_max": counts["padding"],
+            "padding_overhead_max": round(counts["padding"] / (statistics.bytes or 1), 4),
+            "replicas": {
+                str(count): counts[count] for count in sorted(key for key in counts if isinstance(key, int))
+            },
+            "quarantined": statistics.quarantined,
+            "lacking": await self._workers.run(self._rows_under, LACKING),
+            "pending": self._queued(),
+            "erased_pending": await self._workers.run(self._erased_pending),
+            "unreclaimed": statistics.unreclaimed,
+            "file_bytes": await self._workers.run(self._machine.payload_file_bytes),
+            "free_bytes": self._machine.free_bytes(),
+            "free_share": round(self._machine.free_share(), 4),
+            "reserve_share": limits.DISK_RESERVE,
+            "growth": self._growth(),
+            "scrub": self._scrubbing(),
+            "problems": [text for text in (self._repair.trouble, self._scrub.trouble) if text],
+        }
+
+    def sequence_abandoned(self) -> int:
+        """Return the sequence below which payloads are so old that no upload goes on with them; 0 when not known."""
+        return sequence_older_than(samples(self._rows), self._clock.now_ms() - limits.ABANDONED_S * 1000)
+
+    async def run(self) -> None:
+        """Keep a sample at the start, and then each day, until cancelled."""
+        while True:
+            known = samples(self._rows)
+            now = self._now()
+            if not known or abs(now.time_ms - known[-1].time_ms) >= DAY_MS:
+                batch = Batch()
+                put_sample(batch, now)
+                forget_old(batch, known, now.time_ms)
+                await self._disk.commit(batch, sync=False)
+            await trio.sleep(_LOOK_S)
+
+    # --- figures --------------------------------------------------------------------------------------------------
+
+    async def _count(self) -> Counter[str | int]:
+        """Count over all records here: themselves, what their padding can be, and their chunks by replicas."""
+        counts: Counter[str | int] = Counter()
+        after: Rid | None = Rid(b"")
+        while after is not None:
+            portion, after = await self._workers.run(self._count_some, after)
+            counts.update(portion)
+        return counts
+
+    def _count_some(self, after: Rid) -> tuple[Counter[str | int], Rid | None]:
+        counts: Counter[str | int] = Counter()
+        start, stop = prefix_range(CHUNK_LIST)
+        storing = self._ledger.configuration.storing
+        scanned = self._rows.scan(start + after + b"\0" if after else start, stop)
+        for read, (key, row) in enumerate(scanned, start=1):
+            rid = Rid(key[len(CHUNK_LIST) :])
+            placed = codec.decode(row, exchange.PlacedChunks)
+            counts["records"] += 1
+            counts["padding"] += self._padding_max(placed)
+            if placed.author == self._me:
+                counts["own_records"] += 1
+                counts.update(self._replicas(rid, placed, storing))
+            if read == _RECORDS_PER_TURN:
+                return counts, rid
+        return counts, None
+
+    def _replicas(
+        self, rid: Rid, placed: exchange.PlacedChunks, storing: tuple[NodeId, ...]
+    ) -> Counter[str | int]:
+        """Count the chunks of one of our records by how many members are known to hold them, ourselves among them."""
+        row = self._rows.get(UNDER_REPLICATED + rid)
+        missing = frozenset(codec.unpack(row)) if row is not None else frozenset()
+        held = dict.fromkeys(placed.cids, 0)
+        for node, share in placed.holders(storing).items():
+            if node == self._me or node in missing:
+                continue
+            for cid in share:
+                held[cid] += 1
+        return Counter(count + self._chunks.has(cid) for cid, count in held.items())
+
+    def _padding_max(self, placed: exchange.PlacedChunks) -> int:
+        """Return the most that padding can be of the chunks here: only a record's last chunk and its manifest are padded."""
+        total = 0
+        for cid in placed.cids[-2:]:
+            location = self._chunks.index.locate(cid)
+            if location is not None:
+                size = location.size
+                total += size if size <= BUCKET_BYTES_MIN else size // 2
+        return total
+
+    def _rows_under(self, prefix: bytes) -> int:
+        return sum(1 for _ in self._rows.scan(*prefix_range(prefix)))
+
+    def _erased_pending(self) -> int:
+        """Count the erased records whose chunks are not gone from here yet."""
+        rows = self._rows.scan(*prefix_range(DESTRUCTION))
+        return sum(not codec.decode(row, Destroying).attestations for _, row in rows)
+
+    def _growth(self) -> Document:
+        found = growth(samples(self._rows), self._now())
+        if found is None:
+            return {"bytes_per_day": None, "over_days": None, "days_left": None}
+        room = self._machine.free_bytes() * (1 - limits.DISK_RESERVE / max(self._machine.free_share(), 1e-9))
+        days_left = int(max(room, 0) // found.bytes_per_day) if found.bytes_per_day > 0 else None
+        return {
+            "bytes_per_day": found.bytes_per_day,
+            "over_days": round(found.span_ms / DAY_MS, 2),
+            "days_left": days_left,
+        }
+
+    def _now(self) -> Sample:
+        statistics = self._chunks.statistics()
+        return Sample(self._clock.now_ms(), statistics.chunks, statistics.bytes, self._chunks.index.cursor())
+
+    def _scrubbing(self) -> Document:
+        walk, last = self._scrub.walk, self._scrub.last
+        return {
+            "walk": walk_document(walk, self._scrub.rate_of(walk)) if walk is not None else None,
+            "last": walk_document(last, 0) if last is not None else None,
+            "next_due_ms": self._scrub.due_ms(),
+        }
+
+
+def walk_document(walk: ScrubWalk, rate: int) -> Document:
+    """Return what is shown of a reading of all chunks; `rate` is its limit in bytes per second, 0 for none."""
+    return {
+        "asked": walk.is_asked,
+        "started_ms": walk.started_ms,
+        "ended_ms": walk.ended_ms or None,
+        "chunks": walk.chunks,
+        "bytes": walk.bytes,
+        "of_chunks": walk.chunks_total,
+        "of_bytes": walk.bytes_total,
+        "rate": rate,
+        "bad": walk.bad,
+        "repaired": walk.repaired,
+    }

@@ -1,0 +1,162 @@
+"""Bytes of stored blocks change on a disk: the daemon mends its ledger from the other members, and nobody is asked for anything.
+
+Scenario 29 of ledger.md 3: a bit flip in the middle is detected, served to nobody, repaired from peers by hash.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.demo_network import Facility, Network, until
+from protocol.errors import CarechainError
+from storage import table_file
+from storage.keyspace import BLOCK, STATE
+from tests.node.daemons import carechain, caught_up, consortium
+
+pytestmark = pytest.mark.slow
+_RECORDS = 16
+
+
+@dataclass(frozen=True)
+class Story:
+    """A hospital with records, and what was put into each of them."""
+
+    network: Network
+    records: dict[str, str]  # id → SHA-256 of the bytes that came in
+
+    @property
+    def hospital(self) -> Facility:
+        return self.network["hospital"]
+
+
+def json_of(*arguments: str | Path, home: Facility) -> dict[str, Any]:
+    ran = carechain(*arguments, home=home)
+    assert ran.code == 0, ran.said
+    assert ran.document is not None
+    return ran.document
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder, draw = tmp_path_factory.mktemp("mended"), random.Random(29)
+    with consortium() as network:
+        hospital = network["hospital"]
+        person = folder / "patient.json"
+        identifier = {"system": "urn:example", "value": "29"}
+        person.write_text(json.dumps({"resourceType": "Patient", "identifier": [identifier]}))
+        patient = str(json_of("patient", "register", "--from", person, home=hospital)["patient"])
+        records = {}
+        for number in range(_RECORDS):
+            file = folder / f"{number}.bin"
+            file.write_bytes(draw.randbytes(2_000))
+            added = json_of("record", "add", file, "--patient", patient, "--category", "labs", home=hospital)
+            records[str(added["records"][0]["record"])] = hashlib.sha256(file.read_bytes()).hexdigest()
+        yield Story(network, records)
+
+
+def flip_within(home: Path, prefix: bytes, draw: random.Random) -> int:
+    """Change one bit of a row in the middle of those under a prefix, in the largest table of the ledger; return how many there are."""
+    tables = sorted((home / "ledger").glob("*.ldb"), key=lambda file: file.stat().st_size)
+    whole = bytearray(tables[-1].read_bytes())
+    changes = table_file.intact_changes(bytes(whole), lambda _first, _last: True)
+    values = [change.value for change in changes if change.key[:1] == prefix and change.value]
+    value = values[len(values) // 2]
+    position = whole.index(value) + len(value) // 2
+    with tables[-1].open("r+b") as file:
+        file.seek(position)
+        file.write(bytes([whole[position] ^ 1 << draw.randrange(8)]))
+    return len(values)
+
+
+def said(facility: Facility) -> str:
+    return (facility.home.path / "log").read_text(errors="replace")
+
+
+def asides(facility: Facility) -> int:
+    return len(list(facility.home.path.glob("ledger.damaged-*")))
+
+
+def assert_whole(story: Story) -> None:
+    """The ledger is clean to the last byte, votes, and every record is read as it came in."""
+
+    def clean() -> bool | None:
+        ran = carechain("audit", "verify", "--full", home=story.hospital)
+        return True if ran.document is not None and not ran.document["problems"] else None
+
+    until("a clean audit", clean, 40.0)
+
+    def votes() -> bool | None:
+        status = story.hospital.status()
+        return True if status["raft_role"] is not None and not status["problems"] else None
+
+    until("the hospital to vote, with nothing to complain of", votes, 20.0)
+    caught_up(story.network)
+    for record, digest in story.records.items():
+        with story.hospital.client.download("/v1/records/read", record=record, purpose="TREAT") as answer:
+            assert hashlib.sha256(b"".join(answer[1])).hexdigest() == digest
+    assert "Traceback" not in said(story.hospital)
+
+
+def test_29_a_block_damaged_while_the_daemon_was_stopped_is_fetched_from_peers(story: Story) -> None:
+    hospital = story.hospital
+    hospital.stop()
+    assert flip_within(hospital.home.path, BLOCK, random.Random(1)) > _RECORDS
+    before = asides(hospital)
+
+    hospital.start()
+
+    until("the ledger to be made anew", lambda: asides(hospital) > before or None, 30.0)
+    hospital.ready()
+    assert_whole(story)
+    assert "damaged blocks were fetched again from other members" in said(hospital)
+
+
+def test_29_a_block_damaged_while_the_daemon_runs_is_fetched_from_peers(story: Story) -> None:
+    hospital = story.hospital
+    hospital.stop()
+    hospital.start()
+    hospital.ready()
+    process, before = hospital.process, asides(hospital)
+
+    flip_within(hospital.home.path, BLOCK, random.Random(2))
+    carechain(
+        "audit", "verify", "--full", home=hospital
+    )  # the word that has it looked into, or cut short by the mending
+
+    until("the ledger to be made anew", lambda: asides(hospital) > before or None, 30.0)
+    hospital.ready()
+    assert_whole(story)
+    assert hospital.process is process
+    assert process is not None
+    assert process.poll() is None
+
+
+def test_damage_in_the_state_is_still_left_to_the_operator(story: Story) -> None:
+    hospital = story.hospital
+    hospital.stop()
+    flip_within(hospital.home.path, STATE, random.Random(3))
+    before = asides(hospital)
+    hospital.start()
+
+    def told() -> bool | None:
+        process = hospital.process
+        assert process is not None
+        if process.poll() is not None:
+            return True
+        try:
+            problems = hospital.status()["problems"]
+        except CarechainError:
+            return None
+        return any("--rebuild ledger" in problem["text"] for problem in problems) or None
+
+    until("the damage to be told", told, 40.0)
+
+    assert "--rebuild ledger" in said(hospital)
+    assert asides(hospital) == before
+    hospital.kill()
