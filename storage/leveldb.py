@@ -227,19 +227,22 @@ class LevelDb:
 
     def _flush(self) -> None:
         with self._write_lock:
-            if not self._dirty or self._failure is not None:
-                return
-            if self._free_bytes(self.path) < 2 * self._write_buffer:
-                return  # a flush that fails ends all writing; the log holds what is in the buffer
-            try:
-                if self._unsynced:
-                    self._sync_logs()
-                # Any explicit range flushes first; this one holds no key, so nothing else is rewritten.
-                # Should it fail, the next write says so, and the log still holds everything.
-                self._db.compact_range(start=b"", stop=b"")
-            except (plyvel.Error, OSError) as error:
-                raise self._write_error(error) from None
-            self._dirty = False
+            if self._dirty:
+                self._flush_buffer()
+
+    def _flush_buffer(self) -> bool:
+        if self._failure is not None or self._free_bytes(self.path) < 2 * self._write_buffer:
+            return False  # a flush that fails ends all writing; the log holds what is in the buffer
+        try:
+            if self._unsynced:
+                self._sync_logs()
+            # Any explicit range flushes first; this one holds no key, so nothing else is rewritten.
+            # Should it fail, the next write says so, and the log still holds everything.
+            self._db.compact_range(start=b"", stop=b"")
+        except (plyvel.Error, OSError) as error:
+            raise self._write_error(error) from None
+        self._dirty = False
+        return True
 
     def compact(self, start: bytes, stop: bytes) -> bool:
         """Give back the space of deleted keys in a range: afterwards no table holds their values; the caller keeps writers away.
@@ -270,14 +273,12 @@ class LevelDb:
     def _remove_replaced(self) -> None:
         """Remove the tables that compaction has replaced, unless a scan may still read them: flushing makes the engine look."""
         # Not waited for: a scan may end (be collected) within a write of its own thread. The next one tries again.
-        if not self._write_lock.acquire(blocking=False):
-            return
-        try:
-            if not self._callers.scans and self._failure is None:
-                self._db.compact_range(start=b"", stop=b"")
-                self._holds_replaced = False
-        finally:
-            self._write_lock.release()
+        if self._write_lock.acquire(blocking=False):
+            try:
+                if not self._callers.scans and self._flush_buffer():
+                    self._holds_replaced = False
+            finally:
+                self._write_lock.release()
 
     def _raise_background_error(self) -> None:
         # Compaction reports nothing; an empty write returns the error it left behind.
