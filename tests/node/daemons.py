@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,14 @@ def carechain(*arguments: str | Path, home: Facility | Path | None = None, **env
 
 
 @contextlib.contextmanager
-def consortium(*names: tuple[str, str, str]) -> Iterator[Network]:
-    """A network of running daemons, connected, with a leader; ended and removed afterwards."""
+def consortium(
+    *names: tuple[str, str, str], prepare: Callable[[Network], None] = lambda _: None
+) -> Iterator[Network]:
+    """A network of running daemons, connected, with a leader; ended and removed afterwards. `prepare` sees it before it runs."""
     network = Network(names or VOTERS)
     try:
         network.found()
+        prepare(network)
         network.start()
         if not network.connect(15.0):
             network.give_addresses()

@@ -9,27 +9,21 @@ import pytest
 
 from node.demo_network import Facility, Network, until
 from storage.databases import SNAPSHOTS
-from tests.node.daemons import VOTERS, carechain, caught_up, verified
+from tests.node.daemons import carechain, caught_up, consortium, verified
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    network = Network(VOTERS)
-    try:
-        network.found()
-        for facility in network.facilities.values():
-            with facility.home.config.open("a") as config:
-                config.write("snapshot_blocks = 1\n")
-        network.start()
-        if not network.connect(15.0):
-            network.give_addresses()
-            assert network.connect(15.0)
-        network.leader()
+    with consortium(prepare=_with_many_snapshots) as network:
         yield network
-    finally:
-        network.clear(keep=False)
+
+
+def _with_many_snapshots(network: Network) -> None:
+    for facility in network.facilities.values():
+        with facility.home.config.open("a") as config:
+            config.write("snapshot_blocks = 1\n")
 
 
 def installed(facility: Facility) -> int:
