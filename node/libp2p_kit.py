@@ -313,6 +313,12 @@ def _guard_streams(host: Any, count: Callable[[str], None], log: EventLog) -> No
     inner = host._swarm_stream_handler  # noqa: SLF001
     open_streams: dict[int, int] = {}
 
+    async def abandon(stream: Any, error: BaseException) -> None:
+        count("failed_streams")
+        log.info("stream abandoned", protocol=str(stream.get_protocol()), error=type(error).__name__)
+        with contextlib.suppress(Exception):  # already gone
+            await stream.reset()
+
     async def guarded(stream: Any) -> None:
         key = id(stream.muxed_conn)
         open_streams[key] = open_streams.get(key, 0) + 1
@@ -323,10 +329,14 @@ def _guard_streams(host: Any, count: Callable[[str], None], log: EventLog) -> No
                 return
             await inner(stream)
         except Exception as error:  # noqa: BLE001 - see "guarded handlers" above
-            count("failed_streams")
-            log.info("stream abandoned", protocol=str(stream.get_protocol()), error=type(error).__name__)
-            with contextlib.suppress(Exception):  # already gone
-                await stream.reset()
+            await abandon(stream, error)
+        except BaseExceptionGroup as group:
+            # A stream that is reset while everything ends: what is cancelled goes on ending, the reset is no error of ours.
+            failed, cancelled = group.split(Exception)
+            if failed is not None:
+                await abandon(stream, failed)
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             open_streams[key] -= 1
             if not open_streams[key]:

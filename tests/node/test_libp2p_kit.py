@@ -142,6 +142,31 @@ def test_half_open_handshakes_are_bounded_over_all_addresses() -> None:
     assert len(half_open) == limits.HALF_OPEN_MAX - 1
 
 
+async def test_a_stream_that_is_reset_while_everything_ends_is_no_error_of_ours(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside tasks that are being cancelled a reset came out of the network as an error, and ended the daemon with it."""
+    one, other = pair
+    host: Any = one._host
+
+    async def reset_at_the_end(_stream: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise trio.BrokenResourceError("StreamReset")
+
+    monkeypatch.setattr(host, "_swarm_stream_handler", reset_at_the_end)
+    log = RecordingLog()
+    libp2p_kit._guard_streams(host, lambda _name: None, log)
+    stream = await one._sessions[other.me].connection.new_stream()
+    with trio.move_on_after(0.01) as scope:
+        await host.get_network().common_stream_handler(stream)
+    assert scope.cancelled_caught
+    assert log.count("stream abandoned") == 1
+
+
 def test_the_library_logs_one_line_to_us_and_nothing_to_the_root_logger() -> None:
     log = RecordingLog()
     libp2p_kit._patch_process(log)
