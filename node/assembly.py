@@ -12,115 +12,23 @@ from node.audit import Audit
 from node.awaiting_disk import RoomAwaitingDisk
 from node.backup import BackupSources
 from node.block_repair import BlockRepair
-from node.chunk_holder import ChunkHolder
 from node.clock_watch import ClockWatch
 from node.core import Core
-from node.erasing import Erasing, ErasingSources
+from node.erasing import Erasing
 from node.identity import Identity
 from node.ingest import Ingest
 from node.ledger_audit import LedgerAudit
 from node.opening import Opening
 from node.query import Query
-from node.record_index import RecordIndex
-from node.record_queue import RecordQueue
-from node.record_report import RecordReport
-from node.repair import Repair
-from node.replication import Replication
-from node.retrieval import Retrieval
+from node.recordkeeping import Ciphertext, Records
 from node.safekeeping import Safekeeping
-from node.sealed_rows import SealedRows
 from node.services import Services
 from node.sharing import Sharing
 from node.status import Machine, StatusReporter
 from node.store_audit import StoreAudit
 from node.storekeeping import Storekeeping
 from node.stores import Stores
-from node.vaults import Vaults
 from protocol.signing import SigningKey
-from storage.envelope_store import EnvelopeStore
-
-
-class Ciphertext:
-    """Chunks and envelopes: held here, spread to other members, fetched from them, and repaired."""
-
-    def __init__(
-        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None]
-    ) -> None:
-        ports = core.ports
-        self.envelopes = EnvelopeStore(stores.rows)
-        self.holder = ChunkHolder(
-            key=SigningKey(identity.node),
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            disk=ports.disk,
-            workers=ports.workers,
-            clock=ports.clock,
-            check_room=check_room,
-        )
-        self.replication = Replication(
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            holder=self.holder,
-            transport=ports.transport,
-            workers=ports.workers,
-            clock=ports.clock,
-        )
-        self.retrieval = Retrieval(
-            network=core.network,
-            ledger=core.store,
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            holder=self.holder,
-            transport=ports.transport,
-            workers=ports.workers,
-        )
-        self.repair = self._repair(core, stores, check_room)
-
-    def _repair(self, core: Core, stores: Stores, check_room: Callable[[], None]) -> Repair:
-        ports = core.ports
-        return Repair(
-            ledger=core.store,
-            applied=core.applier.history,
-            rows=stores.rows,
-            disk=RoomAwaitingDisk(ports.disk, ports.clock),
-            chunks=stores.chunks,
-            envelopes=self.envelopes,
-            holder=self.holder,
-            replication=self.replication,
-            retrieval=self.retrieval,
-            transport=ports.transport,
-            workers=ports.workers,
-            clock=ports.clock,
-            check_room=check_room,
-        )
-
-
-class Records:
-    """The record path: from bytes to a committed record on several facilities, and what we know of each."""
-
-    def __init__(
-        self, core: Core, stores: Stores, identity: Identity, vaults: Vaults, ciphertext: Ciphertext
-    ) -> None:
-        ports = core.ports
-        self.sealed_rows = SealedRows(stores.rows, identity.fingerprint, ports.entropy)
-        self.index = RecordIndex(self.sealed_rows)
-        self.queue = RecordQueue(
-            key=SigningKey(identity.node),
-            ledger=core.store,
-            rows=self.sealed_rows,
-            index=self.index,
-            disk=ports.disk,
-            replication=ciphertext.replication,
-            submitter=core.submitter,
-            open_vault=vaults.ensure_open,
-            clock=ports.clock,
-            entropy=ports.entropy,
-            log=ports.log,
-        )
-        self.report = RecordReport(core.store, self.index, self.queue)
 
 
 class Assembly:
@@ -130,14 +38,47 @@ class Assembly:
         self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None], machine: Machine
     ) -> None:
         ports = core.ports
-        self.sharing = sharing = Sharing(core, stores, identity, check_room)
-        custody = sharing.custody
+        self._core, self._stores, self._key = core, stores, SigningKey(identity.node)
+        self.sharing = Sharing(core, stores, identity, check_room)
+        custody = self.sharing.custody
         self.ciphertext = ciphertext = Ciphertext(core, stores, identity, check_room)
-        self.records = records = Records(core, stores, identity, custody.vaults, ciphertext)
-        self.ingest = Ingest(
+        self.records = Records(core, stores, identity, custody.vaults, ciphertext)
+        self.ingest = self._ingest(check_room)
+        opening = Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers)
+        self.query = self._query(opening)
+        self.erasing = Erasing(
+            core,
+            stores,
+            key=self._key,
+            custody=custody,
+            records=self.records,
+            ciphertext=ciphertext,
+            opening=opening,
+        )
+        self._clock_watch = ClockWatch(ports.transport, ports.clock)
+        self.block_repair = self._block_repair(machine)
+        self.status = StatusReporter(
+            core=core,
+            queue=self.records.queue,
+            repair=ciphertext.repair,
+            block_repair=self.block_repair,
+            destruction=self.erasing.destruction,
+            clock_watch=self._clock_watch,
+            machine=machine,
+        )
+        self._audit = self._auditing()
+        self.safekeeping = Safekeeping(core, self._backup_sources(), custody.patients, opening)
+        self.storekeeping = Storekeeping(
+            core, stores, ciphertext, self.records.queue, check_room=check_room, machine=machine
+        )
+        self._transport = ports.transport
+
+    def _ingest(self, check_room: Callable[[], None]) -> Ingest:
+        ports, custody, records = self._core.ports, self.sharing.custody, self.records
+        return Ingest(
             patients=custody.patients,
             vaults=custody.vaults,
-            chunks=stores.chunks,
+            chunks=self._stores.chunks,
             queue=records.queue,
             index=records.index,
             rows=records.sealed_rows,
@@ -147,44 +88,29 @@ class Assembly:
             entropy=ports.entropy,
             check_room=check_room,
         )
-        opening = Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers)
-        self.query = Query(
-            key=SigningKey(identity.node),
+
+    def _query(self, opening: Opening) -> Query:
+        core, custody = self._core, self.sharing.custody
+        return Query(
+            key=self._key,
             ledger=core.store,
-            rows=stores.rows,
+            rows=self._stores.rows,
             patients=custody.patients,
             vaults=custody.vaults,
             attachments=custody.attachments,
-            retrieval=ciphertext.retrieval,
+            retrieval=self.ciphertext.retrieval,
             opening=opening,
             submitter=core.submitter,
-            index=records.index,
-            report=records.report,
-            entropy=ports.entropy,
+            index=self.records.index,
+            report=self.records.report,
+            entropy=core.ports.entropy,
         )
-        self.erasing = Erasing(
-            core,
-            SigningKey(identity.node),
-            ErasingSources(
-                rows=stores.rows,
-                sealed_rows=records.sealed_rows,
-                chunks=stores.chunks,
-                envelopes=ciphertext.envelopes,
-                index=records.index,
-                report=records.report,
-                holder=ciphertext.holder,
-                retrieval=ciphertext.retrieval,
-                opening=opening,
-                vaults=custody.vaults,
-                epochs=custody.epochs,
-                authorities=custody.authorities,
-                attachments=custody.attachments,
-            ),
-        )
-        self._clock_watch = ClockWatch(ports.transport, ports.clock)
-        self.block_repair = BlockRepair(
+
+    def _block_repair(self, machine: Machine) -> BlockRepair:
+        core, ports = self._core, self._core.ports
+        return BlockRepair(
             store=core.store,
-            rows=stores.rows,
+            rows=self._stores.rows,
             disk=RoomAwaitingDisk(ports.disk, ports.clock),
             transport=ports.transport,
             verification=core.verification,
@@ -194,53 +120,36 @@ class Assembly:
             damage=core.damage,
             check_room=machine.check_room_to_mend,
         )
-        self.status = StatusReporter(
-            core=core,
-            queue=records.queue,
-            repair=ciphertext.repair,
-            block_repair=self.block_repair,
-            destruction=self.erasing.destruction,
-            clock_watch=self._clock_watch,
-            machine=machine,
-        )
-        self._audit = Audit(
+
+    def _auditing(self) -> Audit:
+        core, stores, custody = self._core, self._stores, self.sharing.custody
+        return Audit(
             authorities=custody.authorities,
             attachments=custody.attachments,
             store=core.store,
-            ledger_audit=LedgerAudit(core.store, ports.workers, core.damage),
+            ledger_audit=LedgerAudit(core.store, core.ports.workers, core.damage),
             store_audit=StoreAudit(
                 chunks=stores.chunks,
-                envelopes=ciphertext.envelopes,
+                envelopes=self.ciphertext.envelopes,
                 keystore=stores.keystore,
                 store=core.store,
                 databases=stores.databases,
-                workers=ports.workers,
+                workers=core.ports.workers,
                 damage=core.damage,
             ),
         )
-        sources = BackupSources(
+
+    def _backup_sources(self) -> BackupSources:
+        stores = self._stores
+        return BackupSources(
             files=stores.files,
             rows=stores.rows,
-            own=records.sealed_rows,
+            own=self.records.sealed_rows,
             chunks=stores.chunks,
-            holder=ciphertext.holder,
+            holder=self.ciphertext.holder,
             keystore=stores.keystore,
-            store=core.store,
+            store=self._core.store,
         )
-        self.safekeeping = Safekeeping(core, sources, custody.patients, opening)
-        self.storekeeping = Storekeeping(
-            core,
-            stores,
-            envelopes=ciphertext.envelopes,
-            holder=ciphertext.holder,
-            replication=ciphertext.replication,
-            retrieval=ciphertext.retrieval,
-            repair=ciphertext.repair,
-            queued=lambda: records.queue.length,
-            check_room=check_room,
-            machine=machine,
-        )
-        self._transport = ports.transport
 
     @property
     def services(self) -> Services:

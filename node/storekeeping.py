@@ -3,19 +3,16 @@
 from collections.abc import Awaitable, Callable
 
 from node.awaiting_disk import RoomAwaitingDisk
-from node.chunk_holder import ChunkHolder
 from node.core import Core
 from node.mending import Mending
 from node.reclaiming import Reclaiming
-from node.repair import Repair
-from node.replication import Replication
-from node.retrieval import Retrieval
+from node.record_queue import RecordQueue
+from node.recordkeeping import Ciphertext
 from node.scrub import Scrub
 from node.status import Machine
 from node.storage_care import StorageCare
 from node.storage_figures import StorageFigures
 from node.stores import Stores
-from storage.envelope_store import EnvelopeStore
 
 
 class Storekeeping:
@@ -25,13 +22,9 @@ class Storekeeping:
         self,
         core: Core,
         stores: Stores,
+        ciphertext: Ciphertext,
+        queue: RecordQueue,
         *,
-        envelopes: EnvelopeStore,
-        holder: ChunkHolder,
-        replication: Replication,
-        retrieval: Retrieval,
-        repair: Repair,
-        queued: Callable[[], int],
         check_room: Callable[[], None],
         machine: Machine,
     ) -> None:
@@ -42,7 +35,7 @@ class Storekeeping:
             rows=stores.rows,
             disk=disk,
             chunks=stores.chunks,
-            retrieval=retrieval,
+            retrieval=ciphertext.retrieval,
             transport=ports.transport,
             workers=ports.workers,
             clock=ports.clock,
@@ -55,10 +48,10 @@ class Storekeeping:
             rows=stores.rows,
             disk=disk,
             chunks=stores.chunks,
-            holder=holder,
-            repair=repair,
+            holder=ciphertext.holder,
+            repair=ciphertext.repair,
             scrub=self.scrub,
-            queued=queued,
+            queued=lambda: queue.length,
             workers=ports.workers,
             clock=ports.clock,
             machine=machine,
@@ -68,10 +61,10 @@ class Storekeeping:
             rows=stores.rows,
             disk=disk,
             chunks=stores.chunks,
-            envelopes=envelopes,
-            holder=holder,
-            repair=repair,
-            replication=replication,
+            envelopes=ciphertext.envelopes,
+            holder=ciphertext.holder,
+            repair=ciphertext.repair,
+            replication=ciphertext.replication,
             transport=ports.transport,
             workers=ports.workers,
         )
@@ -87,7 +80,7 @@ class Storekeeping:
             scrub=self.scrub,
             mending=mending,
             reclaiming=reclaiming,
-            status=repair.status,
+            status=ciphertext.repair.status,
             ledger=core.store,
             transport=ports.transport,
         )
