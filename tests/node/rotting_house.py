@@ -20,9 +20,10 @@ from protocol.certificate import CommitProof
 from protocol.errors import StorageFull
 from protocol.identifiers import Height, NodeId
 from protocol.merkle import Frontier
+from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
-from storage.mend import lost_heights
+from storage.mend import lost_heights, put_lost
 from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SilentLog
 from tests.node.scripted_transport import ScriptedTransport, Stream
 from tests.protocol import chain
@@ -90,6 +91,13 @@ class House:
         for last, proof in PROOFS.items():
             await self.applier.apply(Committed(CHAIN[first : last + 1], proof, is_stored=False))
             first = last + 1
+
+    def lose(self, prefix: bytes, height: int) -> None:
+        """Leave out a row of a height, and note it as lost, as a database does that was made anew without it."""
+        batch = Batch()
+        batch.delete(key(prefix, height))
+        put_lost(batch, Height(height))
+        self.rows.write(batch, sync=True)
 
     def rot(self, *keys: bytes) -> None:
         self.rows.damage(keys)

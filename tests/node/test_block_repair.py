@@ -75,10 +75,7 @@ async def test_29_damaged_proofs_cost_no_blocks(
 async def test_the_proof_of_the_newest_block_comes_back_with_it(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
-    batch = Batch()
-    batch.delete(key(PROOF, TIP))
-    put_lost(batch, Height(TIP))
-    house.rows.write(batch, sync=True)
+    house.lose(PROOF, TIP)
 
     await run_for(house, 1)
 
@@ -90,10 +87,7 @@ async def test_a_proof_that_nobody_has_keeps_no_voter_from_voting(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     house.transport.streams[HONEST] = sending(*CHAIN[TIP:])  # all have gone on, and prove a newer block
-    batch = Batch()
-    batch.delete(key(PROOF, TIP))
-    put_lost(batch, Height(TIP))
-    house.rows.write(batch, sync=True)
+    house.lose(PROOF, TIP)
 
     house.rot(key(BLOCK, 10))
 
@@ -106,10 +100,7 @@ async def test_a_proof_that_nobody_has_keeps_no_voter_from_voting(
 async def test_a_block_that_is_being_fetched_is_served_to_nobody_without_another_word(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
-    batch = Batch()
-    batch.delete(key(BLOCK, 5))
-    put_lost(batch, Height(5))
-    house.rows.write(batch, sync=True)
+    house.lose(BLOCK, 5)
     server = BlockServer(house.store, house.log, damage=house.damage)
 
     assert [frame async for frame in server.serve(HONEST, codec.encode(BlocksFrom(Height(5))))] == []
@@ -121,10 +112,7 @@ async def test_a_voter_waits_for_a_block_however_long_it_takes(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     honest = house.transport.streams.pop(HONEST)
-    batch = Batch()
-    batch.delete(key(BLOCK, 5))
-    put_lost(batch, Height(5))
-    house.rows.write(batch, sync=True)
+    house.lose(BLOCK, 5)
 
     await run_for(house, 3_600)
     assert not house.damage.whole.is_set()
@@ -256,10 +244,7 @@ async def test_a_whole_ledger_is_walked_in_silence(
 async def test_a_lost_block_under_one_that_has_rotted_since_waits_for_that_one(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
-    batch = Batch()
-    batch.delete(key(BLOCK, 5))
-    put_lost(batch, Height(5))
-    house.rows.write(batch, sync=True)
+    house.lose(BLOCK, 5)
     house.rot(key(BLOCK, 6), key(BLOCK, 7))
 
     await run_for(house, 60)
@@ -356,10 +341,7 @@ async def test_who_reads_every_block_waits_until_all_are_there(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     honest = house.transport.streams.pop(HONEST)
-    batch = Batch()
-    batch.delete(key(BLOCK, 5))
-    put_lost(batch, Height(5))
-    house.rows.write(batch, sync=True)
+    house.lose(BLOCK, 5)
     read: list[int] = []
 
     async def reader() -> None:
