@@ -15,7 +15,7 @@ from protocol.identifiers import NodeId, PublicKey, peer_id
 
 FILE_BYTES_MAX = 1024 * 1024
 """64 members with 16 addresses each stay below 500 KiB."""
-_MEMBER_KEYS = ("name", "kind", "role", "node", "kex", "team", "governance", "addresses")
+_MEMBER_KEYS = ("name", "kind", "role", "node", "kex", "team", "governance", "checkpoint", "addresses")
 
 
 def card_text(card: Card) -> str:
@@ -118,6 +118,7 @@ def _member_object(member: Member) -> dict[str, Any]:
         "kex": member.kex.hex(),
         "team": member.team.hex(),
         "governance": member.governance.hex(),
+        "checkpoint": member.checkpoint.hex(),
         "addresses": list(member.addresses),
     }
 
@@ -126,7 +127,7 @@ def _member_object(member: Member) -> dict[str, Any]:
 def _member_plain(fields: dict[str, Any]) -> tuple[Any, ...]:
     keys = (
         NodeId(_hex(fields["node"])),
-        *(PublicKey(_hex(fields[name])) for name in ("kex", "team", "governance")),
+        *(PublicKey(_hex(fields[name])) for name in ("kex", "team", "governance", "checkpoint")),
     )
     return ("member", fields["name"], fields["kind"], fields["role"], *keys, tuple(fields["addresses"]))
 

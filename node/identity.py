@@ -24,8 +24,8 @@ SECRET_BYTES = 32
 class Identity:
     """A facility's secrets, 32 bytes each; `repr` shows the public node key only.
 
-    `node`, `team` and `governance` are Ed25519 seeds (peer id and blocks; records and grants; ballots); `kex` is the
-    X25519 secret that grants are wrapped to; `actor_root` is what the handles of people are derived from;
+    `node`, `team`, `governance` and `checkpoint` are Ed25519 seeds (peer id and blocks; records and grants; ballots;
+    checkpoints); `kex` is the X25519 secret that grants are wrapped to; `actor_root` is what the handles of people are derived from;
     `fingerprint` keys the digests by which a file that comes twice is recognised.
     """
 
@@ -33,6 +33,7 @@ class Identity:
     kex: bytes
     team: bytes
     governance: bytes
+    checkpoint: bytes
     actor_root: bytes
     fingerprint: bytes
 
@@ -82,6 +83,7 @@ class Identity:
             kex=x25519_public(self.kex),
             team=PublicKey(signing.SigningKey(self.team).public),
             governance=PublicKey(signing.SigningKey(self.governance).public),
+            checkpoint=PublicKey(signing.SigningKey(self.checkpoint).public),
             addresses=config.card_addresses(),
         )
 

@@ -15,7 +15,7 @@ from protocol.identifiers import Digest, NetworkId, NodeId, PublicKey, peer_id
 
 ROLES = ("voter", "witness", "observer", "learner")
 KINDS = ("hospital", "clinic", "lab", "insurer", "regulator", "patient")
-CARD_VERSION = 1
+CARD_VERSION = 2
 
 Name = Annotated[str, Size(1, 64)]
 
@@ -32,6 +32,7 @@ class Member:
     kex: Annotated[PublicKey, Size(32)]
     team: Annotated[PublicKey, Size(32)]
     governance: Annotated[PublicKey, Size(32)]
+    checkpoint: Annotated[PublicKey, Size(32)]
     addresses: Annotated[tuple[Annotated[str, Size(1, 256)], ...], Size(0, 16)]
 
 
@@ -108,6 +109,16 @@ class Configuration:
         return tuple(member.node for member in self.members if member.role == "learner")
 
     @cached_property
+    def witnesses(self) -> tuple[NodeId, ...]:
+        """Members that validate and vote on certificates, and take no other part in consensus."""
+        return tuple(member.node for member in self.members if member.role == "witness")
+
+    @cached_property
+    def signers(self) -> tuple[NodeId, ...]:
+        """Members whose commit votes make a certificate: voters and witnesses, sorted (ledger.md, head)."""
+        return tuple(member.node for member in self.members if member.role in ("voter", "witness"))
+
+    @cached_property
     def storing(self) -> tuple[NodeId, ...]:
         """Members that store chunks and envelopes and give receipts: the voters (storage.md 4)."""
         return self.voters
@@ -116,6 +127,16 @@ class Configuration:
     def raft_quorum(self) -> int:
         """R: a majority of voters."""
         return len(self.voters) // 2 + 1
+
+    @property
+    def liars_tolerated(self) -> int:
+        """b: signers that may lie without two histories becoming final."""
+        return max((len(self.signers) - 1) // 3, self.min_b)
+
+    @property
+    def certificate_quorum(self) -> int:
+        """q: two sets of so many signers share at least b + 1."""
+        return (len(self.signers) + self.liars_tolerated) // 2 + 1
 
     @property
     def receipt_quorum(self) -> int:

@@ -57,6 +57,9 @@ CLOCK_AHEAD_HOLD_TICKS_MAX = 80
 """Two election time-outs: a leader whose blocks stay ahead of our clock for longer is treated as dead (ledger.md, Time)."""
 UNCOMMITTED_BLOCKS_MAX = 64
 UNCOMMITTED_BYTES_MAX = 16 * MIB
+UNCERTIFIED_BLOCKS_MAX = 64
+UNCERTIFIED_BYTES_MAX = 16 * MIB
+"""What may stand above the highest certificate; at the limit a leader proposes nothing but the openings of terms (P6)."""
 LOG_CACHE_BYTES_MAX = 8 * MIB
 """Recent blocks kept in memory for followers; older ones are read back from the ledger store."""
 POOL_TRANSACTIONS_MAX = 20_000

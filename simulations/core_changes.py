@@ -53,5 +53,7 @@ def _with(configuration: Configuration, node: CoreNode, role: str) -> Configurat
     members = [member for member in configuration.members if member.node != node.id]
     if role:
         public = PublicKey(node.key.public)
-        members.append(Member(f"member-{node.index}", "clinic", role, node.id, public, public, public, ()))
+        members.append(
+            Member(f"member-{node.index}", "clinic", role, node.id, public, public, public, public, ())
+        )
     return dataclasses.replace(configuration, members=tuple(sorted(members, key=lambda member: member.node)))

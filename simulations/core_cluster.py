@@ -196,6 +196,6 @@ def _configuration(seed: int, keys: list[SigningKey], voters: int) -> Configurat
     for index, key in enumerate(keys):
         role = "voter" if index < voters else "learner"
         public = PublicKey(key.public)
-        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, ())
+        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, public, ())
         cards.append(Card.make(member, key))
     return found(tuple(cards), nonce=determinism.stream(seed, "nonce").randbytes(32))

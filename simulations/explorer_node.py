@@ -67,7 +67,7 @@ class Members:
         keys = tuple([SigningKey(hashlib.sha256(b"explorer %d" % n).digest()) for n in range(count)])
         stands = PublicKey(bytes(32))
         members = [
-            Member(f"voter {n}", "hospital", "voter", NodeId(key.public), stands, stands, stands, ())
+            Member(f"voter {n}", "hospital", "voter", NodeId(key.public), stands, stands, stands, stands, ())
             for n, key in enumerate(keys)
         ]
         ordered = tuple(sorted(members, key=lambda member: member.node))

@@ -135,6 +135,6 @@ def found_network(seed: int, keys: list[SigningKey], voters: int) -> Configurati
     for index, key in enumerate(keys):
         role = "voter" if index < voters else "observer"
         public = PublicKey(key.public)
-        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, ())
+        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, public, ())
         cards.append(Card.make(member, key))
     return found(tuple(cards), nonce=determinism.stream(seed, "nonce").randbytes(32))

@@ -166,7 +166,7 @@ def _card(seed: bytes, role: str) -> configuration.Card:
     key = SigningKey(seed)
     node = NodeId(key.public)
     member = configuration.Member(
-        node.hex()[:16], "hospital", role, node, key.public, key.public, key.public, ()
+        node.hex()[:16], "hospital", role, node, key.public, key.public, key.public, key.public, ()
     )
     return configuration.Card.make(member, key)
 

@@ -197,6 +197,7 @@ class MemberDouble:
             x25519_public(self.identity.kex),
             PublicKey(SigningKey(self.identity.team).public),
             PublicKey(SigningKey(self.identity.governance).public),
+            PublicKey(SigningKey(self.identity.checkpoint).public),
             (),
         )
         self.card = Card.make(self.member, SigningKey(self.identity.node))

@@ -16,7 +16,7 @@ from protocol.errors import Refused
 
 
 def make_card(name: str, number: int) -> Card:
-    keys = Identity(*(bytes([number, place]) * 16 for place in range(6)))
+    keys = Identity(*(bytes([number, place]) * 16 for place in range(7)))
     return keys.card(Config(name, listen=("/ip4/127.0.0.1/tcp/4001",)))
 
 
@@ -95,5 +95,5 @@ def test_two_cards_of_one_name_found_no_network() -> None:
 
 
 def test_secrets_never_show_in_repr() -> None:
-    keys = Identity(*(bytes([place + 65]) * 32 for place in range(6)))
+    keys = Identity(*(bytes([place + 65]) * 32 for place in range(7)))
     assert all(bytes([place + 65]) * 8 not in repr(keys).encode() for place in range(6))

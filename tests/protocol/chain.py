@@ -46,6 +46,7 @@ CONFIGURATION = Configuration(
             PublicKey(filled("kex")),
             PublicKey(filled("team")),
             PublicKey(filled("gov")),
+            PublicKey(filled("checkpoint")),
             (),
         )
         for n, node in enumerate(NODES)

@@ -38,7 +38,9 @@ def named(name: str) -> bytes:
 def member(name: str, role: str = "voter") -> Member:
     """Return a facility whose keys are made from its name."""
     public = key(name).public
-    return Member(name, "hospital", role, NodeId(public), public, key(name + "/team").public, public, ())
+    return Member(
+        name, "hospital", role, NodeId(public), public, key(name + "/team").public, public, public, ()
+    )
 
 
 def configuration(*names: str, observers: tuple[str, ...] = ()) -> Configuration:

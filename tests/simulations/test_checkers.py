@@ -35,7 +35,7 @@ def found_violations() -> list[str]:
 @pytest.fixture
 def configuration() -> Configuration:
     public = PublicKey(KEY.public)
-    member = Member("member-0", "clinic", "voter", NodeId(public), public, public, public, ())
+    member = Member("member-0", "clinic", "voter", NodeId(public), public, public, public, public, ())
     return found((Card.make(member, KEY),), nonce=bytes(32))
 
 

@@ -20,7 +20,9 @@ def configuration(*roles: str) -> Configuration:
     cards = []
     for number, (key, role) in enumerate(zip(KEYS, roles, strict=True)):
         public = PublicKey(key.public)
-        member = Member(f"member-{number}", "clinic", role, NodeId(public), public, public, public, ())
+        member = Member(
+            f"member-{number}", "clinic", role, NodeId(public), public, public, public, public, ()
+        )
         cards.append(Card.make(member, key))
     return found(tuple(cards), nonce=bytes(32))
 

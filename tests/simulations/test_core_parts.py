@@ -24,7 +24,7 @@ KEY = SigningKey(bytes(32))
 
 def genesis() -> Block:
     public = PublicKey(KEY.public)
-    member = Member("member-0", "clinic", "voter", NodeId(public), public, public, public, ())
+    member = Member("member-0", "clinic", "voter", NodeId(public), public, public, public, public, ())
     configuration: Configuration = found((Card.make(member, KEY),), nonce=bytes(32))
     return genesis_block(configuration)
 

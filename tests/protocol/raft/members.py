@@ -18,7 +18,9 @@ def key_of(number: int) -> signing.SigningKey:
 
 def member(n: int, role: str = "voter") -> Member:
     stands = PublicKey(bytes([n] * 32))
-    return Member(f"facility {n}", "hospital", role, NodeId(key_of(n).public), stands, stands, stands, ())
+    return Member(
+        f"facility {n}", "hospital", role, NodeId(key_of(n).public), stands, stands, stands, stands, ()
+    )
 
 
 def configuration_of(count: int, learners: tuple[int, ...] = ()) -> Configuration:
