@@ -62,7 +62,7 @@ def test_an_altered_card_is_refused(change: dict[str, object]) -> None:
 def test_cards_of_another_version_role_or_kind_are_refused() -> None:
     honest = card("hospital")
     for bad in (
-        dataclasses.replace(honest, version=2),
+        dataclasses.replace(honest, version=1),
         Card.make(dataclasses.replace(honest.member, role="emperor"), key("hospital")),
         Card.make(dataclasses.replace(honest.member, kind="bakery"), key("hospital")),
     ):
