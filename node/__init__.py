@@ -3,5 +3,7 @@
 `ports` names the five seams to the world; `libp2p_transport`, `disk` and `system` are their real sides. `core` assembles
 the ledger part of a node from ports (`consensus`, `applier`, `gossip`, `catchup`, `receipts`; for who is far behind
 `snapshots`, `snapshot_claims`, `snapshot_install` and `history`); `ingest`, `replication`, `query`, `consent` and `audit`
-stand on it; `daemon` wires everything; `cli` and `web` are how people reach it.
+stand on it, and so do `tree`, `checkpoints`, `witness_client` and `log_witness` (`checkpointing` wires them),
+`receipt_proofs` and `update_proofs` (for people outside), and `foreign` (other networks); `daemon`
+wires everything; `cli` and `web` are how people reach it.
 """

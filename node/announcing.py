@@ -42,7 +42,7 @@ class Announcer:
             Unavailable: no quorum; nothing may be opened.
             Forbidden: the ledger refused it.
         """
-        member = self._ledger.configuration.by_node[self._me]
+        member = self._ledger.configurations.known_member(self._me)
         who = WhoNote(user or "", "", "", member.name)
         note = seal_who(who, vid, key.audit_public, seed32=self._entropy.bytes(32))
         # Stored by a majority before the Read that names it: the patient must be able to see who it was.

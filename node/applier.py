@@ -17,10 +17,12 @@ from protocol import ledger_state
 from protocol.block import Block
 from protocol.certificate import CommitProof
 from protocol.errors import LocalFault
-from protocol.identifiers import Height
+from protocol.identifiers import Digest, Height
+from protocol.merkle import Head
 from protocol.snapshot import proof_within
 from storage.key_value import Batch
 from storage.ledger_store import AppliedMark, LedgerStore
+from storage.tree_store import put_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Applier:
         self.history = AppliedHeight(store.history_height())
         """The height up to which *every* block is applied and here: behind `height` after a snapshot was installed, until
         what lies below it has been fetched. Who reads all blocks, one after the other, waits for this one."""
+        self.second: Head | None = None
+        """The tree before the newest block of a second of ledger time in which there was none yet: all members see the same."""
         self.installed = trio.Event()
         """Set, and replaced, when a snapshot was installed."""
 
@@ -104,18 +108,25 @@ class Applier:
         def rows(key: bytes) -> bytes | None:
             return writes[key] if key in writes else self._store.state(key)
 
-        frontier = self.mark.frontier
+        leaves: list[Digest] = []
+        second, time_s = self.second, self.mark.time_ms // 1000
         previous = self.mark.height, self.mark.hash
+        configuration = self._store.configuration
         for block in blocks:
             if (block.height - 1, block.header.prev_hash) != previous:
                 raise LocalFault(f"block {block.height} does not follow applied block {previous[0]}")
-            applied = ledger_state.apply(rows, self._store.configuration, block)
+            applied = ledger_state.apply(rows, configuration, block)
+            if block.is_configuration:
+                configuration = block.next_configuration()
             writes.update(applied.writes)
             outcomes.extend(applied.outcomes)
-            frontier = frontier.append(block.leaves())
+            leaves += block.leaves()
+            if (now_s := block.header.time_ms // 1000) != time_s:
+                second, time_s = Head(block.header.tree_size, block.header.tree_root), now_s
             previous = block.height, block.hash
             block.forget()
         last = blocks[-1]
+        frontier = put_leaves(batch, self.mark.frontier, leaves)
         mark = AppliedMark(last.height, last.hash, last.header.time_ms, frontier.size, frontier.peaks)
         if not committed.is_stored:
             self._store.put_blocks(batch, blocks)
@@ -125,7 +136,10 @@ class Applier:
         # Not synchronised: the blocks are durable on a quorum, and rows and mark are in one batch, so that a crash
         # only means applying them again.
         await self._disk.commit(batch, sync=not committed.is_stored)
+        if configuration is not self._store.configuration:
+            self._store.refresh()
         self._receipts.resolve(outcome.receipt for outcome in outcomes if outcome.is_binding)
+        self.second = second
         self._advance(mark)
 
     def adopt(self) -> None:

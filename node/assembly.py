@@ -12,22 +12,29 @@ from node.audit import Audit
 from node.awaiting_disk import RoomAwaitingDisk
 from node.backup import BackupSources
 from node.block_repair import BlockRepair
+from node.checkpointing import NO_WITNESSES, Checkpointing, CheckpointSettings
 from node.clock_watch import ClockWatch
 from node.core import Core
 from node.erasing import Erasing
+from node.evidence import EvidenceDesk
+from node.foreign import ForeignNetworks
 from node.identity import Identity
 from node.ingest import Ingest
+from node.key_rotation import KeyRotation
 from node.ledger_audit import LedgerAudit
+from node.membership import Membership
 from node.opening import Opening
 from node.query import Query
 from node.recordkeeping import Ciphertext, Records
 from node.safekeeping import Safekeeping
 from node.services import Services
+from node.settling import Settling
 from node.sharing import Sharing
 from node.status import Machine, StatusReporter
 from node.store_audit import StoreAudit
 from node.storekeeping import Storekeeping
 from node.stores import Stores
+from node.ticket_desk import TicketDesk
 from protocol.signing import SigningKey
 
 
@@ -35,15 +42,26 @@ class Assembly:
     """Everything above the ledger. Run `run` beside the core's."""
 
     def __init__(
-        self, core: Core, stores: Stores, identity: Identity, check_room: Callable[[], None], machine: Machine
+        self,
+        core: Core,
+        stores: Stores,
+        identity: Identity,
+        check_room: Callable[[], None],
+        machine: Machine,
+        *,
+        checkpoint_settings: CheckpointSettings = NO_WITNESSES,
     ) -> None:
+        def check_records() -> None:
+            check_room()
+            machine.check_quota()
+
         ports = core.ports
         self._core, self._stores, self._key = core, stores, SigningKey(identity.node)
         self.sharing = Sharing(core, stores, identity, check_room)
         custody = self.sharing.custody
-        self.ciphertext = ciphertext = Ciphertext(core, stores, identity, check_room)
+        self.ciphertext = ciphertext = Ciphertext(core, stores, identity, check_records)
         self.records = Records(core, stores, identity, custody.vaults, ciphertext)
-        self.ingest = self._ingest(check_room)
+        self.ingest = self._ingest(check_records)
         opening = Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers)
         self.query = self._query(opening)
         self.erasing = Erasing(
@@ -57,34 +75,60 @@ class Assembly:
         )
         self._clock_watch = ClockWatch(ports.transport, ports.clock)
         self.block_repair = self._block_repair(machine)
+        self.evidence = self._evidence()
+        self.checkpointing = Checkpointing(core, stores, identity, self.evidence, checkpoint_settings)
         self.status = StatusReporter(
             core=core,
             queue=self.records.queue,
             repair=ciphertext.repair,
+            standings=ciphertext.standings,
             block_repair=self.block_repair,
             destruction=self.erasing.destruction,
             clock_watch=self._clock_watch,
             machine=machine,
+            checkpoints=self.checkpointing.desk,
         )
         self._audit = self._auditing()
         self.safekeeping = Safekeeping(core, self._backup_sources(), custody.patients, opening)
         self.storekeeping = Storekeeping(
-            core, stores, ciphertext, self.records.queue, check_room=check_room, machine=machine
+            core, stores, ciphertext, self.records.queue, check_room=check_records, machine=machine
+        )
+        self._tickets = TicketDesk(
+            key=self._key,
+            store=core.store,
+            rows=stores.rows,
+            disk=ports.disk,
+            transport=ports.transport,
+            clock=ports.clock,
+            entropy=ports.entropy,
+        )
+        self._membership = Membership(
+            me=ports.transport.me,
+            keys=KeyRotation(stores.keystore, identity, ports.entropy.bytes),
+            store=core.store,
+            submitter=core.submitter,
+            tickets=self._tickets,
+            now_ms=ports.clock.now_ms,
         )
         self._transport = ports.transport
 
     def _ingest(self, check_room: Callable[[], None]) -> Ingest:
         ports, custody, records = self._core.ports, self.sharing.custody, self.records
-        return Ingest(
+        settling = Settling(
             patients=custody.patients,
             vaults=custody.vaults,
-            chunks=self._stores.chunks,
             queue=records.queue,
             index=records.index,
             rows=records.sealed_rows,
             report=records.report,
-            workers=ports.workers,
             clock=ports.clock,
+            check_room=check_room,
+        )
+        return Ingest(
+            settling=settling,
+            writer=self._stores.writer,
+            queue=records.queue,
+            workers=ports.workers,
             entropy=ports.entropy,
             check_room=check_room,
         )
@@ -121,13 +165,27 @@ class Assembly:
             check_room=machine.check_room_to_mend,
         )
 
+    def _evidence(self) -> EvidenceDesk:
+        core, ports = self._core, self._core.ports
+        return EvidenceDesk(
+            key=self._key,
+            store=core.store,
+            rows=self._stores.rows,
+            disk=RoomAwaitingDisk(ports.disk, ports.clock),
+            submitter=core.submitter,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+            log=ports.log,
+        )
+
     def _auditing(self) -> Audit:
         core, stores, custody = self._core, self._stores, self.sharing.custody
         return Audit(
             authorities=custody.authorities,
             attachments=custody.attachments,
             store=core.store,
-            ledger_audit=LedgerAudit(core.store, core.ports.workers, core.damage),
+            ledger_audit=LedgerAudit(core.store, core.ports.workers, core.damage, self.checkpointing.tree),
             store_audit=StoreAudit(
                 chunks=stores.chunks,
                 envelopes=self.ciphertext.envelopes,
@@ -156,6 +214,7 @@ class Assembly:
         """What the local socket offers."""
         return Services(
             status=self.status,
+            members=self._membership,
             patients=self.sharing.desk,
             ingest=self.ingest,
             query=self.query,
@@ -164,6 +223,20 @@ class Assembly:
             backup=self.safekeeping.backup,
             erasures=self.erasing.erasures,
             storage=self.storekeeping.care,
+            checkpoints=self.checkpointing.desk,
+            foreign=self._foreign(),
+        )
+
+    def _foreign(self) -> ForeignNetworks:
+        core, ports = self._core, self._core.ports
+        return ForeignNetworks(
+            key=self._key,
+            store=core.store,
+            rows=self._stores.rows,
+            disk=ports.disk,
+            workers=ports.workers,
+            clock=ports.clock,
+            submitter=core.submitter,
         )
 
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
@@ -178,15 +251,19 @@ class Assembly:
             partial(self.block_repair.after, sharing.watcher.run),
             sharing.granting.consent.run,
             self._clock_watch.run,
+            self.evidence.run,
             sharing.handover.run,
             self.safekeeping.lost_vaults.run,
             *self.storekeeping.tasks,
+            *self.checkpointing.tasks(),
         )
 
     async def run(self) -> None:
         """Serve and watch until cancelled."""
         self.ciphertext.holder.serve(self._transport)
         self.erasing.serve()
+        self._tickets.serve()
+        self.storekeeping.serve()
         async with trio.open_nursery() as nursery:
             for task in self.tasks():
                 nursery.start_soon(task)

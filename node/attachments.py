@@ -66,9 +66,10 @@ class Attachments:
         store: EnvelopeStore,
         disk: Disk,
         transport: PeerTransport,
-        storing: tuple[NodeId, ...],
+        storing: Callable[[], tuple[NodeId, ...]],
         check_room: Callable[[], None] = lambda: None,
     ) -> None:
+        """`storing` returns the members that store, which change with the configuration."""
         self._check_room = check_room
         self._store = store
         self._disk = disk
@@ -96,9 +97,9 @@ class Attachments:
             Unavailable: too few members answered.
         """
         attachments = [await self.get(digest) for digest in digests]
-        me = self._transport.me
-        kept = {me} & set(self._storing)
-        needed = len(self._storing) // 2 + 1
+        me, storing = self._transport.me, self._storing()
+        kept = {me} & set(storing)
+        needed = len(storing) // 2 + 1
 
         async def push(peer: NodeId) -> None:
             try:
@@ -113,7 +114,7 @@ class Attachments:
             kept.add(peer)
 
         async with trio.open_nursery() as nursery:
-            for peer in self._storing:
+            for peer in storing:
                 if peer != me:
                     nursery.start_soon(push, peer)
         if len(kept) < needed:
@@ -134,7 +135,7 @@ class Attachments:
         if found is not None:
             return found
         connected = {status.node for status in self._transport.peers() if status.connected}
-        first = [node for node in self._storing if node in connected]
+        first = [node for node in self._storing() if node in connected]
         for peer in (*first, *sorted(connected - set(first))):
             found = await self._ask(peer, digest)
             if found is not None:

@@ -186,7 +186,7 @@ class Audit:
         return _BAD_NOTE
 
     def _name(self, node: NodeId) -> str:
-        member = self._store.configuration.by_node.get(node)
+        member = self._store.configurations.member_ever(node)
         if member is not None:
             return member.name
         return _PATIENT if node == ZERO else node.hex()[:16]

@@ -20,10 +20,9 @@ from node.chunk_holder import ChunkHolder
 from node.event_log import EventLog
 from node.home import ADDRESS_BOOK, Home
 from node.ports import Clock, Entropy, Workers
-from node.record_queue import QueuedRecord
+from node.queued_record import QueuedRecord
 from node.sealed_rows import SealedRows
 from protocol import codec
-from protocol.configuration import network_id
 from protocol.errors import CarechainError, Corruption, Refused, Unavailable
 from protocol.identifiers import Cid, NodeId, PublicKey, Rid
 from storage import databases, keyspace
@@ -43,6 +42,7 @@ _LEFT_OUT = frozenset(
         keyspace.CHUNK_RECLAIM,
         keyspace.SCRUB_WALK,
         keyspace.GROWTH,
+        keyspace.LOG_WITNESS,  # a witness that forgot what it cosigned must not go on under its old key
     )
 )
 _BUSY = "another backup of this facility is being made; wait until it is done"
@@ -60,7 +60,14 @@ class HomeFiles:
     @staticmethod
     def of(home: Home) -> "HomeFiles":
         """Return those of a home. Not its recovery key: a key inside what it opens helps nobody who lost it."""
-        small = (home.config, home.card, home.genesis, home.key_file, home.path / ADDRESS_BOOK)
+        small = (
+            home.config,
+            home.card,
+            home.genesis,
+            home.ticket,
+            home.key_file,
+            home.path / ADDRESS_BOOK,
+        )
         return HomeFiles(small, (home.keys, home.path / databases.LEDGER))
 
     def read(self) -> list[tuple[str, bytes]]:
@@ -145,8 +152,8 @@ class Backup:
         with_payloads = with_payloads or len(configuration.storing) == 1
         contents = Contents(
             FORMAT,
-            configuration.by_node[self._me].name,
-            network_id(configuration),
+            self._sources.store.configurations.name_ever(self._me),
+            self._sources.store.network,
             self._clock.now_ms(),
             with_payloads,
         )

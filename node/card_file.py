@@ -80,6 +80,7 @@ def parse_genesis(text: str, *, source: str) -> Configuration:
             fields["min_b"],
             tuple(fields["suites"]),
             _hex(fields["nonce"]),
+            0,
         )
         genesis = codec.from_plain(plain, Configuration)
         # from_plain takes any integer; the encoding of a negative one, which nothing canonical has, fails here.

@@ -7,11 +7,14 @@ for every chunk, and only when the label rebuilt from *our own* ledger state is 
 import hashlib
 from collections.abc import Callable
 
+import trio
+
+from node.chunk_writer import ChunkWriter
 from node.ports import Clock, Disk, PeerTransport, Workers
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits, signing
 from protocol.envelope import Label, check_envelope, envelope_hash
-from protocol.errors import Corruption, Invalid, Malformed, Unavailable
+from protocol.errors import Corruption, Invalid, Malformed, RemoteFault, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId, PublicKey, Rid
 from protocol.ledger_rows import Vault
 from protocol.transaction import EnvelopeReceipt, receipt_form
@@ -39,6 +42,7 @@ class ChunkHolder:
         network: NetworkId,
         ledger: LedgerStore,
         chunks: ChunkStore,
+        writer: ChunkWriter,
         envelopes: EnvelopeStore,
         disk: Disk,
         workers: Workers,
@@ -50,6 +54,7 @@ class ChunkHolder:
         self._network = network
         self._ledger = ledger
         self._chunks = chunks
+        self._writer = writer
         self._envelopes = envelopes
         self._disk = disk
         self._workers = workers
@@ -154,17 +159,16 @@ class ChunkHolder:
         )
         if isinstance(request, exchange.PutChunks):
             self._check_room()
-            await self._workers.run(self._store, request.chunks)
+            # The ids are computed here, so there is nothing left to distrust.
+            await self._writer.put(await self._workers.run(_named, request.chunks))
             return codec.encode(exchange.Stored())
         if isinstance(request, exchange.ConfirmChunks):
-            return codec.encode(await self._workers.run(self.confirm, request.cids))
+            return codec.encode(await self._workers.run(self._confirm_all, request.lists))
         assert isinstance(request, exchange.GetChunks)
         return codec.encode(exchange.Chunks(await self._workers.run(self._load, request.cids)))
 
-    def _store(self, chunks: tuple[bytes, ...]) -> None:
-        # The ids are computed here, so there is nothing left to distrust.
-        named = [(Cid(hashlib.sha256(chunk).digest()), chunk) for chunk in chunks]
-        self._chunks.put_many(named, trusted=True)
+    def _confirm_all(self, lists: tuple[tuple[Cid, ...], ...]) -> exchange.Confirmed:
+        return exchange.Confirmed(tuple([self.confirm(cids) for cids in lists]))
 
     def _load(self, cids: tuple[Cid, ...]) -> tuple[bytes, ...]:
         loaded: list[bytes] = []
@@ -182,13 +186,29 @@ class ChunkHolder:
             body,
             exchange.EnvelopeRequest,  # type: ignore[arg-type]  # a union is no type for mypy
         )
-        if isinstance(request, exchange.OfferEnvelope):
-            try:
-                return codec.encode(await self.receive(sender, request))
-            except Unavailable:
-                return codec.encode(exchange.NotYet())
+        if isinstance(request, exchange.OfferEnvelopes):
+            return codec.encode(await self.receive_all(sender, request.offers))
         assert isinstance(request, exchange.GetEnvelope)
         return codec.encode(self._copy(request.rid))
+
+    async def receive_all(
+        self, sender: NodeId, offers: tuple[exchange.OfferEnvelope, ...]
+    ) -> exchange.Answered:
+        """Answer each offer by itself, all at once: their rows share the disk's next synchronised write."""
+        answers: dict[int, EnvelopeReceipt | exchange.NotYet | exchange.Declined] = {}
+
+        async def one(at: int, offer: exchange.OfferEnvelope) -> None:
+            try:
+                answers[at] = await self.receive(sender, offer)
+            except Unavailable:
+                answers[at] = exchange.NotYet()
+            except RemoteFault as fault:
+                answers[at] = exchange.Declined(str(fault)[:200] or type(fault).__name__)
+
+        async with trio.open_nursery() as nursery:
+            for at, offer in enumerate(offers):
+                nursery.start_soon(one, at, offer)
+        return exchange.Answered(tuple([answers[at] for at in range(len(offers))]))
 
     def _copy(self, rid: Rid) -> exchange.EnvelopeCopy | exchange.NoEnvelope:
         placed = self.placed(rid)
@@ -199,3 +219,7 @@ class ChunkHolder:
         if envelope is None or placed is None:
             return exchange.NoEnvelope()
         return exchange.EnvelopeCopy(envelope, placed.cids)
+
+
+def _named(chunks: tuple[bytes, ...]) -> list[tuple[Cid, bytes]]:
+    return [(Cid(hashlib.sha256(chunk).digest()), chunk) for chunk in chunks]

@@ -9,10 +9,12 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from node import log_settings
+from node.log_settings import LogWitnessSettings, OutsideWitness
 from protocol import limits
 from protocol.errors import Refused
 from protocol.identifiers import node_of_peer_id
@@ -36,10 +38,12 @@ class Config:
     """A facility's settings.
 
     `listen`, `announce` and `peers` are multiaddrs (`/ip4/…/tcp/…`); `announce` replaces what the listeners show to
-    others, `peers` are dialled besides what discovery finds; `http` is `HOST:PORT` of /healthz and /metrics, or None.
+    others, `peers` are dialled besides what discovery finds; `http` is `HOST:PORT` of /healthz, /metrics and /checkpoint, or
+    None. Each `witness` is brought our checkpoints; with `log_witness` this node is a witness itself (`node.log_settings`).
     `history` says how many signatures of blocks that a quorum has confirmed are verified again (`node.verification`).
     `snapshot_blocks` is the grid of state snapshots (`protocol.snapshot`): the same for the whole network, so that it is only
     written into the file by who tries out snapshots with few blocks, in the file of every member.
+    `storage_quota_bytes` bounds the ciphertext of records that is stored here, 0 for as much as the disk takes.
     """
 
     name: str
@@ -51,6 +55,9 @@ class Config:
     http: str | None = None
     history: History = "full"
     snapshot_blocks: int = limits.SNAPSHOT_UNIT_BLOCKS
+    storage_quota_bytes: int = 0
+    witness: tuple[OutsideWitness, ...] = ()
+    log_witness: LogWitnessSettings | None = None
 
     def check(self) -> None:
         """Check every field.
@@ -76,6 +83,8 @@ class Config:
             )
         if not 1 <= self.snapshot_blocks <= SNAPSHOT_BLOCKS_MAX:
             raise Refused(f"snapshot_blocks is a number from 1 to {SNAPSHOT_BLOCKS_MAX}; correct it")
+        if self.storage_quota_bytes < 0:
+            raise Refused("storage_quota_bytes is a number of bytes, or 0 for no quota; correct it")
         if not self.listen:
             raise Refused(f"a facility listens on at least one address, for example {LISTEN_DEFAULT[0]}")
         for addresses in (self.listen, self.announce, self.peers):
@@ -87,6 +96,8 @@ class Config:
                 check_multiaddr(address)
         if self.http is not None:
             host_and_port(self.http)
+        if self.log_witness is not None:
+            host_and_port(self.log_witness.listen)
 
     def card_addresses(self) -> tuple[str, ...]:
         """Return the addresses that others can dial as they stand: announced ones, else listeners with a real host and port."""
@@ -159,15 +170,18 @@ def render(config: Config) -> str:
         "# Facilities to dial besides those that discovery finds.",
         f"peers = {_toml(config.peers)}",
         "",
-        "# HOST:PORT of /healthz and /metrics.",
+        "# HOST:PORT of /healthz, /metrics and /checkpoint.",
         f"http = {_toml(config.http)}" if config.http else '# http = "127.0.0.1:8080"',
         "",
         "# Signatures verified again in blocks that a quorum has confirmed: full, or sampled (one in sixteen, catches up faster).",
         f"history = {_toml(config.history)}",
+        "",
+        "# Bytes of records, sealed, that are stored here at most; 0 for as much as the disk takes.",
+        f"storage_quota_bytes = {config.storage_quota_bytes}",
     ]
     if config.snapshot_blocks != limits.SNAPSHOT_UNIT_BLOCKS:
         lines.append(f"snapshot_blocks = {config.snapshot_blocks}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + log_settings.render(config.witness, config.log_witness)
 
 
 def parse(text: str) -> Config:
@@ -182,7 +196,7 @@ def parse(text: str) -> Config:
         raise Refused(
             f"config.toml is not valid TOML ({str(error)[:200]}); correct it or restore it from a copy"
         ) from None
-    known = {"name", "kind", "role", "listen", "announce", "peers", "http", "history", "snapshot_blocks"}
+    known = {field.name for field in fields(Config)}
     unknown = sorted(set(table) - known)
     if unknown:
         raise Refused(
@@ -200,6 +214,9 @@ def parse(text: str) -> Config:
         http=http or None,
         history=_text(table, "history", "full"),  # type: ignore[arg-type]
         snapshot_blocks=_number(table, "snapshot_blocks", limits.SNAPSHOT_UNIT_BLOCKS),
+        storage_quota_bytes=_number(table, "storage_quota_bytes", 0),
+        witness=log_settings.parse_witnesses(table.get("witness")),
+        log_witness=log_settings.parse_log_witness(table.get("log_witness")),
     )
     try:
         config.check()

@@ -260,7 +260,7 @@ class Consent:
 
     def _entry(self, gid: Txid, category: str, state: GrantState) -> dict[str, object]:
         bundle = self._bundles.of_grant(gid)
-        facility = self._store.configuration.by_node.get(state.grant.facility)
+        facility = self._store.configurations.member_ever(state.grant.facility)
         ended = (
             "revoked"
             if state.revoked_ms
@@ -284,7 +284,7 @@ class Consent:
     # --- documents ----------------------------------------------------------------------------------------------
 
     def _document(self, bundle: Bundle) -> dict[str, object]:
-        facility = self._store.configuration.by_node[NodeId(bundle.terms.facility)]
+        facility = self._store.configurations.known_member(NodeId(bundle.terms.facility))
         return {
             "grant": bundle.id,
             "facility": facility.name,

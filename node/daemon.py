@@ -17,13 +17,18 @@ from node import telemetry
 from node.address_book import AddressBook
 from node.assembly import Assembly
 from node.backup import HomeFiles
+from node.card_file import genesis_text
+from node.checkpointing import CheckpointSettings
+from node.chunk_writer import ChunkWriter
 from node.config import Config
 from node.core import Core, Ports
 from node.disk import GroupCommitDisk
 from node.event_log import EventLog
-from node.home import ADDRESS_BOOK, Home
+from node.home import ADDRESS_BOOK, Home, write_atomically
 from node.identity import Identity
+from node.key_rotation import settled
 from node.libp2p_transport import Libp2pTransport
+from node.membership_admission import AdmissionKeeper, admission_of
 from node.rebuild import check_room_to_mend, is_of_ledger, mend_ledger, naming_cure
 from node.rebuild import opened as databases_of
 from node.snapshots import SnapshotSpace
@@ -31,9 +36,12 @@ from node.status import Machine
 from node.store_audit import Database
 from node.stores import Stores
 from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
-from node.web.server import bind_http, serve_api
+from node.ticket import Invitation
+from node.ticket_joining import find_named_block, redeem
+from node.web.server import bind_http, serve_api, serve_witness
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Corruption
+from protocol.identifiers import NodeId
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
 from storage.directories import directory_bytes
@@ -53,12 +61,13 @@ async def serve(
     identity: Identity,
     genesis: Configuration,
     *,
+    invitation: Invitation | None = None,
     keystore: Keystore,
     rebuild: str | None,
     log_level: str,
     log_format: telemetry.LogFormat,
 ) -> None:
-    """Run until SIGTERM or SIGINT. When damaged blocks end it, the ledger database is made anew, and it serves again.
+    """Run until SIGTERM or SIGINT. `invitation` is that of a home which joins, or has joined, by a ticket. When damaged blocks end it, the ledger database is made anew, and it serves again.
 
     Raises:
         Corruption: the ledger database is damaged beyond that; the sentence names the command that mends it.
@@ -70,7 +79,9 @@ async def serve(
     while True:
         try:
             with _naming_cure():
-                await _serve(home, settings, identity, genesis, keystore=keystore, rebuild=rebuild, log=log)
+                await _serve(
+                    home, settings, identity, genesis, invitation, keystore=keystore, rebuild=rebuild, log=log
+                )
         except Corruption as fault:
             now = trio.current_time()
             mended_at = [*(then for then in mended_at if then > now - _MENDINGS_S), now]
@@ -107,6 +118,7 @@ async def _serve(
     settings: Config,
     identity: Identity,
     genesis: Configuration,
+    invitation: Invitation | None,
     *,
     keystore: Keystore,
     rebuild: str | None,
@@ -114,12 +126,17 @@ async def _serve(
 ) -> None:
     tune_interpreter()
     http = bind_http(settings.http) if settings.http is not None else None
+    witness = bind_http(settings.log_witness.listen) if settings.log_witness is not None else None
     with contextlib.ExitStack() as stack:
-        if http is not None:
-            stack.enter_context(http)
+        for listener in (http, witness):
+            if listener is not None:
+                stack.enter_context(listener)
         opened = stack.enter_context(databases_of(home, identity, SystemEntropy(), rebuild, log))
         disk = GroupCommitDisk(opened.ledger, log)
-        transport = _transport(home, settings, identity, genesis, log)
+        ledger = LedgerStore(opened.ledger, genesis)
+        ledger.configurations.introduce(identity.member(settings))
+        identity = settled(identity, keystore, ledger.configuration)
+        transport = _transport(home, settings, identity, ledger, invitation=invitation, log=log)
         kept = stack.enter_context(contextlib.closing(databases.open_snapshots(home.path)))
         snapshot_disk = GroupCommitDisk(kept, log)
         snapshots = SnapshotSpace(kept, snapshot_disk, settings.snapshot_blocks)
@@ -127,7 +144,7 @@ async def _serve(
         ports = Ports(transport, disk, workers, SystemClock(), SystemEntropy(), log, snapshots)
         core = Core(
             ports,
-            LedgerStore(opened.ledger, genesis),
+            ledger,
             SigningKey(identity.node),
             samples_history=settings.history == "sampled",
         )
@@ -135,17 +152,23 @@ async def _serve(
             Database(name, rows, databases.REBUILD[name] or "")
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
-        stores = Stores(opened.ledger, opened.chunks, keystore, audited, HomeFiles.of(home))
+        writer = ChunkWriter(opened.chunks, ThreadWorkers(1))
+        stores = Stores(opened.ledger, opened.chunks, writer, keystore, audited, HomeFiles.of(home))
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),
             network_problems=transport.problems,
             check_room_to_mend=partial(check_room_to_mend, home.path),
+            check_quota=lambda: disk_reserve.check_quota(
+                opened.chunks.statistics().bytes, settings.storage_quota_bytes
+            ),
             free_bytes=partial(disk_reserve.free_bytes, home.path),
             payload_file_bytes=partial(directory_bytes, home.path / databases.PAYLOADS),
         )
         check_room = partial(disk_reserve.check_reserve, home.path)
-        assembly = Assembly(core, stores, identity, check_room, machine)
+        assembly = Assembly(
+            core, stores, identity, check_room, machine, checkpoint_settings=_checkpoint_settings(settings)
+        )
         async with trio.open_nursery() as outer:
             outer.start_soon(disk.run)
             outer.start_soon(snapshot_disk.run)
@@ -153,12 +176,25 @@ async def _serve(
                 async with trio.open_nursery() as inner:
                     inner.start_soon(_stop_on_signal, inner.cancel_scope, log)
                     await inner.start(transport.run)
+                    if invitation is not None and not home.genesis.exists():
+                        await redeem(invitation, transport=transport, clock=ports.clock, log=log)
+                        write_atomically(home.genesis, genesis_text(genesis).encode())
+                    inner.start_soon(_admission_keeper(core, transport, invitation).run)
+                    if invitation is not None:
+                        ticket, history = invitation.ticket, core.applier.history
+                        inner.start_soon(find_named_block, ticket, ledger, history, log)
                     await assembly.block_repair.refill_first()
                     inner.start_soon(core.run)
                     inner.start_soon(assembly.run)
+                    metrics = telemetry.Metrics()
                     listening = await inner.start(
-                        partial(serve_api, assembly.services, home, http, metrics=telemetry.Metrics())
+                        partial(serve_api, assembly.services, home, http, metrics=metrics)
                     )
+                    if assembly.checkpointing.log_witness is not None and witness is not None:
+                        await inner.start(serve_witness, assembly.checkpointing.log_witness, witness, metrics)
+                        log.info(
+                            "a witness of logs", verifier_key=assembly.checkpointing.log_witness.key.text
+                        )
                     assembly.status.http = listening.http
                     log.info("serving", facility=settings.name, network=network_id(genesis).hex()[:16])
             finally:
@@ -166,16 +202,40 @@ async def _serve(
     log.info("stopped")
 
 
+def _checkpoint_settings(settings: Config) -> CheckpointSettings:
+    witness = settings.log_witness
+    logs = witness.logs if witness is not None else ()
+    return CheckpointSettings(settings.witness, witness is not None, logs)
+
+
+def _contacts(invitation: Invitation | None) -> dict[NodeId, tuple[str, ...]]:
+    return invitation.ticket.contacts if invitation is not None else {}
+
+
+def _admission_keeper(
+    core: Core, transport: Libp2pTransport, invitation: Invitation | None
+) -> AdmissionKeeper:
+    height, log = core.applier.height, core.ports.log
+    return AdmissionKeeper(core.store, height, transport.admit, log, contacts=_contacts(invitation))
+
+
 def _transport(
-    home: Home, settings: Config, identity: Identity, genesis: Configuration, log: EventLog
+    home: Home,
+    settings: Config,
+    identity: Identity,
+    ledger: LedgerStore,
+    *,
+    invitation: Invitation | None,
+    log: EventLog,
 ) -> Libp2pTransport:
+    invited = invitation.ticket.addresses if invitation is not None else ()
     return Libp2pTransport(
         seed=identity.node,
-        network=network_id(genesis),
-        members={member.node: member.addresses for member in genesis.members},
+        network=ledger.network,
+        members={**_contacts(invitation), **admission_of(ledger).members},
         listen=settings.listen,
         announce=settings.announce,
-        extra_peers=settings.peers,
+        extra_peers=(*settings.peers, *invited),
         address_book=AddressBook(home.path / ADDRESS_BOOK, log),
         clock=SystemClock(),
         entropy=SystemEntropy(),

@@ -37,6 +37,7 @@ class _Peer:
         self.connected_at_ms = 0
         self.was_stable = True
         self.has_news = False
+        self.is_gone = False
         self.changed = trio.Event()
 
     def change(self) -> None:
@@ -59,6 +60,7 @@ class Dialer:
     ) -> None:
         self._me = me
         self._peers = {node: _Peer() for node in members if node != me}
+        self._tasks: trio.Nursery | None = None
         self._connect = connect
         self._clock = clock
         self._entropy = entropy
@@ -67,8 +69,25 @@ class Dialer:
     async def run(self) -> None:
         """Dial until cancelled."""
         async with trio.open_nursery() as nursery:
-            for node in self._peers:
-                nursery.start_soon(self._tend, node)
+            self._tasks = nursery
+            for node, peer in self._peers.items():
+                nursery.start_soon(self._tend, node, peer)
+
+    def keep(self, members: Mapping[NodeId, tuple[str, ...]], connected: Callable[[NodeId], bool]) -> None:
+        """Take up new members, with their addresses, and leave alone who is none any more. `connected` tells who is so now."""
+        wanted = set(members) - {self._me}
+        for node in self._peers.keys() - wanted:
+            gone = self._peers.pop(node)
+            gone.is_gone = True
+            gone.change()
+        for node in sorted(wanted - self._peers.keys()):
+            peer = self._peers[node] = _Peer()
+            peer.connected, peer.connected_at_ms = connected(node), self._clock.now_ms()
+            if self._tasks is not None:
+                self._tasks.start_soon(self._tend, node, peer)
+        for node, addresses in members.items():
+            for address in addresses:
+                self.learn(node, address, "ledger")
 
     def learn(self, node: NodeId, address: str, found_by: str, *, fresh: bool = False) -> None:
         """Note an address of a member. `fresh`: it was heard just now; it is tried first, and at once."""
@@ -93,31 +112,35 @@ class Dialer:
 
     def found_by(self, node: NodeId, address: str) -> str:
         """Return who told us an address."""
-        return self._peers[node].addresses.get(address, "")
+        peer = self._peers.get(node)
+        return peer.addresses.get(address, "") if peer is not None else ""
 
     def best_address(self, node: NodeId) -> tuple[str, str]:
         """Return (multiaddr, found_by) of the address that would be tried first, or two empty strings."""
-        known = self._peers[node].addresses
+        peer = self._peers.get(node)
+        known = peer.addresses if peer is not None else {}
         return next(reversed(known.items()), ("", ""))
 
     def connected(self, node: NodeId) -> None:
         """Stop dialling a member: there is a connection, whoever made it."""
-        peer = self._peers[node]
-        peer.connected, peer.connected_at_ms = True, self._clock.now_ms()
-        peer.change()
+        peer = self._peers.get(node)
+        if peer is not None:  # who is admitted and no member is not dialled
+            peer.connected, peer.connected_at_ms = True, self._clock.now_ms()
+            peer.change()
 
     def disconnected(self, node: NodeId) -> None:
         """Start dialling a member again."""
-        peer = self._peers[node]
+        peer = self._peers.get(node)
+        if peer is None:
+            return
         peer.was_stable = self._clock.now_ms() - peer.connected_at_ms >= STABLE_MS
         peer.connected = False
         peer.change()
 
-    async def _tend(self, node: NodeId) -> None:
-        peer = self._peers[node]
+    async def _tend(self, node: NodeId, peer: _Peer) -> None:
         delay_ms = limits.DIAL_BACKOFF_MS_MIN
-        while True:
-            while peer.connected:
+        while not peer.is_gone:
+            while peer.connected and not peer.is_gone:
                 await peer.changed.wait()
             if peer.was_stable:
                 delay_ms = limits.DIAL_BACKOFF_MS_MIN
@@ -125,14 +148,14 @@ class Dialer:
                 delay_ms = await self._back_off(peer, delay_ms)
             if self._me > node:
                 await self._wait_for_connection(peer, limits.DIAL_YIELD_MS)
-            while not peer.connected:
+            while not peer.connected and not peer.is_gone:
                 await self._try_addresses(node, peer)
-                if not peer.connected:
+                if not peer.connected and not peer.is_gone:
                     delay_ms = await self._back_off(peer, delay_ms)
 
     async def _try_addresses(self, node: NodeId, peer: _Peer) -> None:
         for address in reversed(list(peer.addresses)):
-            if peer.connected:
+            if peer.connected or peer.is_gone:
                 return
             if peer.shunned_until_ms.get(address, 0) > self._clock.now_ms():
                 continue
@@ -153,7 +176,7 @@ class Dialer:
         jitter = self._entropy.bytes(1)[0]
         deadline_ms = self._clock.now_ms() + delay_ms * (256 + jitter) // 512
         peer.has_news = False
-        while not peer.connected and (left_ms := deadline_ms - self._clock.now_ms()) > 0:
+        while not (peer.connected or peer.is_gone) and (left_ms := deadline_ms - self._clock.now_ms()) > 0:
             await self._wait_for_change(peer, left_ms)
             if peer.has_news:
                 return limits.DIAL_BACKOFF_MS_MIN
@@ -161,7 +184,7 @@ class Dialer:
 
     async def _wait_for_connection(self, peer: _Peer, duration_ms: int) -> None:
         deadline_ms = self._clock.now_ms() + duration_ms
-        while not peer.connected and (left_ms := deadline_ms - self._clock.now_ms()) > 0:
+        while not (peer.connected or peer.is_gone) and (left_ms := deadline_ms - self._clock.now_ms()) > 0:
             await self._wait_for_change(peer, left_ms)
 
     async def _wait_for_change(self, peer: _Peer, duration_ms: int) -> None:

@@ -313,11 +313,11 @@ class Erasures:
         }
 
     def _attestations(self, row: AskedErasure) -> list[dict[str, object]]:
-        members = self._ledger.configuration.by_node
+        name = self._ledger.configurations.name_ever
         return [
             {
                 "record": row.rid.hex(),
-                "facility": members[word.node].name if word.node in members else "",
+                "facility": name(word.node),
                 "peer_id": peer_id(word.node),
                 "chunks": word.chunks,
                 "shared": word.shared,
@@ -329,11 +329,11 @@ class Erasures:
         ]
 
     def _pending(self, row: AskedErasure) -> list[dict[str, object]]:
-        members = self._ledger.configuration.by_node
+        name = self._ledger.configurations.name_ever
         return [
             {
                 "record": row.rid.hex(),
-                "facility": members[node].name,
+                "facility": name(node),
                 "peer_id": peer_id(node),
                 "reason": reason,
             }

@@ -144,7 +144,9 @@ class FrameBuffer:
                 end = start + LENGTH_BYTES + size
                 if len(buffer) < end:
                     break
-                yield bytes(buffer[start + LENGTH_BYTES : end])
+                with memoryview(buffer) as view:  # a slice of the buffer itself would be one copy more
+                    piece = bytes(view[start + LENGTH_BYTES : end])
+                yield piece
                 start = end
         finally:
             del buffer[:start]

@@ -4,7 +4,7 @@ A message is a hint: it may be lost, and it is dropped when its subscriber's que
 published it; that a member did is checked here, because a member may forward what a stranger signed.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -26,14 +26,14 @@ class GossipTopics:
         router: Any,
         *,
         network: NetworkId,
-        members: Container[NodeId],
+        is_member: Callable[[NodeId], bool],
         me: NodeId,
         count: Callable[[str], None],
     ) -> None:
         self._pubsub = pubsub
         self._router = router
         self._network = network
-        self._members = members
+        self._is_member = is_member
         self._me = me
         self._count = count
         self._subscribers: dict[str, trio.MemorySendChannel[tuple[NodeId, bytes]]] = {}
@@ -94,7 +94,7 @@ class GossipTopics:
 
     def _is_acceptable(self, _forwarder: Any, message: Any) -> bool:
         node = node_of_bytes(message.from_id)
-        if node is None or node not in self._members or len(message.data) > limits.PUBLISH_BYTES_MAX:
+        if node is None or not self._is_member(node) or len(message.data) > limits.PUBLISH_BYTES_MAX:
             self._count("gossip_refused")
             return False
         return True

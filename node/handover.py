@@ -8,7 +8,7 @@ Nothing changes on the ledger before the client says that the wallet is stored. 
 gives a wallet of the same roots, `complete` continues where it was, and the daemon continues by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -311,10 +311,10 @@ def forget_prepared(keystore: Keystore, handle: str) -> None:
 class PatientDesk:
     """What the routes call `patients`: the registry, and the handover out of it."""
 
-    def __init__(self, patients: Patients, handover: Handover, names: dict[NodeId, str]) -> None:
+    def __init__(self, patients: Patients, handover: Handover, name: Callable[[NodeId], str]) -> None:
         self._patients = patients
         self._handover = handover
-        self._names = names
+        self._name_of = name
         self.register = patients.register
 
     async def list(self) -> dict[str, object]:
@@ -341,7 +341,7 @@ class PatientDesk:
         return await self._handover.complete(handover, grant=grant)
 
     def _name(self, node: NodeId) -> str:
-        return "the patient" if node == ZERO else self._names.get(node, node.hex()[:16])
+        return "the patient" if node == ZERO else self._name_of(node)
 
 
 def _passphrase(passphrase: bytes) -> str:

@@ -22,9 +22,10 @@ from protocol.block import Block
 from protocol.catchup import BlocksFrom, Position, Run, Segment
 from protocol.certificate import CommitProof
 from protocol.errors import Corruption, Invalid, RemoteFault, Unavailable
-from protocol.identifiers import Height, NodeId
+from protocol.identifiers import Digest, Height, NodeId
 from storage.key_value import Batch
 from storage.ledger_store import HistoryMark, LedgerStore
+from storage.tree_store import put_leaves
 
 _RETRY_MS = 2_000
 _PAUSE_MS = 20
@@ -124,18 +125,23 @@ class History:
                 return None  # another snapshot was installed meanwhile
             until = self._ledger.block(mark.until)
             below = tuple(block for block in blocks if block.height < mark.until)
-            last, frontier = mark.hash, mark.frontier
+            last, leaves, batch = mark.hash, list[Digest](), Batch()
             for block in below:
-                last, frontier = block.hash, frontier.append(block.leaves())
+                last = block.hash
+                leaves += block.leaves()
                 block.forget()
+            frontier = put_leaves(batch, mark.frontier, leaves)
             height = below[-1].height if below else mark.height
             following = HistoryMark(height, last, frontier.size, frontier.peaks, mark.until)
             if height == mark.until - 1:
                 head = until.header
                 if (head.prev_hash, head.tree_size, head.tree_root) != (last, frontier.size, frontier.root()):
                     raise Invalid("the blocks below the snapshot do not lead to it")
-            batch = Batch()
             is_whole = height == mark.until - 1
+            if is_whole:
+                put_leaves(
+                    batch, frontier, until.leaves()
+                )  # the snapshot came with its block, not with its nodes
             self._ledger.put_history(batch, below, None if is_whole else following)
             if proof.header.height < mark.until:
                 self._ledger.put_proof(batch, proof)

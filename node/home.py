@@ -4,6 +4,7 @@
       config.toml    settings (node/config.py)
       card.json      the facility's signed introduction
       genesis.json   the network this home has joined
+      ticket.json    by which it joined, if it did not found the network
       keys/          the sealed keystore
       recovery.key   opens backups; made by `init`, and to be moved to where this machine is not
       lock           held by the one daemon of this home
@@ -20,6 +21,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,6 +63,11 @@ class Home:
     def genesis(self) -> Path:
         """The genesis configuration of the network this home has joined; absent before."""
         return self.path / "genesis.json"
+
+    @property
+    def ticket(self) -> Path:
+        """The ticket by which this home joins or has joined; absent in those of founding members."""
+        return self.path / "ticket.json"
 
     @property
     def keys(self) -> Path:
@@ -197,8 +204,11 @@ def _private_directory() -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = 0o600) -> Iterator[int]:
+def replacing(path: Path, *, mode: int = 0o600, kept: Path | None = None) -> Iterator[int]:
     """Yield a descriptor whose bytes replace the file at `path` when the block ends well; otherwise the old file stays.
+
+    With `kept` the bytes gather in that file. It is opened as an earlier block has left it, and stays when this one fails;
+    while another process has it open, or when it is not ours alone, nothing is kept.
 
     Raises:
         Refused: the directory is missing or may not be written.
@@ -208,8 +218,15 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[int]:
         # A directory cannot be replaced by a file, and a device such as /dev/null must not be.
         raise Refused(f"{path} is not a regular file; choose another file")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.part")
+    opened = None if kept is None else _opened_alone(kept)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        if kept is None or opened is None:
+            kept, descriptor = (
+                None,
+                os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode),
+            )
+        else:
+            temporary, descriptor = kept, opened
     except OSError as error:
         raise Refused(f"{path} cannot be written ({error.strerror}); choose another file") from None
     try:
@@ -223,17 +240,33 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[int]:
             temporary.replace(path)
         except OSError as error:
             raise Refused(f"{path} cannot be replaced ({error.strerror}); choose another file") from None
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        if kept is None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(
                 f"the disk is full and {path} was not written; free some space and repeat"
             ) from None
         raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     sync_directory(path.parent)
+
+
+def _opened_alone(path: Path) -> int | None:
+    """Open or make a hidden file that nobody else can read, has linked or has open; None where that cannot be."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None  # a link, a directory, or nothing may be made here: the caller's own attempt says which
+    found = os.fstat(descriptor)
+    is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
+    try:
+        if is_ours and not found.st_mode & 0o077:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+    except OSError:
+        pass  # another process gathers the same file: this one does not wait for it
+    os.close(descriptor)
+    return None
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

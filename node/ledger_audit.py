@@ -13,21 +13,23 @@ import trio
 
 from node.damage_notice import DamageNotice
 from node.ports import Workers
+from node.tree import Tree
 from protocol import block as blocks
 from protocol import ledger_state
 from protocol.block import Block
 from protocol.catchup import Position
 from protocol.certificate import CommitProof, check_commit_proof, check_opening
-from protocol.configuration import network_id
 from protocol.errors import Corruption, RemoteFault
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Frontier
 from storage.ledger_store import LedgerStore
+from storage.tree_store import TreeStore
 
 PROBLEMS_MAX = 1_000
 _REPAIRED = (
     "where only blocks are damaged the daemon repairs them by itself: see carechain status, then verify again"
 )
+_COMPUTED_AGAIN = "it is computed again from them: verify again in a while"
 _ROWS_PER_TURN = 500
 _ROW_NAMES = {
     b"v": "vault",
@@ -75,6 +77,7 @@ class Findings:
     problems: Problems = field(default_factory=Problems)
     rows: dict[bytes, bytes] = field(default_factory=dict)
     next_proof: CommitProof | None = None
+    nodes: TreeStore | None = None
 
     @property
     def is_replayable(self) -> bool:
@@ -85,18 +88,27 @@ class Findings:
 class LedgerAudit:
     """Recomputes one node's ledger. Many may run at once; each has its own `Findings`."""
 
-    def __init__(self, store: LedgerStore, workers: Workers, damage: DamageNotice | None = None) -> None:
-        """`damage` hears of blocks that cannot be read, or do not hold, so that they are repaired."""
+    def __init__(
+        self,
+        store: LedgerStore,
+        workers: Workers,
+        damage: DamageNotice | None = None,
+        tree: Tree | None = None,
+    ) -> None:
+        """`damage` hears of blocks that cannot be read, or do not hold, so that they are repaired; `tree` of damaged nodes."""
         self._damage = damage or DamageNotice()
+        self._tree = tree
         self._store = store
         self._workers = workers
-        self._configuration = store.configuration
-        self._network = network_id(store.configuration)
+        self._network = store.network
 
     def begin(self) -> Findings:
         """Return the findings of a verification that has not begun: genesis, from the configuration alone."""
-        genesis = blocks.genesis_block(self._configuration)
-        return Findings(Height(0), Position(genesis.header, genesis.hash, Frontier()), Frontier())
+        genesis = blocks.genesis_block(self._store.genesis)
+        nodes = self._tree.reader() if self._tree is not None else None
+        return Findings(
+            Height(0), Position(genesis.header, genesis.hash, Frontier()), Frontier(), nodes=nodes
+        )
 
     async def verify(self, findings: Findings) -> AsyncIterator[tuple[int, int]]:
         """Verify everything up to the applied height at the end; yield (blocks done, blocks in all).
@@ -133,7 +145,7 @@ class LedgerAudit:
         except Corruption as error:
             findings.problems.add(str(error))
             return
-        if stored.raw != blocks.genesis_block(self._configuration).raw:
+        if stored.raw != blocks.genesis_block(self._store.genesis).raw:
             findings.problems.add("block 0 is not the genesis of this network")
 
     async def _check_height(self, findings: Findings, height: Height) -> None:
@@ -157,11 +169,24 @@ class LedgerAudit:
         position = findings.position
         if position is None:
             return
-        blocks.check_link(block, position.header, position.hash, position.frontier, self._configuration)
+        configuration = self._store.configuration_at(block.height)
+        blocks.check_link(block, position.header, position.hash, position.frontier, configuration)
         if block.opening:
-            check_opening(block, self._configuration)
+            check_opening(block, configuration)
+        self._check_nodes(findings, position, block)
         findings.frontier = position.frontier.append(block.leaves())
         findings.position = Position(block.header, block.hash, findings.frontier)
+
+    def _check_nodes(self, findings: Findings, position: Position, block: Block) -> None:
+        """Check the nodes of the tree that this block has brought; have them computed again if any is damaged."""
+        if self._tree is None or findings.nodes is None:
+            return
+        wrong = self._tree.damaged_nodes(findings.nodes, position.frontier, block.leaves())
+        for sentence in wrong:
+            findings.problems.add(f"{sentence}; {_COMPUTED_AGAIN}")
+        if wrong:
+            self._tree.compute_again()
+            self._damage.tell()  # if it is bytes that cannot be read, the tables have to be made anew
 
     def _check_proof(self, findings: Findings, block: Block) -> None:
         """Check that a commit proof covers the block: its own, or the next one above it."""
@@ -172,7 +197,9 @@ class LedgerAudit:
                 if proof is None:
                     findings.problems.add(f"block {block.height} is applied without a commit proof")
                     return
-                check_commit_proof(proof, self._network, self._configuration)
+                # Acknowledgements of a configuration block count in the configuration that it sets (ledger.md 7.2, 5).
+                configuration = self._store.configuration_at(Height(proof.header.height + 1))
+                check_commit_proof(proof, self._network, configuration)
                 if proof.header.height < block.height:
                     findings.problems.add(
                         f"the commit proof at or above block {block.height} is for an older block"
@@ -195,7 +222,7 @@ class LedgerAudit:
     # --- state --------------------------------------------------------------------------------------------------
 
     def _replay(self, findings: Findings, block: Block) -> None:
-        applied = ledger_state.apply(findings.rows.get, self._configuration, block)
+        applied = ledger_state.apply(findings.rows.get, self._store.configuration_at(block.height), block)
         for key, value in applied.writes.items():
             if value is None:
                 findings.rows.pop(key, None)

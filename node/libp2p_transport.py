@@ -4,8 +4,9 @@ One task owns the libp2p stack and is shielded: when `run` is cancelled the stac
 that peers learn of it at once, and then ends, within three seconds. What connects to whom is `dialer`'s decision,
 what travels is `framing`'s, what libp2p needs to survive hostile input is `libp2p_kit`'s.
 
-Membership is a frozen mapping. A peer outside it is refused right after the handshake; a member that runs another
-network (a different genesis) is found out by the first frame and appears in `problems()`.
+Who is admitted is one frozen value that `admit` replaces (`membership_admission`). A peer outside it is refused right after
+the handshake; a member that runs another network (a different genesis) is found out by the first frame and appears in
+`problems()`.
 """
 
 import contextlib
@@ -27,24 +28,20 @@ from node.endpoints import Endpoint, check_listen, parse_endpoint, reachable
 from node.event_log import EventLog
 from node.framing import BODY_BYTES_MAX, Fetch, Hello
 from node.gossip_topics import GossipTopics
-from node.peer_session import (
-    BULK_PROTOCOL,
-    PERSISTENT_PROTOCOLS,
-    PeerSession,
-)
+from node.membership_admission import Admission, Gate
+from node.peer_session import BULK_PROTOCOL, PERSISTENT_PROTOCOLS, PeerSession, loser
 from node.ports import CallHandler, Clock, Entropy, PeerStatus, StreamHandler
 from node.request_server import RequestServer
 from protocol import limits
 from protocol.errors import Invalid, LocalFault, Refused, Unavailable
 from protocol.identifiers import NetworkId, NodeId, peer_id
+from protocol.signing import SigningKey
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 DIAL_S = 5
 CLOSE_S = 2.5
-RIVAL_S = 10
-"""Two connections of one pair this close in time are a simultaneous dial; later, the newer one replaces a dead one."""
 
 
 class Libp2pTransport:
@@ -72,22 +69,25 @@ class Libp2pTransport:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._network = network
-        self._members = MappingProxyType(dict(members))
+        me = self._me = NodeId(SigningKey(seed).public)
+        self._gate = Gate(Admission(MappingProxyType(dict(members))), me)
         self._listen = listen
         self._announced = tuple(parse_endpoint(address)[0] for address in announce)
         self._book = address_book
         self._mdns = mdns
         self._entropy = entropy
         self._log = log
-        self._host = libp2p_kit.make_host(seed, self._is_other_member, self._count, log)
-        me = libp2p_kit.node_of(self._host.get_id())
-        assert me is not None
-        self._me = me
+        self._host = libp2p_kit.make_host(seed, self._gate.is_admitted, self._count, log)
         self._pubsub, self._router = libp2p_kit.make_pubsub(self._host, self._count, log)
         self._gossip = GossipTopics(
-            self._pubsub, self._router, network=network, members=self._members, me=me, count=self._count
+            self._pubsub,
+            self._router,
+            network=network,
+            is_member=self._gate.is_member,
+            me=me,
+            count=self._count,
         )
-        self._server = RequestServer(network, self._count, log)
+        self._server = RequestServer(network, self._gate.may, self._count, log)
         self._dialer = Dialer(
             me=me, members=members, connect=self._connect, clock=clock, entropy=entropy, log=log
         )
@@ -97,8 +97,8 @@ class Libp2pTransport:
         self._bound: tuple[Endpoint, ...] = ()
         self._tasks: trio.Nursery | None = None
         self._discovery: MdnsDiscovery | None = None
-        for node, address, found_by in fixed_addresses(me, self._members, extra_peers, address_book, log):
-            self._dialer.learn(node, address, found_by)
+        for known in fixed_addresses(me, members, extra_peers, address_book, log):
+            self._dialer.learn(*known)
 
     @property
     def me(self) -> NodeId:
@@ -168,7 +168,7 @@ class Libp2pTransport:
     def peers(self) -> tuple[PeerStatus, ...]:
         """Return the status of every configured member but this one, sorted by node id."""
         found = []
-        for node in sorted(self._members):
+        for node in sorted(self._gate.admission.members):
             session = self._sessions.get(node)
             if node == self._me:
                 continue
@@ -197,8 +197,13 @@ class Libp2pTransport:
     def _count(self, what: str) -> None:
         self.counters[what] += 1
 
-    def _is_other_member(self, node: NodeId) -> bool:
-        return node in self._members and node != self._me
+    def admit(self, admission: Admission) -> None:
+        """Take who is admitted from now on. Members that are new are dialled; whoever is admitted no more is let go."""
+        self._gate.admission = admission
+        self._dialer.keep(admission.members, lambda node: node in self._sessions)
+        for node, session in list(self._sessions.items()):
+            if not admission.is_admitted(node) and self._tasks is not None:
+                self._tasks.start_soon(session.close)
 
     def _session(self, peer: NodeId) -> PeerSession:
         session = self._sessions.get(peer)
@@ -302,20 +307,13 @@ class Libp2pTransport:
         session = PeerSession(node, connection, inbound=inbound, address=address, found_by=found_by)
         rival = self._sessions.get(node)
         if rival is not None and not rival.is_over:
-            loser = self._loser(rival, session)
-            self._tasks.start_soon(loser.close)
-            if loser is session:
+            other = loser(rival, session, self._me)
+            self._tasks.start_soon(other.close)
+            if other is session:
                 return
         self._sessions[node] = session
         self._dialer.connected(node)
         self._tasks.start_soon(self._run_session, session)
-
-    def _loser(self, old: PeerSession, new: PeerSession) -> PeerSession:
-        if old.inbound == new.inbound or new.opened_at - old.opened_at > RIVAL_S:
-            return old  # nobody dials while connected: for the dialer of the new one, the old one is dead
-        # Dialled from both ends at once. Both ends keep the one that the lower node id dialled.
-        keep_inbound = new.node < self._me
-        return old if new.inbound == keep_inbound else new
 
     async def _run_session(self, session: PeerSession) -> None:
         node = session.node
@@ -374,7 +372,7 @@ class Libp2pTransport:
 
     def _member_behind(self, stream: Any) -> NodeId:
         node = libp2p_kit.node_of(stream.muxed_conn.peer_id)
-        if node is None or not self._is_other_member(node):
+        if node is None or not self._gate.is_admitted(node):
             raise Invalid("not a member")
         return node
 
@@ -389,7 +387,11 @@ class Libp2pTransport:
             await wrapped.reset()
 
     async def _on_bulk_stream(self, stream: Any) -> None:
-        await self._server.serve_bulk(self._member_behind(stream), libp2p_kit.Stream(stream))
+        node = self._member_behind(stream)
+        await self._server.serve_bulk(node, libp2p_kit.Stream(stream))
+        session = self._sessions.get(node)
+        if node in self._gate.admission.former and session is not None:
+            await session.close()  # a former member is admitted for one answer
 
 
 def _check_body(body: bytes) -> None:

@@ -13,15 +13,15 @@ from itertools import islice
 from typing import Any
 
 from node.chunk_holder import ChunkHolder
-from node.ports import Disk, PeerTransport, Workers
-from node.repair import ROWS_PER_LOOK_MAX, Repair, put_under_replicated
+from node.ports import PeerTransport, Workers
+from node.repair import ROWS_PER_LOOK_MAX, Repair
 from node.replication import Replication, Tally
-from protocol import codec, ledger_rows
+from protocol import ledger_rows
 from protocol.errors import Corruption, RemoteFault, Unavailable
 from protocol.identifiers import Cid, NodeId, Rid
 from storage.chunk_store import ChunkStore
 from storage.envelope_store import EnvelopeStore
-from storage.key_value import Batch, KeyValue
+from storage.key_value import KeyValue
 from storage.keyspace import LACKING, UNDER_REPLICATED, prefix_range
 from storage.ledger_store import LedgerStore
 
@@ -40,7 +40,6 @@ class Mending:
         *,
         ledger: LedgerStore,
         rows: KeyValue,
-        disk: Disk,
         chunks: ChunkStore,
         envelopes: EnvelopeStore,
         holder: ChunkHolder,
@@ -51,7 +50,6 @@ class Mending:
     ) -> None:
         self._ledger = ledger
         self._rows = rows
-        self._disk = disk
         self._chunks = chunks
         self._envelopes = envelopes
         self._holder = holder
@@ -66,6 +64,7 @@ class Mending:
         for peer in self._transport.peers():
             if not peer.connected:
                 round_.unhelpful[peer.node] = _AWAY
+        total = await self._workers.run(self._rows_under, self._records)
         after: bytes | None = b""
         while after is not None:
             rids, after = await self._workers.run(self._some_records, after)
@@ -73,7 +72,7 @@ class Mending:
             for rid in rids:
                 await self._ask_holders(rid, round_)
                 round_.records += 1
-            yield {"progress": {"part": "records", "done": round_.records}}
+            yield {"progress": {"part": "records", "done": min(round_.records, total), "total": total}}
         left = most = await self._left()
         fruitless = 0
         # A look takes a part of a long list: it is all of them that must have been of no help.
@@ -86,9 +85,14 @@ class Mending:
 
     # --- looking --------------------------------------------------------------------------------------------------
 
+    @property
+    def _records(self) -> bytes:
+        """The prefix of the rows of the records on the ledger."""
+        return self._ledger.state_prefix + ledger_rows.record_key(Rid(b""))
+
     def _some_records(self, after: bytes) -> tuple[tuple[Rid, ...], bytes | None]:
         """Return the next records on the ledger, and where to go on, None at the end."""
-        start, stop = prefix_range(self._ledger.state_prefix + ledger_rows.record_key(Rid(b"")))
+        start, stop = prefix_range(self._records)
         rows = self._rows.scan(start + after + b"\0" if after else start, stop)
         rids = tuple(Rid(key[len(start) :]) for key, _ in islice(rows, _RECORDS_PER_TURN))
         return rids, rids[-1] if len(rids) == _RECORDS_PER_TURN else None
@@ -97,11 +101,8 @@ class Mending:
         if self._transport.me not in self._ledger.configuration.storing:
             return
         lacking = await self._workers.run(self._lacking, rids)
-        batch = Batch()
-        for rid in lacking:
-            batch.put(LACKING + rid, b"")
         if lacking:
-            await self._disk.commit(batch, sync=False)
+            await self._repair.note_lacking(lacking)
 
     def _lacking(self, rids: tuple[Rid, ...]) -> tuple[Rid, ...]:
         """Return those records whose envelope or share of chunks is not here as it should be."""
@@ -133,11 +134,7 @@ class Mending:
             if not await self._push(node, share, round_):
                 failed.append(node)
         if failed:
-            row = self._rows.get(UNDER_REPLICATED + rid)
-            known = {NodeId(node) for node in codec.unpack(row)} if row is not None else set()
-            batch = Batch()
-            put_under_replicated(batch, rid, tuple(sorted(known.union(failed))))
-            await self._disk.commit(batch, sync=False)
+            await self._repair.note_unconfirmed({rid: failed})
 
     async def _push(self, node: NodeId, share: tuple[Cid, ...], round_: "_Round") -> bool:
         tally = Tally()

@@ -89,26 +89,35 @@ class OpenedRecord:
         """What the record is: personal data."""
         return self._opener.meta
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the exact bytes received.
+    async def stream(self, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the exact bytes received, from `start` on.
+
+        Of a record that is not compressed nothing before is fetched or opened; its digest is then the caller's to check,
+        who has the beginning.
 
         Raises:
             Unavailable: a chunk is on no member that answers.
             Corruption: the bytes are not those that the manifest describes; the last piece was withheld.
         """
-        meta, digest, total = self.meta, hashlib.sha256(), 0
-        async with aclosing(self._inflated() if meta.compression == "zstd" else self._sealed()) as blocks:
+        meta, digest = self.meta, hashlib.sha256()
+        is_plain = meta.compression != "zstd"
+        first = min(start // limits.CHUNK_PLAIN_BYTES, len(self._opener.cids) - 1) if is_plain else 0
+        total = first * limits.CHUNK_PLAIN_BYTES
+        async with aclosing(self._sealed(first) if is_plain else self._inflated()) as blocks:
             block = await anext(blocks, b"")
             while block:
-                total += len(block)
+                before, total = total, total + len(block)
                 if total > meta.plain_bytes:
                     raise _rubbish(self._record)
                 # Hashed while the next ones are opened.
                 hashed = partial(self._hash, digest, block)
                 _, following = await _together([hashed, partial(_next, blocks)])
-                if not following and (total != meta.plain_bytes or digest.digest() != meta.sha256):
+                if not following and (
+                    total != meta.plain_bytes or (not first and digest.digest() != meta.sha256)
+                ):
                     raise _rubbish(self._record)
-                yield block
+                if total > start:
+                    yield block[max(0, start - before) :]
                 block = following
         if total != meta.plain_bytes:
             raise _rubbish(self._record)
@@ -117,11 +126,11 @@ class OpenedRecord:
         await self._workers.run(digest.update, block)
         return b""
 
-    async def _sealed(self) -> AsyncGenerator[bytes, None]:
-        """Yield what was sealed, some chunks at a time; the next are fetched while these are opened."""
+    async def _sealed(self, first: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield what was sealed from a chunk on, some chunks at a time; the next are fetched while these are opened."""
         step = GROUP * _GROUPS_AT_ONCE
-        loaded = await self._load(0)
-        for start in range(0, len(self._opener.cids), step):
+        loaded = await self._load(first)
+        for start in range(first, len(self._opener.cids), step):
             present, following = loaded, start + step
             opened = await _together(
                 [partial(self._open_block, start, present), partial(self._load, following)]

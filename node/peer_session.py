@@ -42,6 +42,8 @@ PROTOCOL_OF_CHANNEL = {"consensus": CONSENSUS_PROTOCOL, "heartbeat": HEARTBEAT_P
 PERSISTENT_PROTOCOLS = (CONSENSUS_PROTOCOL, HEARTBEAT_PROTOCOL, MESSAGES_PROTOCOL)
 PING_INTERVAL_S = 3
 PING_TIMEOUT_S = 5
+RIVAL_S = 10
+"""Two connections of one pair this close in time are a simultaneous dial; later, the newer one replaces a dead one."""
 
 
 class _PendingCall:
@@ -224,6 +226,15 @@ class PeerSession:
         if pending is not None:  # else the caller gave up
             pending.reply = reply
             pending.answered.set()
+
+
+def loser(old: PeerSession, new: PeerSession, me: NodeId) -> PeerSession:
+    """Return which of two connections of one pair is to be closed; `me` is this end."""
+    if old.inbound == new.inbound or new.opened_at - old.opened_at > RIVAL_S:
+        return old  # nobody dials while connected: for the dialer of the new one, the old one is dead
+    # Dialled from both ends at once. Both ends keep the one that the lower node id dialled.
+    keep_inbound = new.node < me
+    return old if new.inbound == keep_inbound else new
 
 
 async def _pieces(stream: Stream, peer: str) -> AsyncGenerator[bytes, None]:

@@ -63,8 +63,12 @@ class Query:
             key=key, ledger=ledger, attachments=attachments, submitter=submitter, entropy=entropy
         )
 
-    async def read(self, record: str, *, purpose: str = "TREAT", user: str | None = None) -> Opened:
+    async def read(
+        self, record: str, *, purpose: str = "TREAT", user: str | None = None, start: int = 0
+    ) -> Opened:
         """Return info and the exact bytes of a record, once the Read that tells the patient is final.
+
+        The bytes begin at `start`, which the info repeats; at 0 when the record is no longer than that.
 
         Raises:
             Forbidden: this facility may not open it, or there is none; the sentence is the same.
@@ -82,7 +86,8 @@ class Query:
         )  # ciphertext: a Read that cannot be served should not stand on the ledger
         receipt = await self._announcer.announce(found.vid, (found.rid,), key, purpose, user)
         opened = await self._opening.open(found, key.category_secret)
-        return _info(found, opened, receipt), opened.stream()
+        start = start if start < opened.meta.plain_bytes else 0
+        return {**_info(found, opened, receipt), "start": start}, opened.stream(start)
 
     async def list(self, patient: str) -> dict[str, object]:
         """Return {"records": […]} of a patient: id, category, day, state. Writes nothing to the ledger.

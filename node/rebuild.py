@@ -18,7 +18,7 @@ from node.event_log import EventLog
 from node.home import Home
 from node.identity import Identity
 from node.ports import Entropy
-from node.record_queue import QueuedRecord
+from node.queued_record import QueuedRecord
 from node.repair import look_again
 from node.sealed_rows import SealedRows
 from protocol import codec

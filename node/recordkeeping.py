@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from node.awaiting_disk import RoomAwaitingDisk
 from node.chunk_holder import ChunkHolder
+from node.committing import Committing
 from node.core import Core
 from node.identity import Identity
 from node.record_index import RecordIndex
@@ -13,6 +14,7 @@ from node.repair import Repair
 from node.replication import Replication
 from node.retrieval import Retrieval
 from node.sealed_rows import SealedRows
+from node.standings import Standings
 from node.stores import Stores
 from node.vaults import Vaults
 from protocol.signing import SigningKey
@@ -32,6 +34,7 @@ class Ciphertext:
             network=core.network,
             ledger=core.store,
             chunks=stores.chunks,
+            writer=stores.writer,
             envelopes=self.envelopes,
             disk=ports.disk,
             workers=ports.workers,
@@ -56,6 +59,7 @@ class Ciphertext:
             transport=ports.transport,
             workers=ports.workers,
         )
+        self.standings = Standings(stores.rows, RoomAwaitingDisk(ports.disk, ports.clock), ports.clock)
         self.repair = self._repair(core, stores, check_room)
 
     def _repair(self, core: Core, stores: Stores, check_room: Callable[[], None]) -> Repair:
@@ -74,6 +78,7 @@ class Ciphertext:
             workers=ports.workers,
             clock=ports.clock,
             check_room=check_room,
+            standings=self.standings,
         )
 
 
@@ -86,17 +91,26 @@ class Records:
         ports = core.ports
         self.sealed_rows = SealedRows(stores.rows, identity.fingerprint, ports.entropy)
         self.index = RecordIndex(self.sealed_rows)
-        self.queue = RecordQueue(
+        committing = Committing(
             key=SigningKey(identity.node),
             ledger=core.store,
             rows=self.sealed_rows,
-            index=self.index,
             disk=ports.disk,
             replication=ciphertext.replication,
             submitter=core.submitter,
             open_vault=vaults.ensure_open,
+            workers=ports.workers,
             clock=ports.clock,
             entropy=ports.entropy,
+        )
+        self.queue = RecordQueue(
+            me=identity.node_id,
+            ledger=core.store,
+            rows=self.sealed_rows,
+            index=self.index,
+            disk=ports.disk,
+            committing=committing,
+            clock=ports.clock,
             log=ports.log,
         )
         self.report = RecordReport(core.store, self.index, self.queue)

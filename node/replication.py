@@ -1,12 +1,14 @@
-"""The author's side of storing a record: chunks to their replicas, the envelope to every storing member.
+"""The author's side of storing records: chunks to their replicas, envelopes to every storing member.
 
-    push the chunks ──► w storage receipts for each ──► offer the envelope ──► q_n envelope receipts
+    push the chunks ──► w storage receipts for each ──► offer the envelopes ──► q_n envelope receipts
 
-The author's own chunks are durable before anything is pushed. As soon as enough members gave their word, the rest is
-left to the background (`node/repair.py`): one member that is away delays nobody.
+The author's own chunks are durable before anything is pushed. Small records go in groups: their chunks share messages,
+and the other's synchronised write. As soon as enough members gave their word the others have a moment to follow; what
+is still missing then is left to the background (`node/repair.py`), so that one member that is away delays nobody.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 import trio
@@ -14,7 +16,7 @@ import trio
 from node.chunk_holder import ChunkHolder
 from node.ports import Clock, PeerTransport, Workers
 from protocol import chunk_exchange as exchange
-from protocol import codec
+from protocol import codec, limits
 from protocol.envelope import envelope_hash
 from protocol.errors import CarechainError, Corruption, Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId
@@ -26,11 +28,16 @@ from storage.ledger_store import LedgerStore
 T = TypeVar("T")
 
 _CALL_MS = 20_000
-_MESSAGES_IN_FLIGHT = 2
+_MESSAGES_IN_FLIGHT = limits.CHUNKS_IN_FLIGHT_PER_PEER * limits.CHUNK_BYTES_MAX // exchange.PUT_BYTES_MAX
 _ROUNDS_MAX = 3
 """Push, confirm: a holder that still lacks chunks after this many rounds is broken or full."""
 _BEHIND_RETRIES = 20
 _BEHIND_MS = 100
+_GRACE_S_MIN, _GRACE_S_MAX = 0.05, 1.0
+"""Once enough members have answered, the others may take as long again, within these bounds."""
+_REST_MS_MAX = 200
+
+Confirmation = exchange.StorageReceipt | exchange.Lacking
 
 
 class Tally:
@@ -65,147 +72,230 @@ class Replication:
         self._clock = clock
 
     async def confirm(
-        self, placed: exchange.PlacedChunks, *, fresh: bool, tally: Tally | None = None
-    ) -> tuple[exchange.StorageReceipt, ...]:
-        """Push a record's chunks and return w storage receipts for each of them, or more.
+        self, records: Sequence[exchange.PlacedChunks], *, fresh: bool, tally: Tally | None = None
+    ) -> tuple[tuple[exchange.StorageReceipt, ...], ...]:
+        """Push records' chunks; return for each record w storage receipts for each of its chunks or more, else none.
 
         `fresh` says that no member can have any of them yet, which saves asking. `tally` counts what the members take.
 
         Raises:
-            Unavailable: too few of the replicas answered; try again later.
+            Corruption: a chunk is damaged here.
         """
         storing = self._ledger.configuration.storing
-        shares = await self._workers.run(placed.holders, storing)
+        shares = await self._workers.run(_shares, records, storing)
 
-        async def one(node: NodeId) -> exchange.StorageReceipt:
-            return await self.push(node, shares[node], fresh=fresh, tally=tally)
+        async def one(node: NodeId) -> dict[int, exchange.StorageReceipt]:
+            lists = shares[node]
+            answers = await self._push(node, tuple(lists.values()), fresh=fresh, tally=tally or Tally())
+            return {
+                at: answer
+                for at, answer in zip(lists, answers, strict=True)
+                if isinstance(answer, exchange.StorageReceipt)
+            }
 
-        def is_enough(receipts: dict[NodeId, exchange.StorageReceipt]) -> bool:
-            return not exchange.unconfirmed(placed, frozenset(receipts), storing)
+        def confirmed(given: dict[NodeId, dict[int, exchange.StorageReceipt]], at: int) -> bool:
+            nodes = frozenset(node for node, receipts in given.items() if at in receipts)
+            return not exchange.unconfirmed(records[at], nodes, storing)
 
-        receipts = await _gather(shares, one, is_enough)
-        if not is_enough(receipts):
-            raise Unavailable(
-                f"only {len(receipts)} members store the chunks so far; the record waits for more"
-            )
-        return tuple(receipts.values())
+        given = await _gather(
+            shares, one, lambda so_far: all(confirmed(so_far, at) for at in range(len(records)))
+        )
+        return tuple(
+            [
+                tuple([receipts[at] for receipts in given.values() if at in receipts])
+                if confirmed(given, at)
+                else ()
+                for at in range(len(records))
+            ]
+        )
 
     async def push(
-        self, node: NodeId, cids: tuple[Cid, ...], *, fresh: bool = False, tally: Tally | None = None
+        self, node: NodeId, cids: tuple[Cid, ...], *, tally: Tally | None = None
     ) -> exchange.StorageReceipt:
-        """Bring a member its share of a record and return its storage receipt.
+        """Bring a member what it lacks of its share of a record, and return its storage receipt.
 
         Raises:
             Unavailable: it is away, or took part of them only.
             RemoteFault: it broke the protocol.
             Corruption: a chunk is damaged here.
         """
+        (answer,) = await self._push(node, (cids,), fresh=False, tally=tally or Tally())
+        if isinstance(answer, exchange.Lacking):
+            raise Unavailable(f"member {node.hex()[:16]} still lacks {len(answer.cids)} chunks")
+        return answer
+
+    async def _push(
+        self, node: NodeId, lists: tuple[tuple[Cid, ...], ...], *, fresh: bool, tally: Tally
+    ) -> tuple[Confirmation, ...]:
         if node == self._transport.me:
-            answer = await self._workers.run(self._holder.confirm, cids)
-            if isinstance(answer, exchange.Lacking):
-                raise Corruption(f"{len(answer.cids)} chunks of a record are missing here")
-            return answer
-        lacking = cids if fresh else ()
+            answers = await self._workers.run(self._confirm_here, lists)
+            damaged = [
+                cid for answer in answers if isinstance(answer, exchange.Lacking) for cid in answer.cids
+            ]
+            if damaged:
+                raise Corruption(f"{len(damaged)} chunks of a record are missing here")
+            return answers
+        lacking = tuple([cid for cids in lists for cid in cids]) if fresh else ()
         for _ in range(_ROUNDS_MAX):
             if lacking:
-                await self._put(node, lacking, tally or Tally())
-            answer = await self._ask_confirmation(node, cids)
-            if isinstance(answer, exchange.StorageReceipt):
-                return answer
-            lacking = answer.cids
-        raise Unavailable(f"member {node.hex()[:16]} still lacks {len(lacking)} chunks")
+                await self._put(node, lacking, tally)
+            answers = await self._ask_confirmation(node, lists)
+            lacking = tuple(
+                [cid for answer in answers if isinstance(answer, exchange.Lacking) for cid in answer.cids]
+            )
+            if not lacking:
+                break
+        return answers
 
-    async def collect(self, offer: exchange.OfferEnvelope) -> tuple[EnvelopeReceipt, ...]:
-        """Offer an envelope to every storing member; return at least q_n receipts, sorted by member.
+    def _confirm_here(self, lists: tuple[tuple[Cid, ...], ...]) -> tuple[Confirmation, ...]:
+        return tuple([self._holder.confirm(cids) for cids in lists])
 
-        Raises:
-            Unavailable: too few answered; try again later.
-        """
+    async def collect(
+        self, offers: Sequence[exchange.OfferEnvelope]
+    ) -> tuple[tuple[EnvelopeReceipt, ...], ...]:
+        """Offer envelopes to every storing member; return for each at least q_n receipts, sorted by member, else none."""
         configuration = self._ledger.configuration
-        form = receipt_form(self._network, offer.vid, offer.rid, envelope_hash(offer.envelope))
-        body = codec.encode(offer)
+        forms = [
+            receipt_form(self._network, offer.vid, offer.rid, envelope_hash(offer.envelope))
+            for offer in offers
+        ]
 
-        async def one(node: NodeId) -> EnvelopeReceipt:
+        async def one(node: NodeId) -> dict[int, EnvelopeReceipt]:
+            receipts: dict[int, EnvelopeReceipt] = {}
+            open_ = list(range(len(offers)))
             for _ in range(_BEHIND_RETRIES):
-                try:
-                    receipt = await self._offer(node, offer, body)
-                except Unavailable:
-                    # It may be a moment behind us in applying the vault; when it is away, the next try ends at once.
-                    await self._clock.sleep_ms(_BEHIND_MS)
-                    continue
-                if receipt.node != node or not verify(node, form, receipt.signature):
-                    raise Invalid("an envelope receipt does not verify")
-                return receipt
-            raise Unavailable(f"member {node.hex()[:16]} gives no receipt now")
+                answers = await self._offer(node, tuple([offers[at] for at in open_]))
+                fresh = {
+                    at: answer
+                    for at, answer in zip(open_, answers, strict=True)
+                    if isinstance(answer, EnvelopeReceipt)
+                }
+                await self._workers.run(_check_receipts, node, fresh, forms)
+                receipts |= fresh
+                # It may be a moment behind us in applying the vault; what it declines is not offered again.
+                open_ = [
+                    at
+                    for at, answer in zip(open_, answers, strict=True)
+                    if isinstance(answer, exchange.NotYet)
+                ]
+                if not open_:
+                    break
+                await self._clock.sleep_ms(_BEHIND_MS)
+            return receipts
 
         needed = configuration.receipt_quorum
-        receipts = await _gather(configuration.storing, one, lambda given: len(given) >= needed)
-        if len(receipts) < needed:
-            raise Unavailable(
-                f"{len(receipts)} of {needed} members store the envelope so far; the record waits for more"
-            )
-        return tuple(receipts[node] for node in sorted(receipts))
 
-    async def _offer(self, node: NodeId, offer: exchange.OfferEnvelope, body: bytes) -> EnvelopeReceipt:
-        if node == self._transport.me:
-            return await self._holder.receive(node, offer)
-        raw = await self._transport.call(node, exchange.ENVELOPES_CHANNEL, body, timeout_ms=_CALL_MS)
-        answer: EnvelopeReceipt | exchange.NotYet = codec.decode(
-            raw,
-            EnvelopeReceipt | exchange.NotYet,  # type: ignore[arg-type]  # a union is no type for mypy
+        def enough(given: dict[NodeId, dict[int, EnvelopeReceipt]], at: int) -> bool:
+            return sum(at in receipts for receipts in given.values()) >= needed
+
+        given = await _gather(
+            configuration.storing, one, lambda so_far: all(enough(so_far, at) for at in range(len(offers)))
         )
-        if isinstance(answer, exchange.NotYet):
-            raise Unavailable("the member has not come to the vault yet")
-        return answer
-
-    async def _ask_confirmation(
-        self, node: NodeId, cids: tuple[Cid, ...]
-    ) -> exchange.StorageReceipt | exchange.Lacking:
-        body = codec.encode(exchange.ConfirmChunks(cids))
-        raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
-        answer: exchange.StorageReceipt | exchange.Lacking = codec.decode(
-            raw,
-            exchange.StorageReceipt | exchange.Lacking,  # type: ignore[arg-type]  # a union is no type for mypy
-        )
-        if isinstance(answer, exchange.Lacking):
-            if not set(answer.cids) <= set(cids):
-                raise Invalid("a member lacks chunks it was not asked about")
-        else:
-            if answer.node != node:
-                raise Invalid("a storage receipt is another member's")
-            await self._workers.run(exchange.check_storage_receipt, answer, cids, self._network)
-        return answer
-
-    async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally) -> None:
-        """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
-        groups = iter(
+        return tuple(
             [
-                cids[i : i + exchange.CHUNKS_PER_MESSAGE_MAX]
-                for i in range(0, len(cids), exchange.CHUNKS_PER_MESSAGE_MAX)
+                tuple([given[node][at] for node in sorted(given) if at in given[node]])
+                if enough(given, at)
+                else ()
+                for at in range(len(offers))
             ]
         )
 
+    async def _offer(
+        self, node: NodeId, offers: tuple[exchange.OfferEnvelope, ...]
+    ) -> tuple[EnvelopeReceipt | exchange.NotYet | exchange.Declined, ...]:
+        if node == self._transport.me:
+            return (await self._holder.receive_all(node, offers)).answers
+        body = codec.encode(exchange.OfferEnvelopes(offers))
+        raw = await self._transport.call(node, exchange.ENVELOPES_CHANNEL, body, timeout_ms=_CALL_MS)
+        answers = codec.decode(raw, exchange.Answered).answers
+        if len(answers) != len(offers):
+            raise Invalid("a member answers other offers than were made")
+        return answers
+
+    async def _ask_confirmation(
+        self, node: NodeId, lists: tuple[tuple[Cid, ...], ...]
+    ) -> tuple[Confirmation, ...]:
+        body = codec.encode(exchange.ConfirmChunks(lists))
+        raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
+        answers = codec.decode(raw, exchange.Confirmed).answers
+        await self._workers.run(_check_confirmations, node, answers, lists, self._network)
+        return answers
+
+    async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally) -> None:
+        """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
+        waiting = deque(cids)
+
         async def sender() -> None:
-            for group in groups:
-                body = await self._workers.run(self._message, group)
+            while body := await self._workers.run(self._message, waiting):
+                began, height = trio.current_time(), self._ledger.applied().height
                 raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
                 codec.decode(raw, exchange.Stored)
                 tally.count += 1
+                if waiting and self._ledger.applied().height != height:
+                    # While others' transactions are ordered a copy rests as long as it works: they share processors and disk.
+                    taken_ms = int((trio.current_time() - began) * 1000)
+                    await self._clock.sleep_ms(min(taken_ms, _REST_MS_MAX))
 
         await _both([sender] * _MESSAGES_IN_FLIGHT)
 
-    def _message(self, cids: tuple[Cid, ...]) -> bytes:
-        chunks = []
-        for cid in cids:
+    def _message(self, waiting: deque[Cid]) -> bytes:
+        """Take the next chunks and return the message that carries them; empty when none wait."""
+        chunks: list[bytes] = []
+        room = exchange.PUT_BYTES_MAX
+        while room > 0 and len(chunks) < exchange.SMALL_CHUNKS_PER_MESSAGE_MAX:
             try:
-                data = self._chunks.get(cid)
-            except Corruption:
-                self._chunks.quarantine(cid)  # so that `repair` brings it back before the next try
-                raise
-            if data is None:
-                raise Corruption(f"chunk {cid.hex()[:16]} of a record is missing here")
-            chunks.append(data)
-        return codec.encode(exchange.PutChunks(tuple(chunks)))
+                cid = waiting.popleft()  # of a list that two senders share, each in a thread of its own
+            except IndexError:
+                break
+            chunks.append(self._chunk(cid))
+            # The last one may be as large as any: only then may another be taken.
+            room = room - len(chunks[-1]) if room - len(chunks[-1]) >= limits.CHUNK_BYTES_MAX else 0
+        return codec.encode(exchange.PutChunks(tuple(chunks))) if chunks else b""
+
+    def _chunk(self, cid: Cid) -> bytes:
+        try:
+            data = self._chunks.get(cid)
+        except Corruption:
+            self._chunks.quarantine(cid)  # so that `repair` brings it back before the next try
+            raise
+        if data is None:
+            raise Corruption(f"chunk {cid.hex()[:16]} of a record is missing here")
+        return data
+
+
+def _shares(
+    records: Sequence[exchange.PlacedChunks], storing: tuple[NodeId, ...]
+) -> dict[NodeId, dict[int, tuple[Cid, ...]]]:
+    """Return what each member is to store of each record, by the record's place; nothing of a record left out."""
+    shares: dict[NodeId, dict[int, tuple[Cid, ...]]] = {}
+    for at, placed in enumerate(records):
+        for node, cids in placed.holders(storing).items():
+            shares.setdefault(node, {})[at] = cids
+    return shares
+
+
+def _check_confirmations(
+    node: NodeId,
+    answers: Sequence[Confirmation],
+    lists: Sequence[tuple[Cid, ...]],
+    network: NetworkId,
+) -> None:
+    if len(answers) != len(lists):
+        raise Invalid("a member answers about other lists than it was asked")
+    for answer, cids in zip(answers, lists, strict=True):
+        if isinstance(answer, exchange.Lacking):
+            if not set(answer.cids) <= set(cids):
+                raise Invalid("a member lacks chunks it was not asked about")
+        elif answer.node != node:
+            raise Invalid("a storage receipt is another member's")
+        else:
+            exchange.check_storage_receipt(answer, cids, network)
+
+
+def _check_receipts(node: NodeId, receipts: dict[int, EnvelopeReceipt], forms: Sequence[bytes]) -> None:
+    for at, receipt in receipts.items():
+        if receipt.node != node or not verify(node, forms[at], receipt.signature):
+            raise Invalid("an envelope receipt does not verify")
 
 
 async def _gather(
@@ -213,12 +303,13 @@ async def _gather(
     one: Callable[[NodeId], Awaitable[T]],
     is_enough: Callable[[dict[NodeId, T]], bool],
 ) -> dict[NodeId, T]:
-    """Run `one` for all members at once; return what came when it is enough, or when all have answered or failed.
+    """Run `one` for all members at once; return what came soon after it was enough, or when all have answered or failed.
 
     A member that fails is left out. Corruption of our own store is not a member's failure and is raised.
     """
     given: dict[NodeId, T] = {}
     damage: list[Corruption] = []
+    began = trio.current_time()
 
     async def attempt(node: NodeId) -> None:
         try:
@@ -227,8 +318,12 @@ async def _gather(
             return  # away or misbehaving: the others decide whether there are enough
         except Corruption as error:
             damage.append(error)
-        if damage or is_enough(given):
             nursery.cancel_scope.cancel()
+        now = trio.current_time()
+        if is_enough(given):
+            nursery.cancel_scope.deadline = min(
+                nursery.cancel_scope.deadline, now + min(max(now - began, _GRACE_S_MIN), _GRACE_S_MAX)
+            )
 
     async with trio.open_nursery() as nursery:
         for node in nodes:

@@ -38,6 +38,8 @@ from protocol.identifiers import NetworkId, NodeId, peer_id
 FINISH_S = 60
 """How long a fetcher may take to read what is under way after the last piece was written."""
 
+_MEMBERS_ONLY = "this is open to members of the network only"
+
 MailChannel = trio.MemorySendChannel[tuple[NodeId, bytes]]
 
 
@@ -52,8 +54,16 @@ class _InHand:
 class RequestServer:
     """Handlers and inboxes by channel, and the loops that feed them."""
 
-    def __init__(self, network: NetworkId, count: Callable[[str], None], log: EventLog) -> None:
+    def __init__(
+        self,
+        network: NetworkId,
+        may: Callable[[NodeId, str], bool],
+        count: Callable[[str], None],
+        log: EventLog,
+    ) -> None:
+        """`may` tells whether a peer may use a channel: not everybody who is admitted is a member."""
         self._network = network
+        self._may = may
         self._count = count
         self._log = log
         self._handlers: dict[str, CallHandler] = {}
@@ -112,6 +122,9 @@ class RequestServer:
 
     def _deliver(self, node: NodeId, message: Message) -> None:
         inbox = self._inboxes.get(message.channel)
+        if not self._may(node, message.channel):
+            self._count("messages_of_no_member")
+            return
         if inbox is None:
             self._count("messages_without_inbox")
             return
@@ -125,7 +138,9 @@ class RequestServer:
     def _accept(self, nursery: trio.Nursery, node: NodeId, call: Call, outbox: Outbox) -> None:
         handler = self._handlers.get(call.channel)
         in_hand = self._in_hand.setdefault(node, _InHand())
-        if handler is None:
+        if not self._may(node, call.channel):
+            nursery.start_soon(outbox.put, frame(Failure(call.request, False, _MEMBERS_ONLY)))
+        elif handler is None:
             nursery.start_soon(
                 outbox.put, frame(Failure(call.request, True, "nobody serves this channel yet"))
             )
@@ -177,7 +192,9 @@ class RequestServer:
         if fetch.network != self._network:
             raise Invalid("a fetch of another network")
         handler = self._stream_handlers.get(fetch.channel)
-        if handler is None:
+        if not self._may(node, fetch.channel):
+            await stream.write(frame(Failure(0, False, _MEMBERS_ONLY)))
+        elif handler is None:
             await stream.write(frame(Failure(0, True, "nobody serves this channel yet")))
         else:
             await self._send_pieces(handler(node, fetch.body), fetch.channel, stream)

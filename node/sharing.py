@@ -33,7 +33,7 @@ class Custody:
             EnvelopeStore(stores.rows),
             ports.disk,
             ports.transport,
-            core.store.configuration.storing,
+            lambda: core.store.configuration.storing,
             check_room,
         )
         self.held = HeldGrants(stores.keystore)
@@ -130,7 +130,7 @@ class Sharing:
             log=ports.log,
         )
         self.handover = Handover(
-            me=core.store.configuration.by_node[ports.transport.me],
+            me=core.store.configurations.known_member(ports.transport.me),
             patients=custody.patients,
             vaults=custody.vaults,
             consent=granting.consent,
@@ -143,5 +143,4 @@ class Sharing:
             entropy=ports.entropy,
             log=ports.log,
         )
-        names = {member.node: member.name for member in core.store.configuration.members}
-        self.desk = PatientDesk(custody.patients, self.handover, names)
+        self.desk = PatientDesk(custody.patients, self.handover, core.store.configurations.name_ever)

@@ -1,27 +1,27 @@
 """A file on its way in: compressed, sealed and stored while it still arrives, and forgotten again if it is refused.
 
-    bytes ──► StagedRecord (a worker: hash, compress, seal) ──► Staging (another worker: durable writes of 8 chunks)
+    bytes ──► StagedRecord (a worker: hash, compress, seal) ──► Staging (`ChunkWriter`: durable writes of 8 MiB)
 
-While one batch is being stored the next one is sealed. Nothing plain ever touches the disk, and no more than a few MiB
+While one batch is being stored the next one is sealed. Small records share a batch. Nothing plain ever touches the disk, and no more than a few MiB
 of it are in memory.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 import zstandard
 
-from node.ports import Workers
+from node.chunk_writer import ChunkWriter
 from protocol import limits
 from protocol.errors import CarechainError
 from protocol.identifiers import Cid, Rid
 from protocol.manifest import Meta
 from protocol.sealing import RecordSealer, SealedChunk
-from storage.chunk_store import ChunkStore
 
-BATCH_CHUNKS = 8
-"""Chunks in one durable write: fsync costs little beside 8 MiB, and three batches in hand are little memory."""
+BATCH_BYTES = 8 * limits.MIB
+"""Of chunks in one durable write: fsync costs little beside 8 MiB, and three batches in hand are little memory."""
 _SAMPLE_BYTES = 64 * limits.KIB
 _SAVING_MIN = 0.10
 _WRITE_BYTES = 256 * limits.KIB
@@ -111,11 +111,11 @@ class StagedRecord:
 class Staging:
     """Stores the chunks of one upload as they come. `run` beside the task that seals; then `finish`, or `drop`."""
 
-    def __init__(self, chunks: ChunkStore, workers: Workers, check_room: Callable[[], None]) -> None:
-        self._chunks = chunks
-        self._workers = workers
+    def __init__(self, writer: ChunkWriter, check_room: Callable[[], None]) -> None:
+        self._writer = writer
         self._check_room = check_room
         self._pending: list[SealedChunk] = []
+        self._pending_bytes = 0
         self._stored: list[Cid] = []
         self._failure: CarechainError | None = None
         # No buffer: one batch is being stored and one waits here, while the next is sealed.
@@ -149,11 +149,12 @@ class Staging:
         Raises:
             StorageFull: an earlier batch could not be stored.
         """
-        self._pending += chunks
-        while len(self._pending) >= BATCH_CHUNKS:
-            batch, self._pending = tuple(self._pending[:BATCH_CHUNKS]), self._pending[BATCH_CHUNKS:]
-            await self._send.send(batch)
-            self._raise_failure()
+        for chunk in chunks:
+            self._pending.append(chunk)
+            self._pending_bytes += len(chunk.data)
+            if self._pending_bytes >= BATCH_BYTES:
+                await self._send.send(self._taken())
+                self._raise_failure()
 
     async def finish(self) -> None:
         """Store the rest; everything is durable on return.
@@ -162,18 +163,22 @@ class Staging:
             StorageFull: something could not be stored.
         """
         if self._pending and self._failure is None:
-            await self._send.send(tuple(self._pending))
+            await self._send.send(self._taken())
         await self._end()
         self._raise_failure()
 
     async def drop(self, cids: Sequence[Cid] | None = None) -> None:
         """Delete stored chunks of this upload again: those given, or all of them after ending it."""
         if cids is None:
-            self._pending = []
+            self._taken()
             await self._end()
             cids = self._stored
         if cids:
-            await self._workers.run(self._chunks.delete, tuple(cids))
+            await self._writer.delete(cids)
+
+    def _taken(self) -> tuple[SealedChunk, ...]:
+        batch, self._pending, self._pending_bytes = tuple(self._pending), [], 0
+        return batch
 
     async def _end(self) -> None:
         self._send.close()
@@ -183,12 +188,25 @@ class Staging:
         self._check_room()
         # Noted first: what a cancelled write may have stored is dropped with the rest.
         self._stored += [chunk.cid for chunk in batch]
-        await self._workers.run(self._write, batch)
-
-    def _write(self, batch: tuple[SealedChunk, ...]) -> None:
-        # Trusted: this process has just hashed them itself.
-        self._chunks.put_many([(chunk.cid, chunk.data) for chunk in batch], trusted=True)
+        await self._writer.put([(chunk.cid, chunk.data) for chunk in batch])
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+@asynccontextmanager
+async def dropped_on_failure(staging: Staging) -> AsyncIterator[None]:
+    """Run a staging beside the body; when the body fails, delete what was stored and raise the body's own error."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(staging.run)
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001  (raised again below, outside the nursery, so that it stays itself)
+            failure = error
+            with trio.CancelScope(shield=True):
+                await staging.drop()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,21 +1,24 @@
-"""What an operator sees: `status`, `member list`. Reads what others know; changes nothing.
+"""What an operator sees: `status`. Reads what others know; changes nothing.
 
 `problems` names what a person must act on, each with a code for programs and a sentence for people.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from node.block_repair import BlockRepair
+from node.checkpoint_desk import CheckpointDesk
 from node.clock_watch import ClockWatch
 from node.core import Core
 from node.destruction import Destruction
+from node.evidence import convicted_documents
 from node.record_queue import RecordQueue
 from node.repair import Repair
+from node.standings import Standings
 from protocol import limits
-from protocol.configuration import Member
-from protocol.identifiers import NodeId, peer_id
+from protocol.errors import StorageFull
+from protocol.identifiers import peer_id
 from protocol.raft.state import Role
 
 Document = dict[str, Any]
@@ -28,13 +31,14 @@ class Machine:
     """What only the daemon knows: whether the disk took the last write, its free share (0 to 1), what the network complains of.
 
     `free_bytes` are those of the disk, `payload_file_bytes` those of the files in which chunks lie.
-    `check_room_to_mend` raises StorageFull where a damaged ledger database could not be made anew beside itself.
+    `check_quota` raises StorageFull where no more records may be stored, and `check_room_to_mend` where a damaged ledger database could not be made anew beside itself.
     """
 
     is_disk_full: Callable[[], bool]
     free_share: Callable[[], float]
     network_problems: Callable[[], tuple[str, ...]]
     check_room_to_mend: Callable[[], None] = lambda: None
+    check_quota: Callable[[], None] = lambda: None
     free_bytes: Callable[[], int] = lambda: 0
     payload_file_bytes: Callable[[], int] = lambda: 0
 
@@ -48,32 +52,36 @@ class StatusReporter:
         core: Core,
         queue: RecordQueue,
         repair: Repair,
+        standings: Standings,
         block_repair: BlockRepair,
         destruction: Destruction,
         clock_watch: ClockWatch,
         machine: Machine,
+        checkpoints: CheckpointDesk,
     ) -> None:
         self._core = core
         self._queue = queue
         self._repair = repair
+        self._standings = standings
         self._block_repair = block_repair
         self._destruction = destruction
         self._clock_watch = clock_watch
         self._machine = machine
+        self._checkpoints = checkpoints
         self.http: str | None = None
 
     def report(self) -> Document:
         """Return the `status` document."""
         core, configuration = self._core, self._core.store.configuration
-        members = configuration.by_node
+        members, known = configuration.by_node, core.store.configurations
         mark, leader = core.applier.mark, core.leader()
         raft = core.consensus.raft if core.consensus is not None else None
         transport = core.ports.transport
         return {
-            "facility": members[transport.me].name,
+            "facility": known.name_ever(transport.me),
             "peer_id": peer_id(transport.me),
             "network": core.network.hex(),
-            "role": members[transport.me].role,
+            "role": self._role(),
             "raft_role": raft.role.value if raft is not None else None,
             "leader": members[leader].name if leader in members else None,
             "term": raft.term if raft is not None else core.store.header(mark.height).term,
@@ -91,9 +99,9 @@ class StatusReporter:
             "problems": self.problems(),
             "peers": [
                 {
-                    "name": members[peer.node].name,
+                    "name": known.name_ever(peer.node),
                     "peer_id": peer_id(peer.node),
-                    "role": members[peer.node].role,
+                    "role": members[peer.node].role if peer.node in members else None,
                     "connected": peer.connected,
                     "address": peer.address,
                     "found_by": peer.found_by,
@@ -102,12 +110,22 @@ class StatusReporter:
             ],
         }
 
+    def _role(self) -> str:
+        """Return the own role; "candidate" before the ballots are through, "removed" after leaving."""
+        store, me = self._core.store, self._core.ports.transport.me
+        member = store.configuration.by_node.get(me)
+        if member is not None:
+            return member.role
+        return "candidate" if store.configurations.left_at(me) is None else "removed"
+
     def problems(self) -> list[Document]:
         """Return what an operator must act on, most urgent first."""
         found = [
+            *self._membership_problems(),
             *self._ledger_problems(),
             *self._disk_problems(),
             *(_problem("network", text) for text in self._machine.network_problems()),
+            *(_problem("checkpoint", text) for text in self._checkpoints.problems()),
         ]
         if self._clock_watch.is_off():
             seconds = self._clock_watch.skew_ms() / 1000
@@ -127,10 +145,19 @@ class StatusReporter:
             )
         return found
 
+    def _membership_problems(self) -> list[Document]:
+        role = self._role()
+        text = {
+            "candidate": "this facility is no member yet: it follows, and waits for the ballots on its card",
+            "removed": "this facility has been let go by ballot: it keeps what it holds, and gets nothing new",
+            "suspended": "this facility is suspended by ballot: it follows, and may neither add nor read records",
+        }.get(role)
+        return [_problem(role, text)] if text is not None else []
+
     def _ledger_problems(self) -> list[Document]:
         core = self._core
-        members: Mapping[NodeId, Member] = core.store.configuration.by_node
-        away = sorted(members[peer.node].name for peer in core.ports.transport.peers() if not peer.connected)
+        name = core.store.configurations.name_ever
+        away = sorted(name(peer.node) for peer in core.ports.transport.peers() if not peer.connected)
         found: list[Document] = []
         raft = core.consensus.raft if core.consensus is not None else None
         if (raft is not None and raft.leader is None) or (raft is not None and raft.role is Role.CANDIDATE):
@@ -149,6 +176,15 @@ class StatusReporter:
             )
         if core.state_check is not None and core.state_check.trouble:
             found.append(_problem("state-differs", core.state_check.trouble))
+        found += [
+            _problem(
+                "evidence",
+                f"{one['member']} {one['meaning']}, at height {one['height']} ({one['kind']}): the proof is on the ledger; "
+                "talk to that facility, and vote on what follows (carechain member propose)",
+                **one,
+            )
+            for one in convicted_documents(core.store)
+        ]
         history = core.store.history
         if history is not None:
             found.append(
@@ -187,6 +223,14 @@ class StatusReporter:
                     f"only {free:.0%} of the disk is free: new records are refused below {limits.DISK_RESERVE:.0%}; make room",
                 )
             )
+        found.extend(
+            _problem("unproved", text)
+            for text in self._standings.problems(self._core.store.configurations.name_ever)
+        )
+        try:
+            self._machine.check_quota()
+        except StorageFull as full:
+            found.append(_problem("quota", str(full)))
         if self._block_repair.trouble:
             found.append(_problem("damaged-ledger", self._block_repair.trouble))
         if self._repair.trouble:
@@ -203,20 +247,6 @@ class StatusReporter:
                 )
             )
         return found
-
-    def members(self) -> Document:
-        """Return the `member list` document."""
-        rows = [
-            {
-                "name": member.name,
-                "kind": member.kind,
-                "role": member.role,
-                "peer_id": peer_id(member.node),
-                "addresses": list(member.addresses),
-            }
-            for member in self._core.store.configuration.members
-        ]
-        return {"members": sorted(rows, key=lambda row: str(row["name"])), "proposals": []}
 
 
 def _problem(code: str, text: str, **details: object) -> Document:

@@ -33,15 +33,20 @@ class StorageCare:
         mending: Mending,
         reclaiming: Reclaiming,
         status: Callable[[], dict[str, int]],
+        compare: Callable[[], None],
         ledger: LedgerStore,
         transport: PeerTransport,
     ) -> None:
-        """`status` are the figures that every answer has: chunks, bytes, under_replicated, corrupt."""
+        """`status` are the figures that every answer has: chunks, bytes, under_replicated, corrupt.
+
+        `compare` has members compare soon what they hold.
+        """
         self._figures = figures
         self._scrub = scrub
         self._mending = mending
         self._reclaiming = reclaiming
         self._status = status
+        self._compare = compare
         self._ledger = ledger
         self._transport = transport
 
@@ -61,6 +66,7 @@ class StorageCare:
 
     def repair(self) -> AsyncIterator[Document]:
         """Look for everything that is missing, here and with others, and bring it there."""
+        self._compare()
         return self._mending.mend()
 
     async def reclaim(self) -> AsyncIterator[Document]:
@@ -72,8 +78,8 @@ class StorageCare:
 
     def _scrubbed(self) -> Document:
         walk, damaged, trouble = self._scrub.last, self._scrub.damaged(), self._scrub.trouble
-        known = self._ledger.configuration.by_node
-        away = [known[peer.node].name for peer in self._transport.peers() if not peer.connected]
+        name = self._ledger.configurations.name_ever
+        away = [name(peer.node) for peer in self._transport.peers() if not peer.connected]
         read = walk_document(walk, 0) if walk is not None and not trouble else {}
         return {
             **self._status(),

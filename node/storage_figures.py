@@ -11,20 +11,24 @@ from typing import Any
 
 import trio
 
+from node.anti_entropy import AntiEntropy
 from node.chunk_holder import ChunkHolder
 from node.destruction import Destroying
 from node.ports import Clock, Disk, Workers
 from node.repair import Repair
 from node.scrub import Scrub
+from node.standings import Standings
 from node.status import Machine
+from node.surplus import Surplus
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits
 from protocol.identifiers import NodeId, Rid
 from protocol.padding import BUCKET_BYTES_MIN
+from protocol.possession import wanted_shares
 from storage.chunk_store import ChunkStore
 from storage.growth import DAY_MS, Sample, forget_old, growth, put_sample, samples, sequence_older_than
 from storage.key_value import Batch, KeyValue
-from storage.keyspace import CHUNK_LIST, DESTRUCTION, LACKING, UNDER_REPLICATED, prefix_range
+from storage.keyspace import CHUNK_LIST, DESTRUCTION, LACKING, prefix_range
 from storage.ledger_store import LedgerStore
 from storage.scrub_walk import ScrubWalk
 
@@ -48,6 +52,9 @@ class StorageFigures:
         holder: ChunkHolder,
         repair: Repair,
         scrub: Scrub,
+        anti_entropy: AntiEntropy,
+        surplus: Surplus,
+        standings: Standings,
         queued: Callable[[], int],
         workers: Workers,
         clock: Clock,
@@ -61,6 +68,9 @@ class StorageFigures:
         self._holder = holder
         self._repair = repair
         self._scrub = scrub
+        self._anti_entropy = anti_entropy
+        self._surplus = surplus
+        self._standings = standings
         self._queued = queued
         self._workers = workers
         self._clock = clock
@@ -69,8 +79,10 @@ class StorageFigures:
     async def document(self) -> Document:
         """Return the figures, read in portions on worker threads."""
         statistics, counts = self._chunks.statistics(), await self._count()
+        file_bytes = await self._workers.run(self._machine.payload_file_bytes)
         return {
             **self._repair.status(),
+            "under_replicated": counts["under_replicated"],
             "records": counts["records"],
             "own_records": counts["own_records"],
             "padding_bytes_max": counts["padding"],
@@ -83,13 +95,17 @@ class StorageFigures:
             "pending": self._queued(),
             "erased_pending": await self._workers.run(self._erased_pending),
             "unreclaimed": statistics.unreclaimed,
-            "file_bytes": await self._workers.run(self._machine.payload_file_bytes),
+            "surplus": self._surplus.count,
+            "file_bytes": file_bytes,
+            "file_overhead": round(file_bytes / (statistics.bytes or 1) - 1, 4) if file_bytes else 0.0,
             "free_bytes": self._machine.free_bytes(),
             "free_share": round(self._machine.free_share(), 4),
             "reserve_share": limits.DISK_RESERVE,
             "growth": self._growth(),
             "scrub": self._scrubbing(),
-            "problems": [text for text in (self._repair.trouble, self._scrub.trouble) if text],
+            "compared_ms": self._anti_entropy.finished_ms or None,
+            "challenges": self._challenges(),
+            "problems": self._problems(),
         }
 
     def sequence_abandoned(self) -> int:
@@ -140,15 +156,18 @@ class StorageFigures:
         self, rid: Rid, placed: exchange.PlacedChunks, storing: tuple[NodeId, ...]
     ) -> Counter[str | int]:
         """Count the chunks of one of our records by how many members are known to hold them, ourselves among them."""
-        row = self._rows.get(UNDER_REPLICATED + rid)
-        missing = frozenset(codec.unpack(row)) if row is not None else frozenset()
-        held = dict.fromkeys(placed.cids, 0)
-        for node, share in placed.holders(storing).items():
+        distrusted = self._standings.distrusted
+        missing = self._repair.unconfirmed(rid) | distrusted
+        held = {cid: int(self._chunks.has(cid)) for cid in placed.cids}
+        for node, share in wanted_shares(placed, storing, distrusted).items():
             if node == self._me or node in missing:
                 continue
             for cid in share:
                 held[cid] += 1
-        return Counter(count + self._chunks.has(cid) for cid, count in held.items())
+        counts: Counter[str | int] = Counter(held.values())
+        wanted = min(placed.replicas, len(storing))
+        counts["under_replicated"] = sum(count < wanted for count in held.values())
+        return counts
 
     def _padding_max(self, placed: exchange.PlacedChunks) -> int:
         """Return the most that padding can be of the chunks here: only a record's last chunk and its manifest are padded."""
@@ -184,17 +203,46 @@ class StorageFigures:
         statistics = self._chunks.statistics()
         return Sample(self._clock.now_ms(), statistics.chunks, statistics.bytes, self._chunks.index.cursor())
 
+    def _challenges(self) -> list[Document]:
+        """Return how each member that was challenged has answered, and whether its replicas count."""
+        rows = []
+        for node, member in self._ledger.configuration.by_node.items():
+            standing = self._standings.of(node)
+            if standing.asked:
+                rows.append(
+                    {
+                        "facility": member.name,
+                        "asked": standing.asked,
+                        "lacking": standing.lacking,
+                        "silent": standing.silent,
+                        "wrong": standing.wrong,
+                        "failed_ms": standing.failed_ms or None,
+                        "trusted": standing.is_trusted,
+                    }
+                )
+        return sorted(rows, key=lambda row: str(row["facility"]))
+
+    def _problems(self) -> list[str]:
+        troubles = (self._repair.trouble, self._scrub.trouble, self._anti_entropy.trouble)
+        name = self._ledger.configurations.name_ever
+        return [*filter(None, troubles), *self._standings.problems(name)]
+
     def _scrubbing(self) -> Document:
-        walk, last = self._scrub.walk, self._scrub.last
+        walk, last, now_ms = self._scrub.walk, self._scrub.last, self._clock.now_ms()
         return {
-            "walk": walk_document(walk, self._scrub.rate_of(walk)) if walk is not None else None,
+            "walk": walk_document(walk, self._scrub.rate_of(walk), now_ms) if walk is not None else None,
             "last": walk_document(last, 0) if last is not None else None,
             "next_due_ms": self._scrub.due_ms(),
         }
 
 
-def walk_document(walk: ScrubWalk, rate: int) -> Document:
-    """Return what is shown of a reading of all chunks; `rate` is its limit in bytes per second, 0 for none."""
+def walk_document(walk: ScrubWalk, rate: int, now_ms: int = 0) -> Document:
+    """Return what is shown of a reading of all chunks; `rate` is its limit in bytes per second, 0 for none.
+
+    With `now_ms` (Unix ms) also how many seconds it will go on, by how fast it has been.
+    """
+    left, took_ms = max(walk.bytes_total - walk.bytes, 0), now_ms - walk.started_ms
+    is_known = not walk.ended_ms and walk.bytes and took_ms > 0
     return {
         "asked": walk.is_asked,
         "started_ms": walk.started_ms,
@@ -204,6 +252,7 @@ def walk_document(walk: ScrubWalk, rate: int) -> Document:
         "of_chunks": walk.chunks_total,
         "of_bytes": walk.bytes_total,
         "rate": rate,
+        "seconds_left": left * took_ms // walk.bytes // 1000 if is_known else None,
         "bad": walk.bad,
         "repaired": walk.repaired,
     }

@@ -2,9 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
+from node.anti_entropy import AntiEntropy
 from node.awaiting_disk import RoomAwaitingDisk
+from node.challenges import Challenges
 from node.core import Core
 from node.mending import Mending
+from node.placed_ranges import PlacedRanges
 from node.reclaiming import Reclaiming
 from node.record_queue import RecordQueue
 from node.recordkeeping import Ciphertext
@@ -13,6 +16,7 @@ from node.status import Machine
 from node.storage_care import StorageCare
 from node.storage_figures import StorageFigures
 from node.stores import Stores
+from node.surplus import Surplus
 
 
 class Storekeeping:
@@ -42,6 +46,7 @@ class Storekeeping:
             log=ports.log,
             check_room=check_room,
         )
+        self._compare(core, stores, ciphertext)
         self.figures = StorageFigures(
             me=ports.transport.me,
             ledger=core.store,
@@ -51,6 +56,9 @@ class Storekeeping:
             holder=ciphertext.holder,
             repair=ciphertext.repair,
             scrub=self.scrub,
+            anti_entropy=self.anti_entropy,
+            surplus=self.surplus,
+            standings=ciphertext.standings,
             queued=lambda: queue.length,
             workers=ports.workers,
             clock=ports.clock,
@@ -59,7 +67,6 @@ class Storekeeping:
         mending = Mending(
             ledger=core.store,
             rows=stores.rows,
-            disk=disk,
             chunks=stores.chunks,
             envelopes=ciphertext.envelopes,
             holder=ciphertext.holder,
@@ -81,11 +88,53 @@ class Storekeeping:
             mending=mending,
             reclaiming=reclaiming,
             status=ciphertext.repair.status,
+            compare=self.anti_entropy.hurry,
             ledger=core.store,
             transport=ports.transport,
         )
 
+    def _compare(self, core: Core, stores: Stores, ciphertext: Ciphertext) -> None:
+        ports = core.ports
+        ranges = PlacedRanges(
+            me=ports.transport.me, ledger=core.store, rows=stores.rows, chunks=stores.chunks
+        )
+        self.challenges = Challenges(
+            ranges=ranges,
+            chunks=stores.chunks,
+            rows=stores.rows,
+            repair=ciphertext.repair,
+            standings=ciphertext.standings,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+            entropy=ports.entropy,
+            log=ports.log,
+        )
+        self.surplus = Surplus(
+            ranges=ranges,
+            chunks=stores.chunks,
+            challenges=self.challenges,
+            transport=ports.transport,
+            workers=ports.workers,
+            log=ports.log,
+        )
+        self.anti_entropy = AntiEntropy(
+            ranges=ranges,
+            chunks=stores.chunks,
+            repair=ciphertext.repair,
+            surplus=self.surplus,
+            transport=ports.transport,
+            workers=ports.workers,
+            clock=ports.clock,
+            log=ports.log,
+        )
+
+    def serve(self) -> None:
+        """Answer what other members ask about chunks that are here."""
+        self.anti_entropy.serve()
+        self.challenges.serve()
+
     @property
     def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """The tasks that run in the background."""
-        return (self.scrub.run, self.figures.run)
+        return (self.scrub.run, self.figures.run, self.anti_entropy.run, self.challenges.run)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from node.backup import NO_FILES, HomeFiles
+from node.chunk_writer import ChunkWriter
 from node.store_audit import Database
 from storage.chunk_store import ChunkStore
 from storage.key_value import KeyValue
@@ -13,11 +14,12 @@ from storage.keystore import Keystore
 class Stores:
     """What the node remembers: the ledger database's rows, the chunks, the keys; `databases` are all of them, for audits.
 
-    `files` are what a backup takes along from the home.
+    `files` are what a backup takes along from the home; `writer` is how chunks are stored beside everything else.
     """
 
     rows: KeyValue
     chunks: ChunkStore
+    writer: ChunkWriter
     keystore: Keystore
     databases: tuple[Database, ...]
     files: HomeFiles = NO_FILES

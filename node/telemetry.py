@@ -28,7 +28,7 @@ address addresses port channel protocol topic transport found_by interface sourc
 transaction record chunk cid grant vault block digest category state kind suite
 count transactions blocks chunks records vaults grants members peers voters queued dropped pending attempts replicas
 bytes free_bytes size duration_ms seconds timeout_ms delay_ms
-reason fault code problem problems error_type error_at error status method route signal database stage step version
+reason fault code problem problems witness verifier_key error_type error_at error status method route signal database stage step version
 """
 FIELDS = frozenset(_FIELD_NAMES.split())
 TEXT_CHARACTERS_MAX = 300

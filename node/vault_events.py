@@ -7,7 +7,7 @@ from protocol.block import Block
 from protocol.errors import Corruption
 from protocol.identifiers import PublicKey, Vid
 from protocol.ledger_rows import Receipt
-from protocol.transaction import Transaction
+from protocol.transaction import VaultTransaction
 from storage.ledger_store import LedgerStore
 
 
@@ -15,7 +15,7 @@ from storage.ledger_store import LedgerStore
 class VaultEvent:
     """One accepted transaction, who signed it, and where it stands."""
 
-    transaction: Transaction
+    transaction: VaultTransaction
     signers: tuple[PublicKey, ...]
     receipt: Receipt
 
@@ -37,4 +37,5 @@ def events_of(store: LedgerStore, vid: Vid, *, newest_first: bool = False) -> It
         signed, found = block.entries()[receipt.index]
         if found != txid:
             raise Corruption(f"block {receipt.height} does not hold transaction {txid.hex()[:16]}")
+        assert isinstance(signed.transaction, VaultTransaction), "listed under a vault"
         yield VaultEvent(signed.transaction, tuple([one.key for one in signed.signatures]), receipt)

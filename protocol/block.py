@@ -295,6 +295,22 @@ def check_link(
 ) -> None:
     """Check a block against its predecessor, the tree frontier and the configuration in force (P2, the cheap part).
 
+    Raises:
+        Invalid: which rule does not hold.
+    """
+    header = block.header
+    check_place(block, predecessor, predecessor_hash, configuration)
+    if header.tree_size != frontier.size or header.tree_root != frontier.root():
+        raise Invalid(f"block {header.height}: tree size or root is wrong")
+    if not signing.verify(header.leader, header_form(header), block.signature):
+        raise Invalid(f"block {header.height}: the leader's signature does not verify")
+
+
+def check_place(
+    block: Block, predecessor: Header, predecessor_hash: Digest, configuration: Configuration
+) -> None:
+    """Check what needs neither tree nor signature, and of the body no transactions: enough to judge a header by (E7).
+
     A term's opening may be of a leader that `configuration` lets go: until its leaving is committed it may be the only
     one that can lead (Raft thesis §4.2.2), and its election certificate, of voters of `configuration`, says that it did
     (`check_opening`). Who was a voter before is not asked: one that has started since cannot know it.
@@ -316,10 +332,6 @@ def check_link(
     demand(header.term >= predecessor.term, "its term is below its predecessor's")
     demand(header.time_ms > predecessor.time_ms, "its time is not above its predecessor's")
     demand(
-        header.tree_size == frontier.size and header.tree_root == frontier.root(),
-        "tree size or root is wrong",
-    )
-    demand(
         header.config_hash == configuration.digest,
         "of another configuration",
     )
@@ -336,8 +348,4 @@ def check_link(
     demand(
         header.term > predecessor.term or header.leader == predecessor.leader,
         "cut in its predecessor's term by another leader",
-    )
-    demand(
-        signing.verify(header.leader, header_form(header), block.signature),
-        "the leader's signature does not verify",
     )

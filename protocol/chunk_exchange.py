@@ -3,13 +3,13 @@
 Author and holder, channel "chunks" (a request is answered by one message):
 
     PutChunks ───────►  stored durably, then `Stored`
-    ConfirmChunks ───►  `StorageReceipt` when all of them are here, else `Lacking`
+    ConfirmChunks ───►  `Confirmed`: for each record `StorageReceipt` when all of its list are here, else `Lacking`
     GetChunks ───────►  `Chunks`, an empty one for each that is not here or is damaged
 
 and channel "envelopes":
 
-    OfferEnvelope ───►  `EnvelopeReceipt`, given only when the chunks are confirmed and the label is the ledger's;
-                        `NotYet` from a member that has not applied the vault yet
+    OfferEnvelopes ──►  `Answered`: for each `EnvelopeReceipt`, given only when the chunks are confirmed and the label is
+                        the ledger's; `NotYet` from a member that has not applied the vault yet; or `Declined`
     GetEnvelope ─────►  `EnvelopeCopy`, or `NoEnvelope`
 
 Two receipts, two names (storage.md 4): a *storage receipt* says "these chunks are on my disk", an *envelope receipt*
@@ -25,12 +25,18 @@ from protocol import limits, merkle, placement, signing
 from protocol.codec import Bytes32, Bytes64, Size, wire
 from protocol.errors import Invalid
 from protocol.identifiers import Cid, Digest, NetworkId, NodeId
-from protocol.transaction import NodeField, RidField, VidField
+from protocol.transaction import EnvelopeReceipt, NodeField, RidField, VidField
 
 CHUNKS_CHANNEL = "chunks"
 ENVELOPES_CHANNEL = "envelopes"
 CHUNKS_PER_MESSAGE_MAX = 4
-"""4 MiB in a message: with two messages in flight a peer holds `limits.CHUNKS_IN_FLIGHT_PER_PEER` chunks."""
+"""Asked for at once: with two such messages in flight a peer holds `limits.CHUNKS_IN_FLIGHT_PER_PEER` chunks."""
+PUT_BYTES_MAX = 2 * limits.MIB
+"""Of chunks in one message: a larger one keeps the receiver's other work waiting for longer while it is decoded."""
+SMALL_CHUNKS_PER_MESSAGE_MAX = 512
+"""Chunks of small records travel together, and are stored by one synchronised write."""
+RECORDS_PER_MESSAGE_MAX = 64
+"""Small records whose chunks are confirmed, and whose envelopes are offered, together."""
 RECORD_CIDS_MAX = 66_000
 """Chunks of a record of 64 GiB, its manifest and the pages of it."""
 
@@ -44,7 +50,7 @@ class PutChunks:
     """Store these chunks durably. Their ids are their SHA-256, which the receiver computes."""
 
     chunks: Annotated[
-        tuple[Annotated[bytes, Size(1, limits.CHUNK_BYTES_MAX)], ...], Size(1, CHUNKS_PER_MESSAGE_MAX)
+        tuple[Annotated[bytes, Size(1, limits.CHUNK_BYTES_MAX)], ...], Size(1, SMALL_CHUNKS_PER_MESSAGE_MAX)
     ]
 
 
@@ -54,12 +60,12 @@ class Stored:
     """They are on stable storage."""
 
 
-@wire("confirm-chunks")
+@wire("confirm-lists")
 @dataclass(frozen=True, slots=True)
 class ConfirmChunks:
-    """Say that these are all with you."""
+    """Say of each record's list that all of it is with you."""
 
-    cids: CidList
+    lists: Annotated[tuple[CidList, ...], Size(1, RECORDS_PER_MESSAGE_MAX)]
 
 
 @wire("storage-receipt")
@@ -78,6 +84,14 @@ class Lacking:
     """These of the chunks are not here."""
 
     cids: CidList
+
+
+@wire("confirmed")
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The answer for each list, in order."""
+
+    answers: Annotated[tuple[StorageReceipt | Lacking, ...], Size(1, RECORDS_PER_MESSAGE_MAX)]
 
 
 @wire("get-chunks")
@@ -112,10 +126,34 @@ class OfferEnvelope:
     receipts: Annotated[tuple[StorageReceipt, ...], Size(1, limits.MEMBERS_MAX)]
 
 
+@wire("offer-envelopes")
+@dataclass(frozen=True, slots=True)
+class OfferEnvelopes:
+    """Envelopes of several records, each with its own answer."""
+
+    offers: Annotated[tuple[OfferEnvelope, ...], Size(1, RECORDS_PER_MESSAGE_MAX)]
+
+
 @wire("not-yet")
 @dataclass(frozen=True, slots=True)
 class NotYet:
     """Our ledger has not come to the vault or epoch; offer it again in a moment."""
+
+
+@wire("declined")
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """It breaks a rule: offering it again is of no use."""
+
+    reason: Annotated[str, Size(1, 200)]
+
+
+@wire("answered")
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to each offer, in order."""
+
+    answers: Annotated[tuple[EnvelopeReceipt | NotYet | Declined, ...], Size(1, RECORDS_PER_MESSAGE_MAX)]
 
 
 @wire("get-envelope")
@@ -142,7 +180,7 @@ class NoEnvelope:
 
 
 ChunkRequest = PutChunks | ConfirmChunks | GetChunks
-EnvelopeRequest = OfferEnvelope | GetEnvelope
+EnvelopeRequest = OfferEnvelopes | GetEnvelope
 
 
 @wire("placed-chunks")

@@ -4,7 +4,7 @@ The genesis configuration's canonical encoding hashes to the network id, which i
 always derived from the configuration in force, never typed in (ledger.md section 0).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
@@ -16,6 +16,8 @@ from protocol.identifiers import Digest, NetworkId, NodeId, PublicKey, peer_id
 ROLES = ("voter", "witness", "observer", "learner")
 KINDS = ("hospital", "clinic", "lab", "insurer", "regulator", "patient")
 CARD_VERSION = 2
+SUSPENDED = "suspended"
+"""A member by ballot only: it keeps its name and keys, and takes no part until it is reinstated."""
 
 Name = Annotated[str, Size(1, 64)]
 
@@ -80,6 +82,8 @@ class Configuration:
     """The members in force, sorted by node id, and the network's parameters.
 
     `min_b` is the least number of liars to tolerate; `suites` the accepted envelope suites (cryptography.md section 2).
+    `number` counts the changes since genesis: members that come back to what they were once make another configuration,
+    or proposals for the old one would hold again.
     """
 
     version: int
@@ -87,6 +91,7 @@ class Configuration:
     min_b: int
     suites: Annotated[tuple[int, ...], Size(1, 8)]
     nonce: Bytes32
+    number: int = 0
 
     @cached_property
     def digest(self) -> Digest:
@@ -97,6 +102,11 @@ class Configuration:
     def by_node(self) -> dict[NodeId, Member]:
         """Members by node id."""
         return {member.node: member for member in self.members}
+
+    def takes_part(self, node: NodeId) -> bool:
+        """Return whether `node` is a member that is not suspended."""
+        member = self.by_node.get(node)
+        return member is not None and member.role != SUSPENDED
 
     @cached_property
     def voters(self) -> tuple[NodeId, ...]:
@@ -177,7 +187,7 @@ def found(cards: tuple[Card, ...], *, nonce: bytes, suites: tuple[int, ...] = (0
     _refuse_twins("name", cards, [card.member.name for card in cards])
     _refuse_twins("node key", cards, [card.member.node.hex() for card in cards])
     members = tuple(sorted((card.member for card in cards), key=lambda member: member.node))
-    configuration = Configuration(1, members, 0, suites, nonce)
+    configuration = Configuration(1, members, 0, suites, nonce, 0)
     if not configuration.voters:
         raise Refused("no card has the role voter; at least one founding member must vote")
     return configuration
@@ -193,7 +203,7 @@ def change_fault(before: Configuration, after: Configuration) -> str | None:
     old, new = set(before.voters), set(after.voters)
     if nodes != sorted(set(nodes)):
         return "the members are not distinct and sorted by node id"
-    if any(member.role not in ROLES for member in after.members):
+    if any(member.role not in (*ROLES, SUSPENDED) for member in after.members):
         return "a member has an unknown role"
     if not new:
         return "no voter would be left"
@@ -201,8 +211,20 @@ def change_fault(before: Configuration, after: Configuration) -> str | None:
         return "more than one voter would change; change one at a time"
     if not new - old <= set(before.learners):
         return "a new voter must be a learner first"
-    if before.digest == after.digest:
+    if after.certificate_quorum > len(after.signers):
+        return "no quorum could tolerate so many liars"
+    return _form_fault(before, after)
+
+
+def _form_fault(before: Configuration, after: Configuration) -> str | None:
+    if replace(after, number=before.number).digest == before.digest:
         return "nothing would change"
+    if after.number != before.number + 1:
+        return "it is not the next configuration by its number"
+    if (after.version, after.nonce) != (before.version, before.nonce):
+        return "it is of another network or version"
+    if len(codec.encode(after)) > limits.CONFIGURATION_BYTES_MAX:
+        return "it would be too large; give members fewer addresses"
     return None
 
 

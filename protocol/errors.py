@@ -4,6 +4,7 @@ CarechainError
 ├── RemoteFault        a peer broke the protocol: drop the message, score the peer, carry on
 │   ├── Malformed      bytes that are not the canonical encoding of what was expected
 │   └── Invalid        well formed, but breaks a rule (signature, link, quorum, size)
+│       └── Conflicting  certified, and contradicts what is certified already: keep both, they convict
 ├── LocalFault         our bug: let it crash
 ├── Unavailable        not now: retry later
 │   ├── NotLeader      proposed to a follower
@@ -32,6 +33,10 @@ class Malformed(RemoteFault):
 
 class Invalid(RemoteFault):
     """Well formed, but breaks a rule of the protocol."""
+
+
+class Conflicting(Invalid):
+    """Certified, and contradicts what is certified already. Keep both: together they convict whoever signed both."""
 
 
 class LocalFault(CarechainError):

@@ -8,10 +8,14 @@ block ⇒ same writes on every node: nothing here reads a clock (time is the blo
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from protocol import codec, limits
+from protocol import codec, cross_anchoring, limits
+from protocol.ballots import Governing
 from protocol.block import Block
 from protocol.configuration import Configuration
-from protocol.identifiers import ZERO, Height, NodeId, PublicKey, Rid, Txid, Vid
+from protocol.convictions import Convicting
+from protocol.cross_anchoring import ForeignCheckpoint
+from protocol.errors import Refused
+from protocol.identifiers import ZERO, NodeId, PublicKey, Rid, Txid, Vid
 from protocol.ledger_rows import (
     ACCEPTED,
     GRANTS_PER_VAULT_MAX,
@@ -32,9 +36,13 @@ from protocol.ledger_rows import (
     vault_record_key,
 )
 from protocol.transaction import (
+    Accusation,
+    Ballot,
     CustodyTransfer,
     EpochRotate,
+    GovernanceTransaction,
     Grant,
+    Propose,
     Read,
     RecordCommit,
     RecordErase,
@@ -42,6 +50,8 @@ from protocol.transaction import (
     SignedTransaction,
     Transaction,
     VaultOpen,
+    VaultTransaction,
+    Withdraw,
 )
 
 Rows = Callable[[bytes], bytes | None]
@@ -80,7 +90,10 @@ class _NotSigned(_Refusal):
 
 def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
     """Return what `block`, whose proof has been checked, does to the state."""
-    state = _State(rows, configuration, block.header.time_ms, block.header.height)
+    state = _State(rows, configuration, block)
+    if block.is_configuration:
+        state.governing.switch(block.next_configuration())
+        state.convicting.leave()
     outcomes: list[Outcome] = []
     for index, (signed, txid) in enumerate(block.entries()):
         signers = tuple([signature.key for signature in signed.signatures])
@@ -91,7 +104,7 @@ def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
         receipt = Receipt(txid, block.header.height, index, block.header.time_ms, verdict)
         if is_binding:
             state.put(receipt_key(txid), receipt)
-        if verdict == ACCEPTED:
+        if verdict == ACCEPTED and isinstance(signed.transaction, VaultTransaction):
             state.writes[event_key(signed.transaction.vid, block.header.tree_size + index)] = txid
         outcomes.append(Outcome(signed.transaction, signers, receipt, is_binding))
     return Applied(state.writes, tuple(outcomes))
@@ -100,12 +113,22 @@ def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
 class _State:
     """The rows as seen inside one block: what was read, under what was written so far."""
 
-    def __init__(self, rows: Rows, configuration: Configuration, time_ms: int, height: Height) -> None:
+    def __init__(self, rows: Rows, configuration: Configuration, block: Block) -> None:
         self._rows = rows
         self._configuration = configuration
-        self._time_ms = time_ms
-        self._height = height
+        self._network = block.header.net
+        self._time_ms = block.header.time_ms
+        self._height = block.height
         self.writes: dict[bytes, bytes | None] = {}
+        self.governing = Governing(
+            self.get,
+            self.writes,
+            configuration,
+            network=block.header.net,
+            time_ms=self._time_ms,
+            height=block.height,
+        )
+        self.convicting = Convicting(self.get, self.writes, configuration, block.header)
 
     def get(self, key: bytes) -> bytes | None:
         return self.writes[key] if key in self.writes else self._rows(key)
@@ -113,7 +136,9 @@ class _State:
     def put(self, key: bytes, value: Vault | Record | GrantState | Receipt | Erasure) -> None:
         self.writes[key] = codec.encode(value)
 
-    def judge(self, signed: SignedTransaction, txid: Txid, signers: tuple[bytes, ...]) -> tuple[str, bool]:
+    def judge(
+        self, signed: SignedTransaction, txid: Txid, signers: tuple[PublicKey, ...]
+    ) -> tuple[str, bool]:
         """Apply one transaction, or find why not; return the verdict, and whether it binds the transaction's id."""
         transaction = signed.transaction
         try:
@@ -140,9 +165,46 @@ class _State:
                     self._read(transaction, signers)
                 case RecordErase():
                     self._erase(transaction, txid, signers)
+                case Propose() | Ballot() | Withdraw():
+                    self._govern(transaction, txid, signers)
+                case Accusation():
+                    self._accuse(transaction, txid, signers)
+                case ForeignCheckpoint():
+                    self._record_foreign(transaction, signers)
         except _Refusal as refusal:
             return f"refused: {refusal}", not isinstance(refusal, _NotSigned)
         return ACCEPTED, True
+
+    def _govern(self, transaction: GovernanceTransaction, txid: Txid, signers: tuple[PublicKey, ...]) -> None:
+        self._demand_signed(self.governing.is_signed(transaction, signers))
+        try:
+            match transaction:
+                case Propose():
+                    self.governing.propose(transaction, txid)
+                case Ballot():
+                    self.governing.vote(transaction)
+                case Withdraw():
+                    self.governing.withdraw(transaction)
+        except Refused as reason:
+            raise _Refusal(str(reason)) from None
+
+    def _accuse(self, accusation: Accusation, txid: Txid, signers: tuple[PublicKey, ...]) -> None:
+        reporter = accusation.reporter
+        self._demand_signed(signers == (PublicKey(reporter),) and self._is_member(reporter))
+        try:
+            self.convicting.accuse(accusation.evidence, txid)
+        except Refused as reason:
+            raise _Refusal(str(reason)) from None
+
+    def _record_foreign(self, checkpoint: ForeignCheckpoint, signers: tuple[PublicKey, ...]) -> None:
+        member = checkpoint.member
+        self._demand_signed(signers == (PublicKey(member),) and self._is_member(member))
+        try:
+            cross_anchoring.record(
+                self.get, self.writes, checkpoint, network=self._network, time_ms=self._time_ms
+            )
+        except Refused as reason:
+            raise _Refusal(str(reason)) from None
 
     @staticmethod
     def _demand(rule: bool, reason: str) -> None:
@@ -155,7 +217,7 @@ class _State:
             raise _NotSigned(reason)
 
     def _is_member(self, node: bytes) -> bool:
-        return node in self._configuration.by_node
+        return self._configuration.takes_part(NodeId(node))
 
     def _vault(self, vid: Vid) -> Vault:
         row = self.get(vault_key(vid))

@@ -14,13 +14,32 @@ BLOCK_BYTES_MAX = 1 * MIB
 """A leader cuts a block before its body passes this: large enough to hide fsync, small enough to pipeline."""
 BLOCK_TRANSACTIONS_MAX = 1000
 TRANSACTION_BYTES_MAX = 16 * KIB
-"""The largest honest transaction (a Read of 64 records) is 3 KiB."""
+"""The largest honest transaction (a Read of 64 records) is 3 KiB; evidence alone may be longer."""
+EVIDENCE_BYTES_MAX = 48 * KIB
+"""Evidence fits into one gossip message, and into a transaction."""
+ACCUSATION_BYTES_MAX = EVIDENCE_BYTES_MAX + KIB
+"""The one kind of transaction that may be longer: evidence with a signature."""
+EVIDENCE_HEADERS_MAX = 64
+"""Headers of one line in evidence: what may stand uncertified upon one block. A header has 300 bytes."""
+NOTEBOOK_HEADERS_MAX = 2_048
+NOTEBOOK_STATEMENTS_MAX = 64
+"""What a node notes of what others signed: headers in all, and statements of each member and kind. 2 MB with 20 members."""
+EVIDENCE_PENDING_MAX = 64
+"""Evidence on its way to the ledger; when there is more, it is dropped: who lies so often is convicted of a part of it."""
+EVIDENCE_NOTE_BYTES_MAX = 2 * KIB
+"""A checkpoint of ours with the one signature that matters has 300 bytes."""
 VALID_UNTIL_MS_MAX = 24 * 3600 * 1000
 """How far ahead of ledger time a transaction may stay valid; bounds the replay index (ledger.md decision 4)."""
 CLOCK_AHEAD_MS_MAX = 5_000
 """A voter holds its acknowledgement while a block is further ahead of its own clock (ledger.md P-time)."""
 CLOCK_SKEW_WARN_MS = 2_000
 MEMBERS_MAX = 64
+CONFIGURATION_BYTES_MAX = 128 * KIB
+"""A configuration that a ballot sets: with a row of state around it, it fits a chunk of a snapshot twice."""
+PROPOSALS_OPEN_MAX = 32
+"""Proposals that wait for ballots; further ones are refused until one of them has ended."""
+PROPOSAL_MS_MAX = 90 * 86_400_000
+BALLOTS_MAX = MEMBERS_MAX
 WRITERS_MAX = 64
 RECEIPTS_MAX = 64
 READ_RIDS_MAX = 64
@@ -85,6 +104,8 @@ DISK_RESERVE = 0.05
 """Share of the disk that writes of records leave to the ledger."""
 SCRUB_PERIOD_S = 30 * 24 * 3600
 """Within so long every stored chunk is read back and checked (storage.md 4)."""
+CHALLENGE_PERIOD_S = 60
+"""One member at a time has to prove that it has a chunk."""
 ABANDONED_S = 24 * 3600
 """A chunk that no record names after so long belongs to an upload that nobody goes on with (storage.md 4)."""
 
@@ -126,3 +147,29 @@ SNAPSHOT_CHUNKS_MAX = 131_072
 """32 GiB of state; their hashes fit one message."""
 SNAPSHOT_STATEMENTS_MAX = 8
 """A voter's newest own state statements that it answers with: members finish one height at different times."""
+
+# --- proofs ---------------------------------------------------------------------------------------------------
+PROOF_HEADERS_MAX = 4_096
+"""Headers between a block and the certified one above it: 1.2 MB of a receipt. A member that was there holds closer ones."""
+DAY_MS = 24 * 3600 * 1000
+ANCHOR_WARN_MS = 15 * DAY_MS
+ANCHOR_FRESH_MS = 30 * DAY_MS
+"""How long another network's newest certified header is good for: keys given up since could tell another past (ledger.md 8)."""
+POLICY_BYTES_MAX = 64 * KIB
+FOREIGN_NETWORKS_MAX = 16
+"""Networks of which one member records what it sees."""
+RECEIPT_FILE_BYTES_MAX = 28 * MIB
+"""A receipt as text: a message of the longest kind in base64. One of 5 members behind 100 changes has half a MiB."""
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+NOTE_BYTES_MAX = 256 * KIB
+NOTE_SIGNATURES_MAX = 128
+"""Of every member and as many witnesses again. The longest signature in use, ML-DSA-44 in base64, has 3.3 KB."""
+CONSISTENCY_HASHES_MAX = 63
+"""Of C2SP tlog-witness; a tree of 2^63 leaves needs no more."""
+CHECKPOINTS_KEPT = 16
+"""Newest sizes of which signatures are gathered: as many seconds."""
+LOG_REQUESTS_MAX = 64
+"""Requests to cosign in hand at once, of strangers too: 17 MB of bodies."""
+LOG_WITNESSES_MAX = 16
+"""Outside witnesses, and foreign logs that this node is a witness of."""

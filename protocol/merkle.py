@@ -28,6 +28,14 @@ def node_hash(left: bytes, right: bytes) -> Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A tree of which only size and root are known."""
+
+    size: int
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Frontier:
     """The state of an append-only tree: its size and the roots of its perfect subtrees, largest first."""
 

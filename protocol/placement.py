@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from protocol.codec import pack
 from protocol.identifiers import Cid, NodeId
 
+_FORM_HEAD = pack("carechain/v1/placement", bytes(32), bytes(32))[:-66]
+_BYTES32 = pack(bytes(32))[1:3]
+"""What `pack` writes before the two ids: a walk over a large store weighs millions of times, and packing cost most of it."""
+
 
 def by_weight(cid: Cid, storing: Iterable[NodeId]) -> tuple[NodeId, ...]:
     """Return the members in the order in which they are chosen for a chunk, and in which readers ask them."""
@@ -29,6 +33,15 @@ def replicas(cid: Cid, storing: tuple[NodeId, ...], count: int, author: NodeId) 
     return ordered[:count]
 
 
+def stand_ins(
+    cid: Cid, storing: tuple[NodeId, ...], count: int, author: NodeId, distrusted: frozenset[NodeId]
+) -> tuple[NodeId, ...]:
+    """Return who stores a chunk in the place of replicas that are not believed: the next in order, as many as there are."""
+    chosen = replicas(cid, storing, count, author)
+    trusted = tuple(node for node in replicas(cid, storing, len(storing), author) if node not in distrusted)
+    return tuple(node for node in trusted[:count] if node not in chosen)
+
+
 def confirmations_needed(storing: tuple[NodeId, ...], count: int) -> int:
     """Return w: the storage receipts that every chunk needs before its envelope is receipted (storage.md 4).
 
@@ -40,4 +53,5 @@ def confirmations_needed(storing: tuple[NodeId, ...], count: int) -> int:
 
 
 def _weight(cid: Cid, node: NodeId) -> bytes:
-    return hashlib.sha256(pack("carechain/v1/placement", cid, node)).digest()
+    """Return SHA-256(enc("carechain/v1/placement", cid, node)), ids of 32 bytes."""
+    return hashlib.sha256(_FORM_HEAD + cid + _BYTES32 + node).digest()

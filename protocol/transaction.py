@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 from protocol import codec, limits, signing
 from protocol.codec import Bytes32, Bytes64, Size, wire
+from protocol.cross_anchoring import ForeignCheckpoint
 from protocol.errors import Invalid, Malformed
+from protocol.governance import Ballot, Propose, Withdraw, check_action
 from protocol.identifiers import ZERO, Digest, NetworkId, NodeId, PublicKey, Rid, Txid, Vid
 
 VidField = Annotated[Vid, Size(32)]
@@ -166,7 +168,25 @@ class RecordErase:
     valid_until_ms: int
 
 
-Transaction = VaultOpen | RecordCommit | Grant | Revoke | EpochRotate | CustodyTransfer | Read | RecordErase
+@wire("Accusation")
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """Put evidence against a member on the ledger (`protocol.evidence`). Signed by the reporter's node key.
+
+    Encoded, because what it convicts is a question of the configurations that were in force: `convictions` reads it.
+    """
+
+    reporter: NodeField
+    evidence: Annotated[bytes, Size(1, limits.EVIDENCE_BYTES_MAX)]
+    valid_until_ms: int
+
+
+VaultTransaction = (
+    VaultOpen | RecordCommit | Grant | Revoke | EpochRotate | CustodyTransfer | Read | RecordErase
+)
+"""What touches one vault, and is listed there."""
+GovernanceTransaction = Propose | Ballot | Withdraw
+Transaction = VaultTransaction | GovernanceTransaction | Accusation | ForeignCheckpoint
 
 SIGNATURES = {
     VaultOpen: 2,
@@ -177,6 +197,11 @@ SIGNATURES = {
     CustodyTransfer: 2,
     Read: 2,
     RecordErase: 1,
+    Propose: 1,
+    Ballot: 1,
+    Withdraw: 1,
+    Accusation: 1,
+    ForeignCheckpoint: 1,
 }
 
 
@@ -251,12 +276,11 @@ def check(raw: bytes, ledger: NetworkId, *, signatures: bool = True) -> tuple[Si
         Malformed: not a transaction.
         Invalid: a signature, size or rule of the schema does not hold.
     """
-    if len(raw) > limits.TRANSACTION_BYTES_MAX:
-        raise Invalid(
-            f"a transaction of {len(raw)} bytes is over the limit of {limits.TRANSACTION_BYTES_MAX}"
-        )
+    _check_size(raw, limits.ACCUSATION_BYTES_MAX)
     signed, form = _parse(raw, ledger)
     transaction = signed.transaction
+    if not isinstance(transaction, Accusation):
+        _check_size(raw, limits.TRANSACTION_BYTES_MAX)
     kind = codec.tag_of(type(transaction))
     check_schema(transaction)
     if len(signed.signatures) != SIGNATURES[type(transaction)]:
@@ -264,6 +288,11 @@ def check(raw: bytes, ledger: NetworkId, *, signatures: bool = True) -> tuple[Si
     if signatures:
         _check_signatures(signed, form, ledger)
     return signed, Txid(signing.sha256(form))
+
+
+def _check_size(raw: bytes, most: int) -> None:
+    if len(raw) > most:
+        raise Invalid(f"a transaction of {len(raw)} bytes is over the limit of {most}")
 
 
 def _check_signatures(signed: SignedTransaction, form: bytes, ledger: NetworkId) -> None:
@@ -295,6 +324,8 @@ def check_schema(transaction: Transaction) -> None:
             nodes = [receipt.node for receipt in transaction.receipts]
             if nodes != sorted(set(nodes)):
                 raise Invalid("receipts must be of distinct members, sorted")
+        case Propose():
+            check_action(transaction.action)
         case _:
             pass  # the other kinds have no rule beyond their field types
 
@@ -328,11 +359,15 @@ __all__ = [
     "KIND_TEAM",
     "PURPOSES",
     "ZERO",
+    "Accusation",
+    "Ballot",
     "CustodyTransfer",
     "EnvelopeReceipt",
     "EpochRotate",
+    "GovernanceTransaction",
     "Grant",
     "Malformed",
+    "Propose",
     "Read",
     "RecordCommit",
     "RecordErase",
@@ -341,6 +376,8 @@ __all__ = [
     "SignedTransaction",
     "Transaction",
     "VaultOpen",
+    "VaultTransaction",
+    "Withdraw",
     "check",
     "check_schema",
     "encoded",

@@ -56,4 +56,8 @@ def _with(configuration: Configuration, node: CoreNode, role: str) -> Configurat
         members.append(
             Member(f"member-{node.index}", "clinic", role, node.id, public, public, public, public, ())
         )
-    return dataclasses.replace(configuration, members=tuple(sorted(members, key=lambda member: member.node)))
+    return dataclasses.replace(
+        configuration,
+        members=tuple(sorted(members, key=lambda member: member.node)),
+        number=configuration.number + 1,
+    )

@@ -11,6 +11,7 @@ Tour
     `chunk_store`      both together: chunks by content id
     `envelope_store`   envelopes and attachments by hash
     `ledger_store`     blocks, proofs, hard state and ledger state
+    `tree_store`       nodes of the Merkle tree over all transactions, so that a proof is a few short reads
     `snapshot_store`   state snapshots, whole or being fetched, in a database of their own
     `keystore`         secrets sealed under a passphrase or a key file
     `scrub`            reads everything back and names what is damaged

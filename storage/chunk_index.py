@@ -23,6 +23,8 @@ from storage.keyspace import (
     sequence_key,
 )
 
+_CID_BYTES = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -110,6 +112,15 @@ class ChunkIndex:
         """Yield the records that name a chunk, sorted; neither they nor the chunk need be here."""
         for key, _ in self._ledger.scan(*prefix_range(CHUNK_REFERENCES + cid)):
             yield Rid(key[len(CHUNK_REFERENCES) + len(cid) :])
+
+    def named(self, prefix: bytes = b"") -> Iterator[tuple[Cid, Rid]]:
+        """Yield every chunk that a record names, with the record, where its id begins with a prefix; sorted.
+
+        Neither the chunk nor the rest of the record need be here.
+        """
+        for key, _ in self._ledger.scan(*prefix_range(CHUNK_REFERENCES + prefix)):
+            start = len(CHUNK_REFERENCES)
+            yield Cid(key[start : start + _CID_BYTES]), Rid(key[start + _CID_BYTES :])
 
     @staticmethod
     def refer(batch: Batch, cids: Sequence[Cid], rid: Rid) -> None:

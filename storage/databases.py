@@ -21,7 +21,10 @@ REBUILD: dict[str, str | None] = {
 
 
 def open_payloads(home: Path, *, create: bool) -> LevelDb:
-    """Open the payload database of a home, with the options that storage.md 1 measured.
+    """Open the payload database of a home: large tables under increasing keys (storage.md 1).
+
+    A buffer of 32 MiB writes as few bytes as one of 64 (2.00 for each stored), and holds 64 MiB less in memory while a
+    bulk copy fills one and the engine writes out the other.
 
     Raises:
         Corruption, Refused, StorageFull, OSError: as `LevelDb`.
@@ -30,7 +33,7 @@ def open_payloads(home: Path, *, create: bool) -> LevelDb:
         home / PAYLOADS,
         create=create,
         rebuild=REBUILD[PAYLOADS],
-        write_buffer=64 * limits.MIB,
+        write_buffer=32 * limits.MIB,
         max_file_size=64 * limits.MIB,
     )
 

@@ -1,4 +1,7 @@
-"""The share of the disk that writes of records leave free, so that ledger and consensus always find room (storage.md 4)."""
+"""The share of the disk that writes of records leave free, so that ledger and consensus always find room (storage.md 4).
+
+Beside it the quota: how much of records an operator lets be stored at all.
+"""
 
 import shutil
 from pathlib import Path
@@ -30,4 +33,17 @@ def check_reserve(path: Path, *, adding: int = 0, reserve: float = limits.DISK_R
     if left < reserve:
         raise StorageFull(
             f"the disk has {usage.free / usage.total:.1%} free and keeps {reserve:.1%} for the ledger: free space, then add again"
+        )
+
+
+def check_quota(stored: int, quota: int) -> None:
+    """Check, before a record is written, that less than the quota is stored; both in bytes, quota 0 for none.
+
+    Raises:
+        StorageFull: the quota is used up; nothing was written.
+    """
+    if quota and stored >= quota:
+        raise StorageFull(
+            f"this facility's quota of {quota} bytes for stored records is used up: raise storage_quota_bytes in config.toml "
+            "and start the daemon again, or erase records, then add again"
         )

@@ -39,6 +39,11 @@ LEDGER_WALK = b"V"
 STATE_OTHER = b"T"
 STATE_IN_USE = b"u"
 HISTORY = b"h"
+TREE = b"M"
+EVIDENCE = b"N"
+LOG_WITNESS = b"w"
+CHECKPOINT = b"p"
+FOREIGN = b"o"
 
 # --- ledger/: this facility's own rows about records ------------------------------------------------------------
 RECORD_QUEUE = b"Q"
@@ -48,10 +53,12 @@ FINGERPRINT = b"F"
 CHUNK_LIST = b"l"
 UNDER_REPLICATED = b"U"
 LACKING = b"L"
+STANDING = b"y"
 ERASURE = b"d"
 DESTRUCTION = b"D"
 WATCH_MARK = b"W"
 RESTORED = b"Z"
+TICKET = b"j"
 
 # --- ledger/: this facility's own rows about vaults and grants ----------------------------------------------------
 EPOCH = b"E"
@@ -125,6 +132,29 @@ TABLE = (
     Rows("ledger", STATE_OTHER, "ledger_state's own keys", "ledger_state's own values", "ledger_store"),
     Rows("ledger", STATE_IN_USE, "", "the prefix of the state in use; absent: S", "ledger_store"),
     Rows("ledger", HISTORY, "", "how far the blocks below an installed snapshot have come", "ledger_store"),
+    Rows(
+        "ledger",
+        TREE,
+        "level / 8 as u8 ‖ index u64be; or 0xff",
+        "consecutive hashes of the tree; how far they are computed again",
+        "tree_store",
+    ),
+    Rows(
+        "ledger",
+        LOG_WITNESS,
+        "nothing; or SHA-256 of a log's origin",
+        "id of this memory, which names its key; or [size, root] cosigned last",
+        "log_witness",
+    ),
+    Rows(
+        "ledger",
+        EVIDENCE,
+        "SHA-256 of the evidence",
+        "evidence found or heard of here, not on the ledger yet",
+        "evidence",
+    ),
+    Rows("ledger", CHECKPOINT, "size u64be", "a checkpoint with the signatures gathered", "checkpoints"),
+    Rows("ledger", FOREIGN, "id of another network", "what is known of it, and whose word counts", "foreign"),
     # ledger/: this facility's own rows about records, never sent; "sealed" is nonce[24] ‖ ciphertext under a facility key
     Rows("ledger", RECORD_QUEUE, "rid", "a sealed record that is not final yet, sealed", "record_queue"),
     Rows(
@@ -137,12 +167,14 @@ TABLE = (
     Rows("ledger", CHUNK_LIST, "rid", "the record's chunks and their placement", "chunk_holder"),
     Rows("ledger", UNDER_REPLICATED, "rid", "[member that has not confirmed its share, …]", "repair"),
     Rows("ledger", LACKING, "rid", "empty: envelope or chunks that should be here are not", "repair"),
+    Rows("ledger", STANDING, "node id", "how a member has proved that it has its chunks", "standings"),
     Rows("ledger", ERASURE, "rid", "an erasure asked for here, and who attested it, sealed", "erasure"),
     Rows("ledger", DESTRUCTION, "rid", "an erased record: what is left to delete here", "destruction"),
     Rows("ledger", WATCH_MARK, "name of the watcher", "[height it has seen to]", "each watcher"),
     Rows(
         "ledger", RESTORED, "", "[Unix ms of the restore]: the keys are older than the ledger", "lost_vaults"
     ),
+    Rows("ledger", TICKET, "id of a ticket", "the nonce of the joiner who has used it", "ticket_desk"),
     # ledger/: this facility's own rows about vaults and grants, never sent
     Rows("ledger", EPOCH, "vid ‖ epoch u64be", "[category key, link_hash, wraps_hash]", "epochs"),
     Rows("ledger", WRAP_DUE, "gid", "empty: a grant's key is still to be opened", "grant_watcher"),

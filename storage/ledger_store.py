@@ -6,61 +6,27 @@ and the applied mark shares one with the rows it explains.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from protocol import codec, ledger_rows
+from protocol import ballots, codec, ledger_rows
 from protocol.block import Block, Header, genesis_block, header_hash
 from protocol.certificate import CommitProof
-from protocol.codec import Size, wire
-from protocol.configuration import Configuration
+from protocol.configuration import Configuration, network_id
 from protocol.errors import Corruption, Malformed, Unavailable
 from protocol.identifiers import Digest, Height, Rid, Txid, Vid
 from protocol.ledger_rows import Erasure, GrantState, Receipt, Record, Vault
 from protocol.merkle import Frontier
 from protocol.raft.state import HardState
-from storage import keyspace
+from storage import keyspace, tree_store
+from storage.configuration_history import ConfigurationHistory
 from storage.key_value import Batch, KeyValue
+from storage.marks import AppliedMark, HistoryMark
+
+__all__ = ["AppliedMark", "HistoryMark", "LedgerStore"]
 
 T = TypeVar("T")
-
-
-@wire("applied")
-@dataclass(frozen=True, slots=True)
-class AppliedMark:
-    """How far the state has come: the last applied block, and the tree after it."""
-
-    height: Height
-    hash: Annotated[Digest, Size(32)]
-    time_ms: int
-    tree_size: int
-    peaks: tuple[Annotated[Digest, Size(32)], ...]
-
-    @property
-    def frontier(self) -> Frontier:
-        """The Merkle frontier after the applied block."""
-        return Frontier(self.tree_size, self.peaks)
-
-
-@wire("history-mark")
-@dataclass(frozen=True, slots=True)
-class HistoryMark:
-    """Which blocks are here after a snapshot was installed: those up to `height`, and those from `until` on.
-
-    `hash` and the tree are those of the block at `height`, from which the blocks between are filled in, upwards.
-    """
-
-    height: Height
-    hash: Annotated[Digest, Size(32)]
-    tree_size: int
-    peaks: tuple[Annotated[Digest, Size(32)], ...]
-    until: Height
-
-    @property
-    def frontier(self) -> Frontier:
-        """The Merkle frontier after the block at `height`."""
-        return Frontier(self.tree_size, self.peaks)
 
 
 _ABOVE = b"\xff" * 33
@@ -91,7 +57,10 @@ class LedgerStore:
 
     def __init__(self, rows: KeyValue, genesis: Configuration) -> None:
         self._rows = rows
-        self.configuration = genesis
+        self.genesis = genesis
+        self.network = network_id(genesis)
+        self.configurations = ConfigurationHistory(genesis)
+        """All configurations since genesis."""
         self._state = keyspace.STATE
         self._history: HistoryMark | None = None
         first = genesis_block(genesis)
@@ -100,6 +69,7 @@ class LedgerStore:
             batch.put(_height_key(keyspace.BLOCK, 0), first.raw)
             mark = AppliedMark(Height(0), first.hash, 0, 0, ())
             batch.put(keyspace.APPLIED, codec.encode(mark))
+            tree_store.put_whole(batch)
             self._rows.write(batch, sync=True)
         elif self.block(Height(0)).hash != first.hash:
             raise Corruption(
@@ -112,8 +82,18 @@ class LedgerStore:
         self._state = self._rows.get(keyspace.STATE_IN_USE) or keyspace.STATE
         row = self._rows.get(keyspace.HISTORY)
         self._history = _decoded(row, HistoryMark) if row is not None else None
+        self.configurations.load(self.state_rows(ballots.CONFIGURATION_PREFIX))
 
     # --- reads ------------------------------------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force above the applied height. Ask again after every block, it changes."""
+        return self.configurations.newest
+
+    def configuration_at(self, height: Height) -> Configuration:
+        """Return the configuration in force at an applied height or the one above."""
+        return self.configurations.at(height)
 
     def has_lost_blocks(self) -> bool:
         """Return whether applied blocks were damaged here and are not fetched again yet (`mend`)."""
@@ -231,9 +211,9 @@ class LedgerStore:
         """What the keys of all rows of the state in use begin with."""
         return self._state
 
-    def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all rows of ledger state, in key order, from a consistent view taken at the first step."""
-        for key, value in self._rows.scan(*keyspace.prefix_range(self._state)):
+    def state_rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of ledger state that begin with a prefix, in key order, from a view taken at the first step."""
+        for key, value in self._rows.scan(*keyspace.prefix_range(self._state + prefix)):
             yield key[len(self._state) :], value
 
     def vault(self, vid: Vid) -> Vault | None:

@@ -26,6 +26,7 @@ from storage.ledger_store import AppliedMark
 _GENESIS = Height(0)
 _BATCH_BYTES = 4 * limits.MIB
 _ABOVE_BLOCKS = keyspace.prefix_range(keyspace.BLOCK)[1]
+_ABOVE_TREE = keyspace.prefix_range(keyspace.TREE)[1]
 _ABOVE_PROOFS = keyspace.prefix_range(keyspace.PROOF)[1]
 
 
@@ -56,7 +57,9 @@ def intact_rows(rows: KeyValue, damage: Damage) -> Iterator[tuple[bytes, bytes]]
     height = damage.applied = _applied_height(applied)
     yield from _family(rows, keyspace.BLOCK, damage, damage.blocks)
     yield from _unapplied(rows, height)
-    yield from rows.scan(_ABOVE_BLOCKS, keyspace.PROOF)
+    yield from rows.scan(_ABOVE_BLOCKS, keyspace.TREE)
+    yield from _tree(rows, damage)
+    yield from rows.scan(_ABOVE_TREE, keyspace.PROOF)
     yield from _family(rows, keyspace.PROOF, damage, damage.proofs)
     # No proof stands above the applied mark: they are written together.
     yield from rows.scan(_ABOVE_PROOFS, keyspace.SEQUENCE_END)
@@ -174,6 +177,14 @@ def _row_or_lost(rows: KeyValue, prefix: bytes, height: Height, lost: list[Heigh
     except Corruption:
         lost.append(height)
         return None
+
+
+def _tree(rows: KeyValue, damage: Damage) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the nodes of the tree up to the first that cannot be read: without their mark, the last row, all are computed again."""
+    try:
+        yield from rows.scan(*keyspace.prefix_range(keyspace.TREE))
+    except Corruption:
+        damage.is_met = True
 
 
 def _unapplied(rows: KeyValue, applied: Height) -> Iterator[tuple[bytes, bytes]]:

@@ -144,7 +144,7 @@ class PayloadStore:
         return True
 
     def flush(self) -> None:
-        """Write the buffer out as a table: when idle, 64 MiB of memory come back."""
+        """Write the buffer out as a table: when idle, its memory comes back."""
         self._database.flush()
 
 

@@ -30,6 +30,7 @@ OWN_ROWS = (
     keyspace.ATTACHMENT,
     keyspace.CHUNK_LIST,
     keyspace.UNDER_REPLICATED,
+    keyspace.STANDING,
     keyspace.CHUNK_QUARANTINE,
     keyspace.CHUNK_RECLAIM,
     keyspace.RESTORED,

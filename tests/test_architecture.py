@@ -26,7 +26,7 @@ ROOMS = {
     "multiaddr": {"node/libp2p_transport.py", "node/libp2p_kit.py", "node/endpoints.py"},
     "zeroconf": {"node/discovery.py"},
     "prometheus_client": {"node/telemetry.py"},
-    "httpx": {"node/cli/client.py"},
+    "httpx": {"node/cli/client.py", "node/http_client.py"},
     "starlette": {"node/web/"},
     "hypercorn": {"node/web/"},
     "typer": {"node/cli/"},

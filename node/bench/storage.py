@@ -1,67 +1,47 @@
-"""`carechain bench storage`: one node seals and stores a set of files durably, then reads them back and verifies them.
+"""`carechain bench storage`: storing on one node and on three, beside what the machine's parts do alone.
 
-The set is that of the design's storage page: three quarters incompressible (images), one quarter NDJSON, 512 MiB in all,
-made from a fixed seed. It takes the product's own way: `StagedRecord` and `Staging` going in (hash, compress, seal,
-store, synchronise), `OpenedRecord` coming out (every chunk against its id, the whole against its SHA-256). Not in it:
-the socket, the sorting of FHIR into categories, replication, the ledger. What is read was written moments before and
-comes from the machine's memory: a cold disk gives what it can.
+    add, read          one node seals and stores a set of files durably, and reads it back, verified (`one_node`)
+    small, small_fhir  laboratory results of 2 KiB, durable, batched: HL7 v2 kept as it is, FHIR sorted into categories
+    add_r3 …           three real daemons: replication, memory, bytes written, and what a copy does to single
+                       transactions (`three_daemons`)
+    fill_last_quarter  only with a size to fill: whether the store stays as fast as it was
+
+With `compare` the set goes through restic and borg as well, where they are installed.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from node.bench import ingredients
+from node.bench import ingredients, one_node, other_programs, sample_set, three_daemons
 from node.bench.ingredients import Row, figure, percentile, row
-from node.opening import OpenedRecord
-from node.ports import Workers
-from node.retrieval import Retrieval
-from node.staging import StagedRecord, Staging
-from node.system import SystemEntropy, ThreadWorkers
+from node.bench.one_node import Round
 from protocol import limits
-from protocol.errors import Unavailable
-from protocol.identifiers import ZERO, Cid, Digest, Height, NodeId, Rid, Txid, Vid
-from protocol.ledger_rows import Record
-from protocol.sealing import RecordOpener
-from storage.chunk_store import ChunkStore
-from storage.databases import open_ledger, open_payloads
-from storage.disk_reserve import check_reserve
+from protocol.errors import StorageFull
+from storage.disk_reserve import free_bytes
 
-ADD_TARGET, READ_TARGET = 200.0, 300.0
-_SET_BYTES = 512 * limits.MIB
-_INCOMPRESSIBLE = 3 / 4
-_FILE_BYTES = 64 * limits.MIB
-_BLOCK_BYTES = 4 * limits.MIB
-"""What `ingest` gathers before it hands on."""
-_NDJSON_BYTES = 8 * limits.MIB
-_SEED = bytes(range(32))
+ADD_TARGET, READ_TARGET, SMALL_TARGET = 300.0, 500.0, 2_000.0
+FILL_TARGET = 0.9
 _ROUNDS = 3
-_WORKER_THREADS = 2
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class StoredFile:
-    """A file in the store and what opens it again."""
-
-    rid: Rid
-    dek: bytes
-    cids: tuple[Cid, ...]
-    plain_bytes: int
+_COMPARED_BYTES = 1024 * limits.MIB
+"""Copied to three when figures are compared: long enough for a hundredth of the readings beside it to mean something."""
+_ROOM, _ROOM_DAEMONS = 3, 8
+"""Times the size that must be free: what is written, its compaction, and the log; three daemons hold two copies each."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    add_s: float
-    read_s: float
-    plain_bytes: int
-    stored_bytes: int
-    chunks: int
+class Sizes:
+    """How much is stored: the set on one node, what three daemons copy (0 leaves them out), and small documents of both."""
+
+    set_bytes: int = 512 * limits.MIB
+    replicated_bytes: int = 192 * limits.MIB
+    small_documents: int = 4_096
+    small_final_documents: int = 512
 
 
 def measure(
@@ -69,46 +49,95 @@ def measure(
     minutes: float | None = None,
     fill_bytes: int | None = None,
     compare: bool = False,
+    sizes: Sizes | None = None,
     show: Callable[[str], None] = print,
 ) -> dict[str, list[Row]]:
     """Measure and return `figures`, `ingredients` and, with `compare`, `ratios`.
 
-    `fill_bytes` is the size of the set; it is stored three times, each time into a new store, or as often as `minutes`
-    allow, and the median counts.
+    The set is stored three times on one node, each time into a new store, or as often as `minutes` allow, and the median
+    counts. With `fill_bytes` that much is stored into one store instead, and nothing else is measured.
 
     Raises:
-        StorageFull: the temporary folder's disk has no room for the set.
+        StorageFull: the temporary folder's disk has no room.
+        Unavailable: the daemons do not work together.
     """
-    set_bytes = fill_bytes or _SET_BYTES
-    with tempfile.TemporaryDirectory(prefix="carechain-bench-") as folder:
+    sizes = sizes or (Sizes(replicated_bytes=_COMPARED_BYTES) if compare else Sizes())
+    _check_room(
+        _ROOM * fill_bytes
+        if fill_bytes
+        else max(_ROOM * sizes.set_bytes, _ROOM_DAEMONS * sizes.replicated_bytes)
+    )
+    with _folder() as folder:
         show("measuring what the machine can do …")
-        parts = ingredients.of_storage(Path(folder))
-    rounds: list[_Round] = []
+        parts = ingredients.of_storage(folder)
+    if fill_bytes is not None:
+        figures, more = _filled(fill_bytes, show)
+        return {"figures": figures, "ingredients": parts + more, "ratios": []}
+    figures, more = _one_node(minutes, sizes, show)
+    parts += more
+    ratios = _ratios(figures, parts) if compare else []
+    if sizes.replicated_bytes:
+        replicated, more = three_daemons.measure(sizes.replicated_bytes, sizes.small_final_documents, show)
+        figures += replicated
+        parts += more
+    if compare:
+        with _folder() as folder:
+            parts += other_programs.measure(folder, sizes.set_bytes, show)
+    return {"figures": figures, "ingredients": parts, "ratios": ratios}
+
+
+def _one_node(
+    minutes: float | None, sizes: Sizes, show: Callable[[str], None]
+) -> tuple[list[Row], list[Row]]:
+    rounds: list[Round] = []
     began = time.monotonic()
     while len(rounds) < _ROUNDS if minutes is None else not rounds or time.monotonic() - began < minutes * 60:
-        show(f"storing and reading {set_bytes / limits.MIB:.0f} MiB …")
-        with tempfile.TemporaryDirectory(prefix="carechain-bench-") as folder:
-            rounds.append(trio.run(_round, Path(folder), set_bytes))
+        show(f"storing and reading {_mib(sizes.set_bytes):.0f} MiB …")
+        with _folder() as folder:
+            rounds.append(trio.run(one_node.store_and_read, folder, sizes.set_bytes))
     add = percentile([_mib(one.plain_bytes) / one.add_s for one in rounds], 0.5)
     read = percentile([_mib(one.plain_bytes) / one.read_s for one in rounds], 0.5)
-    parts += [
+    show(f"storing {sizes.small_documents} small documents …")
+    small, sorted_ = (
+        _small([make(number) for number in range(sizes.small_documents)])
+        for make in (sample_set.laboratory_message, sample_set.laboratory_result)
+    )
+    return [
+        figure("add", add, "MiB/s", ADD_TARGET, least=True),
+        figure("read", read, "MiB/s", READ_TARGET, least=True),
+        figure("small", small, "documents/s", SMALL_TARGET, least=True),
+        figure("small_fhir", sorted_, "documents/s", None, least=True),
+    ], [
         row("rounds", len(rounds), ""),
         row("set", _mib(rounds[0].plain_bytes), "MiB"),
         row("stored", _mib(rounds[0].stored_bytes), "MiB of ciphertext"),
         row("chunks", rounds[0].chunks, ""),
     ]
-    figures = [
-        figure("add", add, "MiB/s", ADD_TARGET, least=True),
-        figure("read", read, "MiB/s", READ_TARGET, least=True),
-    ]
-    return {
-        "figures": figures,
-        "ingredients": parts,
-        "ratios": _ratios(add or 0.0, read or 0.0, parts) if compare else [],
-    }
 
 
-def _ratios(add: float, read: float, parts: list[Row]) -> list[Row]:
+def _small(documents: list[bytes]) -> float:
+    with _folder() as folder:
+        return trio.run(one_node.add_small, folder, documents)
+
+
+def _filled(size: int, show: Callable[[str], None]) -> tuple[list[Row], list[Row]]:
+    show(f"filling {_mib(size):.0f} MiB …")
+    with _folder() as folder:
+        filling = trio.run(one_node.fill, folder, size, show)
+    rates = [_mib(size) / len(filling.quarters_s) / seconds for seconds in filling.quarters_s]
+    return [
+        figure("fill_last_quarter", rates[-1] / rates[0], "of the first", FILL_TARGET, least=True),
+        figure(
+            "written_per_stored",
+            filling.written_bytes / filling.stored_bytes,
+            "bytes",
+            three_daemons.AMPLIFICATION_TARGET,
+            least=False,
+        ),
+    ], [row(f"quarter_{number}", rate, "MiB/s") for number, rate in enumerate(rates, 1)]
+
+
+def _ratios(figures: list[Row], parts: list[Row]) -> list[Row]:
     # Both ways every plain byte is hashed twice (itself and as ciphertext) and ciphered once.
     per_mib = 2 / ingredients.value_of(parts, "sha256") + 1 / ingredients.value_of(parts, "aes_256_gcm")
     most = ingredients.cores() / per_mib
@@ -117,145 +146,24 @@ def _ratios(add: float, read: float, parts: list[Row]) -> list[Row]:
             "name": name,
             "of": "cores / (2 SHA-256 + AES-256-GCM)",
             "machine": ingredients.rounded(most),
-            "share": ingredients.rounded(value / most),
+            "share": ingredients.rounded(ingredients.value_of(figures, name) / most),
         }
-        for name, value in (("add", add), ("read", read))
+        for name in ("add", "read")
     ]
 
 
-async def _round(folder: Path, set_bytes: int) -> _Round:
-    """Store the set into new databases and read it back."""
-    payloads, ledger = open_payloads(folder, create=True), open_ledger(folder, create=True)
-    workers = ThreadWorkers(_WORKER_THREADS)
-    try:
-        chunks = ChunkStore(payloads, ledger)
-        sources = tuple(_files(set_bytes))
-        began = time.perf_counter()
-        stored = [
-            await add_file(source, chunks, workers, partial(check_reserve, folder)) for source in sources
-        ]
-        added = time.perf_counter()
-        read_bytes = 0
-        for file in stored:
-            read_bytes += await read_file(file, chunks, workers)
-        read = time.perf_counter()
-        held = chunks.statistics()
-    finally:
-        payloads.close()
-        ledger.close()
-    assert read_bytes == sum(file.plain_bytes for file in stored), "what went in came out"
-    return _Round(added - began, read - added, read_bytes, held.bytes, held.chunks)
-
-
-async def add_file(
-    source: Iterator[bytes], chunks: ChunkStore, workers: Workers, check_room: Callable[[], None]
-) -> StoredFile:
-    """Seal and store one file, durably on return, as `ingest` does for a document of one category.
-
-    Raises:
-        StorageFull: it could not be stored.
-    """
-    entropy = SystemEntropy()
-    record = StagedRecord(Rid(entropy.bytes(32)), entropy.bytes(32))
-    staging = Staging(chunks, workers, check_room)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(staging.run)
-        for block in source:
-            await staging.put(await workers.run(record.write, block))
-        finish = partial(
-            record.finish,
-            media_type="application/octet-stream",
-            kind="document",
-            category="imaging",
-            part_of=None,
-            identity_override=False,
+def _check_room(size: int) -> None:
+    room = free_bytes(Path(tempfile.gettempdir()))
+    if room < size:
+        raise StorageFull(
+            f"the benchmark needs {_mib(size):.0f} MiB free in {tempfile.gettempdir()} and finds {_mib(room):.0f}"
         )
-        await staging.put(await workers.run(finish))
-        await staging.finish()
-    return StoredFile(record.rid, record.dek, record.cids, record.plain_bytes)
 
 
-async def read_file(file: StoredFile, chunks: ChunkStore, workers: Workers) -> int:
-    """Read one file back and return its bytes' number.
-
-    Raises:
-        Corruption: it is not what was stored.
-        Unavailable: a chunk is missing.
-    """
-    retrieval = _OwnStore(chunks, workers)
-    record = Record(
-        file.rid, Vid(ZERO), 0, NodeId(ZERO), Digest(ZERO), Height(0), 0, Txid(ZERO)
-    )  # only its id is looked at: nothing is fetched and there is no envelope
-    manifest = file.cids[-1]
-    (sealed,) = await retrieval.chunks((manifest,), record.author)
-    opener = await workers.run(RecordOpener, file.dek, file.rid, manifest, sealed)
-    return sum([len(block) async for block in OpenedRecord(record, opener, retrieval, workers).stream()])
-
-
-class _OwnStore(Retrieval):
-    """Retrieval from the own store alone: there is nobody to ask for what is missing."""
-
-    def __init__(
-        self, chunks: ChunkStore, workers: Workers
-    ) -> None:  # the base class's other parts are for fetching
-        self._chunks = chunks
-        self._workers = workers
-
-    async def fetch(self, cids: tuple[Cid, ...], _author: NodeId) -> dict[Cid, bytes]:
-        """Refuse.
-
-        Raises:
-            Unavailable: always.
-        """
-        raise Unavailable(f"{len(cids)} chunks are missing")
-
-
-def _files(set_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Yield the files of the set, each as blocks.
-
-    The bytes repeat after some MiB, which no step can use: it is beyond zstd's window, and equal plaintext never gives
-    equal chunks. So making them costs nothing while the clock runs.
-    """
-    incompressible = _incompressible(min(_FILE_BYTES, set_bytes) // 2)
-    images = int(set_bytes * _INCOMPRESSIBLE)
-    for start in range(0, images, _FILE_BYTES):
-        yield _blocks(incompressible, min(_FILE_BYTES, images - start))
-    yield _blocks(_ndjson(min(_NDJSON_BYTES, set_bytes)), set_bytes - images)
-
-
-def _blocks(pattern: bytes, size: int) -> Iterator[bytes]:
-    view, start = memoryview(pattern * 2), 0
-    while start < size:
-        offset = start % len(pattern)
-        block = bytes(view[offset : offset + min(_BLOCK_BYTES, size - start, len(pattern))])
-        yield block
-        start += len(block)
-
-
-def _incompressible(size: int) -> bytes:
-    encryptor = Cipher(algorithms.AES(_SEED), modes.CTR(bytes(16))).encryptor()
-    return encryptor.update(bytes(size))
-
-
-def _ndjson(size: int) -> bytes:
-    """Return lines of laboratory results that differ as real ones do: ids, times and values."""
-    lines: list[bytes] = []
-    total = 0
-    digits = _incompressible(size // 8).hex()
-    for number in range(size):
-        part = digits[number * 48 % (len(digits) - 48) :][:48]
-        line = (
-            f'{{"resourceType":"Observation","id":"{part[:32]}","status":"final","category":[{{"coding":[{{"system":'
-            f'"http://terminology.hl7.org/CodeSystem/observation-category","code":"laboratory"}}]}}],"code":{{"coding":'
-            f'[{{"system":"http://loinc.org","code":"{2000 + number % 7000}-{number % 10}"}}]}},"subject":{{"reference":'
-            f'"Patient/{number % 1000}"}},"effectiveDateTime":"2024-{number % 12 + 1:02}-{number % 28 + 1:02}T08:'
-            f'{number % 60:02}:00Z","valueQuantity":{{"value":{int(part[32:38], 16) / 1000},"unit":"mg/dL"}}}}\n'
-        ).encode()
-        lines.append(line)
-        total += len(line)
-        if total >= size:
-            break
-    return b"".join(lines)[:size]
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="carechain-bench-") as folder:
+        yield Path(folder)
 
 
 def _mib(count: int) -> float:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from node.cli.audit_checkpoint import checkpoint
 from node.cli.client import Client
 from node.cli.output import Document, facts, progress, say, shown_ids, table
 from node.cli.session import HomeOption, JsonOption, Session, noun
@@ -15,6 +16,7 @@ from protocol.errors import Unavailable
 
 app = noun("audit", "Every certified access, and the proof of the whole ledger.")
 
+app.command("checkpoint")(checkpoint)
 _COLUMNS = ("time", "action", "facility", "purpose", "category", "record", "actor", "transaction", "height")
 
 

@@ -49,13 +49,18 @@ def consensus(
 def storage(
     minutes: MinutesOption = None,
     fill: Annotated[
-        str | None, typer.Option("--fill", metavar="SIZE", help="How much to store, for example 512M.")
+        str | None,
+        typer.Option(
+            "--fill",
+            metavar="SIZE",
+            help="Only fill one store, for example 20G; three times that must be free.",
+        ),
     ] = None,
     compare: CompareOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Seal and store records durably on one node, and read them back."""
+    """Seal, store and read records on one node, and copy them to three; with --compare, beside restic and borg too."""
     from node.bench import storage as measured  # noqa: PLC0415  (see above)
 
     session = Session.start(home, as_json)
@@ -82,6 +87,15 @@ def catchup(
     session = Session.start(home, as_json)
     fill_bytes = None if fill is None else size_bytes(fill)
     _report(session, measured.measure(fill_bytes=fill_bytes, compare=compare, show=session.output.notice))
+
+
+@app.command()
+def verify(compare: CompareOption = False, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Check receipts behind many changes of configuration: processor time, and bytes."""
+    from node.bench import receipts as measured  # noqa: PLC0415  (see above)
+
+    session = Session.start(home, as_json)
+    _report(session, measured.measure(compare=compare, show=session.output.notice))
 
 
 def size_bytes(text: str) -> int:

@@ -37,7 +37,8 @@ def init(
         typer.Option("--peer", metavar="MULTIADDR", help="A facility to dial besides those found."),
     ] = None,
     http: Annotated[
-        str | None, typer.Option("--http", metavar="HOST:PORT", help="Answer /healthz and /metrics here.")
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="Answer /healthz, /metrics and /checkpoint here."),
     ] = None,
     no_passphrase: Annotated[
         bool, typer.Option("--no-passphrase", help="Keep the key that opens the keys in a file of the home.")

@@ -18,6 +18,7 @@ from node.cli import (
     bench,
     consent,
     demo,
+    foreign,
     genesis,
     init,
     member,
@@ -26,6 +27,7 @@ from node.cli import (
     run,
     status,
     storage,
+    verify,
     version,
 )
 from node.cli.output import printable
@@ -58,8 +60,18 @@ app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
+app.command("verify")(verify.verify)
 app.command("version")(version.version)
-for _noun in (member.app, storage.app, patient.app, record.app, consent.app, audit.app, bench.app):
+for _noun in (
+    member.app,
+    storage.app,
+    patient.app,
+    record.app,
+    consent.app,
+    audit.app,
+    foreign.app,
+    bench.app,
+):
     app.add_typer(_noun)
 
 

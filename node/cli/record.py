@@ -8,10 +8,10 @@ import typer
 from node.cli.client import Client
 from node.cli.output import Document, facts, printable, say, shown_ids, table
 from node.cli.record_erase import erase
-from node.cli.record_export import export_records, write_checked
+from node.cli.record_export import export_records
+from node.cli.record_get import fetch
 from node.cli.record_upload import add_files
 from node.cli.session import HomeOption, JsonOption, Session, noun
-from node.home import replacing
 
 app = noun("record", "Records: add, find, read.")
 
@@ -105,7 +105,7 @@ def get(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a record; the reading is written to the ledger first."""
+    """Read a record; the reading is written to the ledger first. Repeated after an interruption, it goes on where it stood."""
     session = Session.start(home, as_json)
     client = Client(session.home)
     session.output.answer(
@@ -133,22 +133,6 @@ def export(
 
 
 app.command()(erase)
-
-
-def fetch(client: Client, file: Path, *, record: str, purpose: str, user: str | None) -> Document:
-    """Read a record into a file that is replaced only once every byte has come and their digest is right.
-
-    Raises:
-        CarechainError: what the daemon refused; the old file stays.
-        Unavailable: the answer broke off or was damaged; the old file stays.
-    """
-    # The file is opened first: an access must not be written to the ledger for a reader who cannot keep the answer.
-    with (
-        replacing(file) as descriptor,
-        client.download("/v1/records/read", record=record, purpose=purpose, user=user) as (info, body),
-    ):
-        write_checked(descriptor, info, body)
-    return info
 
 
 def _show_records(document: Document) -> None:

@@ -43,27 +43,17 @@ def keep_body(file: Path, info: Document, body: Iterator[bytes]) -> None:
     Raises:
         Unavailable: the body broke off or was altered; the old file stays.
     """
-    with replacing(file) as descriptor:
-        write_checked(descriptor, info, body)
-
-
-def write_checked(descriptor: int, info: Document, body: Iterator[bytes]) -> None:
-    """Write a record's body and compare its length and SHA-256 with what was told about it.
-
-    Raises:
-        Unavailable: the body broke off or was altered.
-    """
     digest, done = hashlib.sha256(), 0
-    with progress("Reading", info["bytes"], in_bytes=True) as show:
+    with replacing(file) as descriptor, progress("Reading", info["bytes"], in_bytes=True) as show:
         for piece in body:
             write_all(descriptor, piece)
             digest.update(piece)
             done += len(piece)
             show(done)
-    if digest.hexdigest() != info["sha256"] or done != info["bytes"]:
-        raise Unavailable(
-            f"the answer has {done} bytes and another digest than the record; nothing was replaced, read again"
-        )
+        if digest.hexdigest() != info["sha256"] or done != info["bytes"]:
+            raise Unavailable(
+                f"the answer has {done} bytes and another digest than the record; nothing was replaced, read again"
+            )
 
 
 def _once(records: list[Document]) -> Iterator[Document]:

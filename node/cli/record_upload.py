@@ -1,4 +1,4 @@
-"""Sending files to the daemon: piece by piece, one after the other, each with its own outcome."""
+"""Sending files to the daemon: large ones piece by piece, small ones together; in order, each with its own outcome."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from node.cli.client import BODY_PIECE_BYTES, Client
-from node.cli.output import progress
+from node.cli.output import Document, progress
 from protocol.errors import CarechainError, NotFinal, Refused
+
+_TOGETHER_BYTES = 3 * 1024 * 1024
+"""Of files in one request: below what the daemon takes, and what it answers in a second or two."""
 
 
 @dataclass(slots=True)
@@ -25,6 +28,11 @@ class Added:
         """1 when a file was refused, else 3 when one is not final, else 0."""
         return 1 if self.refused else 3 if self.queued else 0
 
+    def take(self, answer: Document) -> None:
+        """Take the daemon's answer about one file."""
+        self.records += answer["records"]
+        self.notices += [answer["notice"]] if "notice" in answer else []
+
 
 def add_files(client: Client, files: Sequence[Path], options: Mapping[str, object]) -> Added:
     """Send files in order. One that is refused does not keep the others out.
@@ -33,26 +41,100 @@ def add_files(client: Client, files: Sequence[Path], options: Mapping[str, objec
         Unavailable: no daemon runs; nothing more is tried.
     """
     added = Added()
+    groups = list(_groups(files))
+    with progress("Adding", len(files), enabled=len(groups) > 1) as show:
+        done = 0
+        for group in groups:
+            try:
+                if len(group) == 1:
+                    _add_one(client, group[0], options, added, is_only=len(files) == 1)
+                else:
+                    _add_together(client, group, options, added)
+            except CarechainError as error:
+                if len(files) == 1 or client.home.socket_path() is None:
+                    added.alone = error
+                    return added
+                added.refused += [(file, error) for file in group]
+            done += len(group)
+            show(done)
+    return added
+
+
+def _groups(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield the files in order: runs of small ones together, every other one alone."""
+    from node.small_files import FILES_MAX, SMALL_BYTES_MAX  # noqa: PLC0415  (msgpack, not wanted on the way to --help)
+
+    group: list[Path] = []
+    size = 0
+    for file in files:
+        file_bytes = _size(file)
+        is_small = file_bytes is not None and file_bytes <= SMALL_BYTES_MAX
+        if group and (not is_small or len(group) == FILES_MAX or size + (file_bytes or 0) > _TOGETHER_BYTES):
+            yield group
+            group, size = [], 0
+        if is_small:
+            group.append(file)
+            size += file_bytes or 0
+        else:
+            yield [file]
+    if group:
+        yield group
+
+
+def _add_one(
+    client: Client, file: Path, options: Mapping[str, object], added: Added, *, is_only: bool
+) -> None:
+    try:
+        with (
+            _opened(file) as opened,
+            progress(file.name, file.stat().st_size, enabled=is_only, in_bytes=True) as show,
+        ):
+            suffix = file.suffix.lower()
+            added.take(client.upload("/v1/records", _pieces(opened, show), file_suffix=suffix, **options))
+    except NotFinal as queued:
+        records = queued.details.get("records", [])
+        added.records += records if isinstance(records, list) else []
+        added.queued += queued.ids
+
+
+def _add_together(client: Client, files: list[Path], options: Mapping[str, object], added: Added) -> None:
+    from node.small_files import SMALL_BYTES_MAX, SmallFile, encode_files  # noqa: PLC0415  (see above)
+
+    said = dict(options)
+    media_type = str(said.pop("media_type", None) or "")
+    small, sent = list[SmallFile](), list[Path]()
     for file in files:
         try:
-            with (
-                _opened(file) as opened,
-                progress(file.name, file.stat().st_size, in_bytes=True) as show,
-            ):
-                suffix = file.suffix.lower()
-                answer = client.upload("/v1/records", _pieces(opened, show), file_suffix=suffix, **options)
-            added.records += answer["records"]
-            added.notices += [answer["notice"]] if "notice" in answer else []
-        except NotFinal as queued:
-            records = queued.details.get("records", [])
-            added.records += records if isinstance(records, list) else []
-            added.queued += queued.ids
-        except CarechainError as error:
-            if len(files) == 1 or client.home.socket_path() is None:
-                added.alone = error
-                return added
+            with _opened(file) as opened:
+                # A file that has grown meanwhile is refused rather than cut short.
+                data = opened.read(SMALL_BYTES_MAX + 1)
+            if len(data) > SMALL_BYTES_MAX:
+                raise Refused(f"{file} is being written to; add it when it is complete")
+        except Refused as error:
             added.refused.append((file, error))
-    return added
+            continue
+        small.append(SmallFile(data, media_type, file.suffix.lower()))
+        sent.append(file)
+    if not small:
+        return
+    try:
+        answer: Mapping[str, object] = client.upload("/v1/records/many", [encode_files(tuple(small))], **said)
+    except NotFinal as queued:
+        answer = queued.details
+        added.queued += queued.ids
+    outcomes = answer.get("files", [])
+    for file, outcome in zip(sent, outcomes if isinstance(outcomes, list) else [], strict=False):
+        if "error" in outcome:
+            added.refused.append((file, Refused(outcome["error"])))
+        else:
+            added.take(outcome)
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None  # opening it says why
 
 
 def _opened(file: Path) -> BinaryIO:

@@ -3,6 +3,7 @@
 import functools
 import os
 import secrets
+import time
 import typing
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from protocol.errors import CarechainError, Refused
 
 if typing.TYPE_CHECKING:
     from node.home import Home
+    from node.ticket import Invitation
     from protocol.configuration import Configuration
     from protocol.identifiers import NodeId
 
@@ -23,6 +25,10 @@ def run(
     genesis: Annotated[
         Path | None,
         typer.Option("--genesis", metavar="FILE", help="Join the network of this genesis.json (once)."),
+    ] = None,
+    ticket: Annotated[
+        Path | None,
+        typer.Option("--ticket", metavar="FILE", help="Join the network that this ticket leads to (once)."),
     ] = None,
     rebuild: Annotated[
         Literal["payloads", "ledger"] | None,
@@ -43,12 +49,14 @@ def run(
     os.umask(0o077)
     settings = config.load(place.config)
     with place.lock():
-        configuration, joins = _network(place, genesis)
+        configuration, joins = (
+            _network(place, genesis) if ticket is None else _ticketed_network(place, genesis, ticket)
+        )
         passphrase = find_passphrase(passphrase_file, new=False) if identity.needs_passphrase(place) else None
         with identity.opened_keystore(place, passphrase, secrets.token_bytes) as keystore:
             keys = identity.Identity.load(keystore)
-            _check_membership(configuration, keys.node_id)
-            if joins:
+            invitation = _invitation(place, ticket, keys.node_id, configuration)
+            if joins and invitation is None:
                 _join(place, configuration)
             import trio  # noqa: PLC0415
 
@@ -60,6 +68,7 @@ def run(
                 settings,
                 keys,
                 configuration,
+                invitation=invitation,
                 keystore=keystore,
                 rebuild=rebuild,
                 log_level=log_level,
@@ -105,11 +114,51 @@ def _network(home: "Home", given: Path | None) -> "tuple[Configuration, bool]":
     return offered, joined is None
 
 
-def _check_membership(genesis: "Configuration", node: "NodeId") -> None:
-    if node not in genesis.by_node:
+def _ticketed_network(home: "Home", genesis: Path | None, ticket: Path) -> "tuple[Configuration, bool]":
+    """Return the network that a ticket leads to, and whether this home joins it only now."""
+    from node.card_file import read_genesis  # noqa: PLC0415
+    from node.ticket import read_ticket  # noqa: PLC0415
+
+    if genesis is not None:
+        raise Refused("a ticket brings its own genesis; name --ticket or --genesis, not both")
+    offered, _ = read_ticket(ticket)
+    joined = read_genesis(home.genesis) if home.genesis.exists() else None
+    if joined is not None and joined.digest != offered.genesis.digest:
         raise Refused(
-            "the genesis does not name this facility's card; make it again with this home's card.json among the cards"
+            f"this home belongs to network {joined.digest.hex()[:16]} and {ticket} leads to "
+            f"{offered.network.hex()[:16]}; make another home for another network"
         )
+    return offered.genesis, joined is None
+
+
+def _invitation(
+    home: "Home", given: Path | None, node: "NodeId", genesis: "Configuration"
+) -> "Invitation | None":
+    """Return the ticket by which this home joins or has joined; None for a founding member.
+
+    Raises:
+        Refused: a ticket that cannot be used here, or neither founder nor ticket.
+    """
+    from node.home import write_atomically  # noqa: PLC0415
+    from node.ticket import Invitation, check_ticket, read_ticket, ticket_text  # noqa: PLC0415
+
+    if node in genesis.by_node:
+        return None
+    if home.ticket.exists():
+        held, nonce = read_ticket(home.ticket)
+        if given is None or home.genesis.exists() or read_ticket(given)[0] == held:
+            return Invitation(held, nonce)
+    if given is None:
+        raise Refused(
+            "the genesis does not name this facility's card; make it again with this home's card.json among the cards, "
+            "or ask a member for a ticket and start with carechain run --ticket FILE"
+        )
+    ticket, _ = read_ticket(given)
+    check_ticket(ticket, node, time.time_ns() // 1_000_000)
+    nonce = secrets.token_bytes(32)
+    # Kept before it is redeemed: whoever crashes in between repeats it with the same nonce.
+    write_atomically(home.ticket, ticket_text(ticket, nonce).encode())
+    return Invitation(ticket, nonce)
 
 
 def _join(home: "Home", genesis: "Configuration") -> None:

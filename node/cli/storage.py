@@ -155,6 +155,8 @@ def _show_status(document: Document) -> None:
         ("files", _files(document)),
         ("free", _free(document)),
         ("growth", _growth(growth)),
+        ("surplus chunks", document.get("surplus")),
+        ("compared", _time(document.get("compared_ms")) or "not yet"),
         ("scrub", _walk(scrubbing.get("walk")) or "not running"),
         ("last scrub", _walk(scrubbing.get("last")) or "never"),
     ]
@@ -165,13 +167,26 @@ def _show_status(document: Document) -> None:
         most = max(replicas.values())
         shown = [(count, chunks, "#" * -(-30 * chunks // most)) for count, chunks in replicas.items()]
         table(("replicas", "own chunks", ""), shown, empty="")
+    if document.get("challenges"):
+        say()
+        names = ("facility", "asked", "lacking", "silent", "wrong", "trusted")
+        table(
+            ("challenged", *names[1:]),
+            ([member[name] for name in names] for member in document["challenges"]),
+            empty="",
+        )
     for problem in document.get("problems", ()):
         say(f"! {problem}")
 
 
 def _files(document: Document) -> str:
-    held = document.get("unreclaimed", 0)
-    return size_text(document.get("file_bytes", 0)) + (f", {held} deleted chunks among them" if held else "")
+    held, overhead = document.get("unreclaimed", 0), document.get("file_overhead", 0.0)
+    more = f", {overhead:.0%} more than is stored" if overhead >= 0.01 else ""
+    return (
+        size_text(document.get("file_bytes", 0))
+        + more
+        + (f", {held} deleted chunks among them" if held else "")
+    )
 
 
 def _free(document: Document) -> str:
@@ -195,10 +210,15 @@ def _walk(walk: Document | None) -> str:
         return ""
     found = f"{walk['bad']} bad, {walk['repaired']} repaired"
     if walk.get("ended_ms"):
-        ended = dt.datetime.fromtimestamp(walk["ended_ms"] / 1000, dt.UTC)
-        return f"{ended:%Y-%m-%d %H:%MZ}: {walk['chunks']} chunks, {found}"
+        return f"{_time(walk['ended_ms'])}: {walk['chunks']} chunks, {found}"
     limit = f" at {size_text(walk['rate'])}/s at most" if walk.get("rate") else ""
-    return f"{size_text(walk['bytes'])} of {size_text(walk['of_bytes'])}{limit}: {found}"
+    left = walk.get("seconds_left")
+    time_left = f", {dt.timedelta(seconds=left)} left" if left is not None else ""
+    return f"{size_text(walk['bytes'])} of {size_text(walk['of_bytes'])}{limit}{time_left}: {found}"
+
+
+def _time(unix_ms: int | None) -> str:
+    return f"{dt.datetime.fromtimestamp(unix_ms / 1000, dt.UTC):%Y-%m-%d %H:%MZ}" if unix_ms else ""
 
 
 def _show_scrub(document: Document) -> None:

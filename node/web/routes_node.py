@@ -1,4 +1,4 @@
-"""Routes about the node itself: status, members; and what TCP shows: /healthz and /metrics."""
+"""Routes about the node itself: status; and what TCP shows: /healthz and /metrics."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,12 +15,8 @@ def node_routes(services: Services, metrics: Metrics) -> list[Route]:
     async def status(_request: Request) -> Response:
         return JSONResponse(services.status.report())
 
-    async def members(_request: Request) -> Response:
-        return JSONResponse(services.status.members())
-
     return [
         route("/v1/status", status, metrics, method="GET"),
-        route("/v1/members", members, metrics, method="GET"),
     ]
 
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from node.services import Services
+from node.small_files import BODY_BYTES_MAX, decode_files
 from node.telemetry import Metrics
 from node.web.answers import (
     INFO_HEADER,
@@ -24,6 +25,7 @@ from node.web.answers import (
     read_options,
     route,
 )
+from protocol.errors import Refused
 
 if TYPE_CHECKING:
     # The query reaches consensus and storage; the routes need its name only.
@@ -45,6 +47,23 @@ def record_routes(services: Services, metrics: Metrics) -> list[Route]:
         )
         return JSONResponse(document)
 
+    async def add_many(request: Request) -> Response:
+        fields = read_options(request)
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > BODY_BYTES_MAX:
+                raise Refused(
+                    f"small files are added together up to {BODY_BYTES_MAX} bytes; send fewer of them"
+                )
+        document = await services.ingest.add_many(
+            decode_files(bytes(body)),
+            patient=fields.optional_text("patient"),
+            category=fields.optional_text("category"),
+            force=fields.flag("force"),
+        )
+        return JSONResponse(document)
+
     async def listed(fields: Fields) -> Mapping[str, Any]:
         return await services.query.list(fields.text("patient"))
 
@@ -62,7 +81,10 @@ def record_routes(services: Services, metrics: Metrics) -> list[Route]:
     async def read(request: Request) -> Response:
         fields = await read_fields(request)
         info, stream = await services.query.read(
-            fields.text("record"), purpose=fields.text("purpose"), user=fields.optional_text("user")
+            fields.text("record"),
+            purpose=fields.text("purpose"),
+            user=fields.optional_text("user"),
+            start=max(0, fields.number("start")) if "start" in fields.values else 0,
         )
         headers = {INFO_HEADER: base64.b64encode(json.dumps(info).encode()).decode()}
         return BodyStream(_logged(stream), media_type="application/octet-stream", headers=headers)
@@ -78,6 +100,7 @@ def record_routes(services: Services, metrics: Metrics) -> list[Route]:
 
     return [
         route("/v1/records", add, metrics),
+        route("/v1/records/many", add_many, metrics),
         route("/v1/records/export", export, metrics),
         call("/v1/records/list", listed, metrics),
         call("/v1/records/status", status, metrics),

@@ -1,4 +1,4 @@
-"""Starlette on Hypercorn's trio worker: the record API on the home's socket, /healthz and /metrics on TCP if configured."""
+"""Starlette on Hypercorn's trio worker: the record API on the home's socket, /healthz, /metrics and /checkpoint on TCP if configured."""
 
 import errno
 import socket
@@ -12,10 +12,14 @@ from starlette.applications import Starlette
 
 from node.config import host_and_port
 from node.home import Home
+from node.log_witness import LogWitness
 from node.services import Services
 from node.telemetry import Metrics
 from node.web.routes_backup import backup_routes
 from node.web.routes_consent import audit_routes, consent_routes
+from node.web.routes_foreign import foreign_routes
+from node.web.routes_log import checkpoint_report_routes, checkpoint_routes, witness_routes
+from node.web.routes_members import member_routes
 from node.web.routes_node import node_routes, public_routes
 from node.web.routes_patients import patient_routes
 from node.web.routes_records import record_routes
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_SECONDS = 5
 BACKLOG = 64
+WITNESS_READ_SECONDS = 10
+"""Between two pieces of a request from strangers; the local socket's callers may take their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,13 @@ def api(services: Services, metrics: Metrics) -> Starlette:
     return Starlette(
         routes=[
             *node_routes(services, metrics),
+            *member_routes(services, metrics),
             *patient_routes(services, metrics),
             *record_routes(services, metrics),
             *consent_routes(services, metrics),
             *audit_routes(services, metrics),
+            *checkpoint_report_routes(services, metrics),
+            *foreign_routes(services.foreign, metrics),
             *backup_routes(services, metrics),
             *storage_routes(services, metrics),
         ]
@@ -98,14 +107,28 @@ async def serve_api(
             if http is not None:
                 host, port = http.getsockname()[:2]
                 address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                await nursery.start(_serve, Starlette(routes=[*public_routes(services, metrics)]), http)
+                routes = [*public_routes(services, metrics), *checkpoint_routes(services, metrics)]
+                await nursery.start(_serve, Starlette(routes=routes), http)
             task_status.started(Listening(address))
+
+
+async def serve_witness(
+    witness: LogWitness,
+    listener: socket.socket,
+    metrics: Metrics,
+    *,
+    task_status: "TaskStatus[list[str]]" = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer add-checkpoint until cancelled: on an address of its own, because logs outside the facility call it."""
+    app = Starlette(routes=witness_routes(witness, metrics))
+    await _serve(app, listener, read_seconds=WITNESS_READ_SECONDS, task_status=task_status)
 
 
 async def _serve(
     app: Starlette,
     listener: socket.socket,
     *,
+    read_seconds: int | None = None,
     task_status: "TaskStatus[list[str]]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
     config = hypercorn.config.Config()
@@ -115,4 +138,5 @@ async def _serve(
     config.accesslog = config.errorlog = None
     config.include_server_header = config.include_date_header = False
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.read_timeout = read_seconds
     await hypercorn.trio.serve(app, config, mode="asgi", task_status=task_status)

@@ -40,7 +40,7 @@ class FacilityDouble:
         self.me, self.store, self.clock = member.member.node, member.store, member.clock
         self.submitter, self.keystore = member.submitter, member.keystore
         self.attachments = Attachments(
-            member.envelopes, member.disk, member.transport, ledger.genesis.storing
+            member.envelopes, member.disk, member.transport, lambda: ledger.genesis.storing
         )
         self.held = HeldGrants(member.keystore)
         self.patients = Patients(member.keystore, self.held, member.entropy)
@@ -75,8 +75,7 @@ class FacilityDouble:
             rotation=self.rotation, keystore=member.keystore, store=self.store, submitter=self.submitter,
             workers=member.workers, clock=self.clock, entropy=member.entropy, log=member.log,
         )  # fmt: skip
-        names = {node: found.name for node, found in ledger.genesis.by_node.items()}
-        self.desk = PatientDesk(self.patients, self.handover, names)
+        self.desk = PatientDesk(self.patients, self.handover, self.store.configurations.name_ever)
         self.chunks = ChunkStore(member.payloads, member.rows)
         self.audit = self._auditing()
         self.watcher = GrantWatcher(

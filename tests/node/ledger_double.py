@@ -263,6 +263,10 @@ class LedgerDouble:
         # As the leader's pool does: what is submitted twice at once goes into a block once.
         return await self._append(tuple(dict.fromkeys(transactions)), b"")
 
+    async def reconfigure(self, following: Configuration) -> None:
+        """Bring a configuration into force by a block of its own."""
+        await self._append((), b"", following)
+
     async def _open_term(self) -> None:
         tip = self.members[0].store.applied().hash
         leader = NodeId(self._voters[0].public)
@@ -274,12 +278,15 @@ class LedgerDouble:
         )
         await self._append((), encode(ElectionCertificate(Term(1), leader, tip, grants)))
 
-    async def _append(self, transactions: tuple[bytes, ...], opening: bytes) -> Block:
+    async def _append(
+        self, transactions: tuple[bytes, ...], opening: bytes, following: Configuration | None = None
+    ) -> Block:
         store = self.members[0].store
         mark = store.applied()
         block = blocks.cut(
             transactions,
             opening=opening,
+            configuration=following,
             predecessor=store.header(mark.height),
             predecessor_hash=mark.hash,
             frontier=mark.frontier,

@@ -7,6 +7,8 @@ from typing import Any
 import trio
 
 from node.chunk_holder import ChunkHolder
+from node.chunk_writer import ChunkWriter
+from node.committing import Committing
 from node.ingest import Ingest
 from node.opening import Opening
 from node.ports import Disk, Workers
@@ -18,6 +20,8 @@ from node.repair import Repair
 from node.replication import Replication
 from node.retrieval import Retrieval
 from node.sealed_rows import SealedRows
+from node.settling import Settling
+from node.standings import Standings
 from protocol.errors import StorageFull
 from protocol.signing import SigningKey
 from storage.chunk_store import ChunkStore
@@ -43,6 +47,7 @@ class Facility(FacilityDouble):
         self.workers, self.disk = workers or member.workers, disk or member.disk
         self.payloads = payloads or MemoryStore()
         self.chunks = ChunkStore(self.payloads, member.rows)
+        self.writer = ChunkWriter(self.chunks, self.workers)
         self.room_checks = 0
         self.is_full = False
         self._wire_ciphertext()
@@ -57,6 +62,7 @@ class Facility(FacilityDouble):
             network=network,
             ledger=store,
             chunks=self.chunks,
+            writer=self.writer,
             envelopes=envelopes,
             disk=disk,
             workers=workers,
@@ -82,6 +88,7 @@ class Facility(FacilityDouble):
             transport=transport,
             workers=workers,
         )
+        self.standings = Standings(rows, disk, clock)
         self.repair = Repair(
             ledger=store,
             applied=member.applier.height,
@@ -96,6 +103,7 @@ class Facility(FacilityDouble):
             workers=workers,
             clock=clock,
             check_room=self.check_room,
+            standings=self.standings,
         )
 
     def _wire_records(self) -> None:
@@ -104,30 +112,44 @@ class Facility(FacilityDouble):
         rows, clock, entropy = member.rows, member.clock, member.entropy
         self.sealed = SealedRows(rows, member.identity.fingerprint, entropy)
         self.index = RecordIndex(self.sealed)
-        self.queue = RecordQueue(
+        committing = Committing(
             key=key,
             ledger=store,
             rows=self.sealed,
-            index=self.index,
             disk=self.disk,
             replication=self.replication,
             submitter=member.submitter,
             open_vault=self.vaults.ensure_open,
+            workers=workers,
             clock=clock,
             entropy=entropy,
+        )
+        self.queue = RecordQueue(
+            me=self.me,
+            ledger=store,
+            rows=self.sealed,
+            index=self.index,
+            disk=self.disk,
+            committing=committing,
+            clock=clock,
             log=member.log,
         )
         self.report = RecordReport(store, self.index, self.queue)
-        self.ingest = Ingest(
+        settling = Settling(
             patients=self.patients,
             vaults=self.vaults,
-            chunks=self.chunks,
             queue=self.queue,
             index=self.index,
             rows=self.sealed,
             report=self.report,
-            workers=workers,
             clock=clock,
+            check_room=self.check_room,
+        )
+        self.ingest = Ingest(
+            settling=settling,
+            writer=self.writer,
+            queue=self.queue,
+            workers=workers,
             entropy=entropy,
             check_room=self.check_room,
         )

@@ -1,15 +1,22 @@
 """Members of a `LedgerDouble` whose stored chunks are looked after, wired as the daemon wires them."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
+from node.anti_entropy import AntiEntropy
+from node.challenges import Challenges
 from node.erased_rows import COUNTED
 from node.mending import Mending
+from node.placed_ranges import PlacedRanges
 from node.reclaiming import Reclaiming
 from node.scrub import Scrub
 from node.status import Machine
 from node.storage_care import StorageCare
 from node.storage_figures import StorageFigures
+from node.surplus import Surplus
+from protocol import codec
+from protocol.ballots import CONFIGURATION_PREFIX
 from protocol.identifiers import Cid, Rid
 from storage.key_value import Batch
 from storage.keyspace import sequence_key
@@ -37,6 +44,21 @@ class CaredFacility(Facility):
             applied=member.applier.height, rows=rows, disk=self.disk, chunks=self.chunks, retrieval=self.retrieval,
             transport=transport, workers=self.workers, clock=clock, log=self.log, check_room=self.check_room,
         )  # fmt: skip
+        ranges = PlacedRanges(me=self.me, ledger=self.store, rows=rows, chunks=self.chunks)
+        self.challenges = Challenges(
+            ranges=ranges, chunks=self.chunks, rows=rows, repair=self.repair, standings=self.standings,
+            transport=transport, workers=self.workers, clock=clock, entropy=member.entropy, log=self.log,
+        )  # fmt: skip
+        self.surplus = Surplus(
+            ranges=ranges, chunks=self.chunks, challenges=self.challenges, transport=transport,
+            workers=self.workers, log=self.log,
+        )  # fmt: skip
+        self.anti_entropy = AntiEntropy(
+            ranges=ranges, chunks=self.chunks, repair=self.repair, surplus=self.surplus, transport=transport,
+            workers=self.workers, clock=clock, log=self.log,
+        )  # fmt: skip
+        self.anti_entropy.serve()
+        self.challenges.serve()
         machine = Machine(
             lambda: False,
             lambda: 0.5,
@@ -46,11 +68,12 @@ class CaredFacility(Facility):
         )
         self.figures = StorageFigures(
             me=self.me, ledger=self.store, rows=rows, disk=self.disk, chunks=self.chunks, holder=self.holder,
-            repair=self.repair, scrub=self.scrub, queued=lambda: self.queue.length, workers=self.workers,
+            repair=self.repair, scrub=self.scrub, anti_entropy=self.anti_entropy, surplus=self.surplus,
+            standings=self.standings, queued=lambda: self.queue.length, workers=self.workers,
             clock=clock, machine=machine,
         )  # fmt: skip
         mending = Mending(
-            ledger=self.store, rows=rows, disk=self.disk, chunks=self.chunks, envelopes=member.envelopes,
+            ledger=self.store, rows=rows, chunks=self.chunks, envelopes=member.envelopes,
             holder=self.holder, repair=self.repair, replication=self.replication, transport=transport,
             workers=self.workers,
         )  # fmt: skip
@@ -59,8 +82,8 @@ class CaredFacility(Facility):
             sequence_abandoned=self.figures.sequence_abandoned,
         )  # fmt: skip
         self.care = StorageCare(
-            figures=self.figures, scrub=self.scrub, mending=mending, reclaiming=reclaiming, status=self.repair.status, ledger=self.store,
-            transport=transport,
+            figures=self.figures, scrub=self.scrub, mending=mending, reclaiming=reclaiming, status=self.repair.status, compare=self.anti_entropy.hurry,
+            ledger=self.store, transport=transport,
         )  # fmt: skip
 
     def cids_of(self, rid: Rid) -> tuple[Cid, ...]:
@@ -84,3 +107,21 @@ async def result_of(documents: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     last = [document async for document in documents][-1]
     result: dict[str, Any] = last["result"]
     return result
+
+
+def let_store(facilities: list[CaredFacility], *voters: CaredFacility) -> None:
+    """Have a configuration in force, at all members, in which only these are voters and the others observe."""
+    storing = {one.me for one in voters}
+    for one in facilities:
+        before = one.store.configuration
+        members = tuple(
+            replace(member, role="voter" if member.node in storing else "observer")
+            for member in before.members
+        )
+        after = replace(before, members=members, number=before.number + 1)
+        height = one.store.applied().height + before.number
+        batch = Batch()
+        key = one.store.state_prefix + CONFIGURATION_PREFIX + sequence_key(height)
+        batch.put(key, codec.encode(after))
+        one.member.rows.write(batch, sync=True)
+        one.store.refresh()

@@ -14,7 +14,7 @@ import pytest
 from node.backup import Backup, BackupSources, HomeFiles
 from node.home import Home
 from node.identity import Identity
-from node.record_queue import QueuedRecord
+from node.queued_record import QueuedRecord
 from node.restore import Restored, restore
 from protocol import codec
 from protocol.errors import NotFinal, Refused, Unavailable
@@ -107,6 +107,7 @@ async def test_a_restored_home_holds_ledger_keys_and_own_rows_and_has_forgotten_
         batch = Batch()
         batch.put(keyspace.HARD_STATE, b"a vote that may have been followed by another one")
         batch.put(keyspace.CHUNK_RECLAIM + keyspace.sequence_key(7), b"of payloads that are not here")
+        batch.put(keyspace.LOG_WITNESS + bytes(32), b"what it cosigned, perhaps more since")
         hospital.member.rows.write(batch, sync=True)
         summary = await made(backup_of(hospital, tmp_path), tmp_path / "b")
         before = rows_of(hospital.member.rows)
@@ -122,7 +123,13 @@ async def test_a_restored_home_holds_ledger_keys_and_own_rows_and_has_forgotten_
         assert rows_of(keys) == secrets
     assert after.pop(keyspace.REBUILT) == b""
     assert after.pop(keyspace.RESTORED) == codec.pack(NOW_MS)
-    elsewhere = {keyspace.CHUNK, keyspace.CHUNK_CURSOR, keyspace.CHUNK_RECLAIM, keyspace.HARD_STATE}
+    elsewhere = {
+        keyspace.CHUNK,
+        keyspace.CHUNK_CURSOR,
+        keyspace.CHUNK_RECLAIM,
+        keyspace.HARD_STATE,
+        keyspace.LOG_WITNESS,
+    }
     repair_mark = keyspace.WATCH_MARK + b"repair"
     assert after == {
         key: value for key, value in before.items() if key[:1] not in elsewhere and key != repair_mark

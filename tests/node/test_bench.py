@@ -1,16 +1,23 @@
 """The benchmarks run, and what they report is well formed. No figure is ever asserted: machines differ, and so do hours."""
 
 import hashlib
+import json
 import math
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from node.bench import cast, catchup, consensus, ingredients, storage
+from node.bench import cast, catchup, consensus, ingredients, one_node, sample_set, storage
+from node.chunk_writer import ChunkWriter
+from node.staging import Staging
 from node.system import ThreadWorkers
 from protocol import limits
-from protocol.errors import Unavailable
+from protocol.errors import StorageFull, Unavailable
 from storage.chunk_store import ChunkStore
+from storage.databases import open_ledger, open_payloads
+from storage.keyspace import RECORD_QUEUE, prefix_range
 from storage.memory import MemoryStore
 
 
@@ -61,8 +68,8 @@ def test_a_figure_is_met_at_its_target_and_beyond() -> None:
 
 def test_the_set_is_three_quarters_incompressible_and_the_same_every_time() -> None:
     size = 6 * limits.MIB
-    files = [b"".join(blocks) for blocks in storage._files(size)]
-    again = [b"".join(blocks) for blocks in storage._files(size)]
+    files = [b"".join(blocks) for blocks in sample_set.files(size)]
+    again = [b"".join(blocks) for blocks in sample_set.files(size)]
     assert sum(map(len, files)) == size
     assert [hashlib.sha256(file).digest() for file in files] == [
         hashlib.sha256(file).digest() for file in again
@@ -71,31 +78,77 @@ def test_the_set_is_three_quarters_incompressible_and_the_same_every_time() -> N
     assert files[-1].startswith(b'{"resourceType":"Observation"')
 
 
+def staging_into(chunks: ChunkStore) -> Staging:
+    return Staging(ChunkWriter(chunks, ThreadWorkers(1)), lambda: None)
+
+
 async def test_what_is_added_is_read_back_whole() -> None:
     chunks, workers = ChunkStore(MemoryStore(), MemoryStore()), ThreadWorkers(2)
     content = [bytes([number]) * 700_000 for number in range(5)]
-    file = await storage.add_file(iter(content), chunks, workers, lambda: None)
+    file = await one_node.add_file(iter(content), staging_into(chunks), workers)
     assert file.plain_bytes == 3_500_000
-    assert await storage.read_file(file, chunks, workers) == 3_500_000
+    assert await one_node.read_file(file, chunks, workers) == 3_500_000
 
 
 async def test_a_missing_chunk_is_not_read_over() -> None:
     chunks, workers = ChunkStore(MemoryStore(), MemoryStore()), ThreadWorkers(2)
-    content = storage._incompressible(3 * limits.MIB)
-    file = await storage.add_file(iter([content]), chunks, workers, lambda: None)
+    content = sample_set.incompressible(3 * limits.MIB)
+    file = await one_node.add_file(iter([content]), staging_into(chunks), workers)
     chunks.delete(file.cids[1:2])
     with pytest.raises(Unavailable):
-        await storage.read_file(file, chunks, workers)
+        await one_node.read_file(file, chunks, workers)
+
+
+def test_small_documents_are_results_of_two_kibibytes_and_no_two_alike() -> None:
+    results = [sample_set.laboratory_result(number) for number in range(50)]
+    assert {len(result) for result in results} == {2 * limits.KIB}
+    assert len(set(results)) == 50
+    assert all(json.loads(result)["resourceType"] == "Observation" for result in results)
+    messages = [sample_set.laboratory_message(number) for number in range(50)]
+    assert {len(message) for message in messages} == {2 * limits.KIB}
+    assert len(set(messages)) == 50
+    assert all(message.startswith(b"MSH|^~\\&|") for message in messages)
+
+
+async def test_small_documents_are_stored_with_all_their_rows(tmp_path: Path) -> None:
+    assert (
+        await one_node.add_small(tmp_path, [sample_set.laboratory_message(number) for number in range(40)])
+        > 0
+    )
+
+    with (
+        closing(open_payloads(tmp_path, create=False)) as payloads,
+        closing(open_ledger(tmp_path, create=False)) as rows,
+    ):
+        assert ChunkStore(payloads, rows).statistics().chunks == 80  # each has a manifest
+        assert sum(1 for _ in rows.scan(*prefix_range(RECORD_QUEUE))) == 40
+
+
+async def test_filling_tells_what_each_quarter_took_and_what_was_written(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    filling = await one_node.fill(tmp_path, 8 * limits.MIB, said.append)
+
+    assert len(filling.quarters_s) == len(said) == 4
+    assert filling.stored_bytes >= 8 * limits.MIB
 
 
 @pytest.mark.slow
 def test_the_storage_benchmark_reports_its_figures() -> None:
     said: list[str] = []
-    document = storage.measure(fill_bytes=4 * limits.MIB, compare=True, show=said.append)
+    sizes = storage.Sizes(4 * limits.MIB, 4 * limits.MIB, 64, 32)
+    document = storage.measure(sizes=sizes, compare=True, show=said.append)
     check_document(document)
-    assert names(document["figures"]) == ["add", "read"]
+    assert names(document["figures"]) == [
+        "add", "read", "small", "small_fhir", "add_r3", "written_per_stored", "daemon_memory", "small_final", "read_p99_copying",
+    ]  # fmt: skip
     assert names(document["ratios"]) == ["add", "read"]
     assert said
+
+
+def test_a_benchmark_that_does_not_fit_on_the_disk_is_refused_before_it_begins() -> None:
+    with pytest.raises(StorageFull, match="free in"):
+        storage.measure(fill_bytes=2**60, show=lambda _line: None)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ async def test_no_attachment_of_others_is_taken_at_the_reserve_of_the_disk(autoj
 
     async with running(LedgerDouble(2)) as ledger:
         hospital, clinic = ledger.members
-        Attachments(clinic.envelopes, clinic.disk, clinic.transport, ledger.genesis.storing, full)
+        Attachments(clinic.envelopes, clinic.disk, clinic.transport, lambda: ledger.genesis.storing, full)
 
         with pytest.raises(RemoteFault, match="no room"):
             await hospital.transport.call(

@@ -97,6 +97,33 @@ def test_one_refused_file_does_not_keep_the_others_out(terminal: Terminal, tmp_p
     assert document["refused"][0]["file"] == str(tmp_path / "absent")
 
 
+def test_small_files_go_together_and_each_has_its_own_outcome(terminal: Terminal, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"bad" if name == "b" else name.encode())
+    (tmp_path / "large").write_bytes(bytes(100_000))
+    files = [tmp_path / name for name in ("a", "b", "large", "c", "absent")]
+
+    document = terminal.document("record", "add", *files, "--patient", "p", "--category", "labs", code=1)
+
+    assert [what for what, _ in terminal.calls.asked] == ["add_many", "add", "add"]
+    assert len(document["records"]) == 3
+    assert [one["file"] for one in document["refused"]] == [str(tmp_path / "b"), str(tmp_path / "absent")]
+    assert "not what it says" in document["refused"][0]["error"]
+    assert terminal.calls.asked[0][1] == {"patient": "p", "category": "labs", "force": False}
+
+
+def test_small_files_that_wait_are_told_with_their_ids(terminal: Terminal, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+
+    document = terminal.document(
+        "record", "add", tmp_path / "a", tmp_path / "b", "--patient", "queued", code=3
+    )
+
+    assert document["ids"] == [RECORD]
+    assert len(document["records"]) == 2
+
+
 def test_record_get_writes_the_exact_bytes(terminal: Terminal, tmp_path: Path) -> None:
     document = terminal.document(
         "record", "get", "r", "-o", tmp_path / "answer", "--purpose", "ETREAT", "--user", "dr"
@@ -123,6 +150,62 @@ def test_record_get_keeps_the_old_file_when_it_fails(
     assert outcome[2].count("\n") == 1
     assert (tmp_path / "answer").read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["answer"]
+
+
+def interrupted(terminal: Terminal, file: Path) -> Path:
+    """Read 40 pieces of which 30 come, and return what is left of it."""
+    terminal.calls.pieces, terminal.calls.breaks_after = 40, 30
+    assert terminal.run("record", "get", RECORD, "-o", file)[0] == 1
+    terminal.calls.breaks_after = None
+    (left,) = file.parent.glob(".*.part")
+    return left
+
+
+def test_an_interrupted_reading_goes_on_where_it_stood(terminal: Terminal, tmp_path: Path) -> None:
+    left = interrupted(terminal, tmp_path / "answer")
+    kept = left.stat().st_size
+
+    document = terminal.document("record", "get", RECORD, "-o", tmp_path / "answer")
+
+    assert left.name == f".answer.{RECORD}.part"
+    assert 1 << 20 <= kept <= 30 * len(PIECE)
+    assert terminal.calls.starts == [0, kept]
+    assert (tmp_path / "answer").read_bytes() == PIECE * 40
+    assert document["bytes"] == 40 * len(PIECE)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answer"]
+
+
+def test_what_was_left_of_a_reading_is_read_anew_when_its_bytes_are_wrong(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    left = interrupted(terminal, tmp_path / "answer")
+    with left.open("r+b") as file:
+        file.write(b"rot")
+
+    terminal.document("record", "get", RECORD, "-o", tmp_path / "answer")
+
+    assert len(terminal.calls.starts) == 3
+    assert terminal.calls.starts[-1] == 0
+    assert (tmp_path / "answer").read_bytes() == PIECE * 40
+    assert [entry.name for entry in tmp_path.iterdir()] == ["answer"]
+
+
+@pytest.mark.parametrize("trap", ["link", "readable"])
+def test_a_hidden_file_that_somebody_else_may_read_is_not_gone_on_with(
+    terminal: Terminal, tmp_path: Path, trap: str
+) -> None:
+    left = interrupted(terminal, tmp_path / "answer")
+    if trap == "link":
+        left.rename(tmp_path / "elsewhere")
+        left.symlink_to(tmp_path / "elsewhere")
+    else:
+        left.chmod(0o644)
+
+    terminal.document("record", "get", RECORD, "-o", tmp_path / "answer")
+
+    assert terminal.calls.starts[-1] == 0
+    assert (tmp_path / "answer").read_bytes() == PIECE * 40
+    assert (tmp_path / "answer").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_reading_that_could_not_be_kept_is_never_asked_for(terminal: Terminal, tmp_path: Path) -> None:

@@ -19,9 +19,8 @@ from tests.node.web_services import Calls, serving
 
 Run = Callable[..., tuple[int, str, str]]
 
-ABSENT = ("verify", "recover")
+ABSENT = ("recover",)
 ABSENT_VERBS = {
-    "member": ("propose", "vote", "ticket", "leave"),
     "consent": ("simulate",),
     "audit": ("receipt",),
     "bench": ("read",),
@@ -249,7 +248,6 @@ def test_what_does_not_exist_yet_is_absent_from_help(run: Run) -> None:
     assert not {name for name in ABSENT if (name,) in _commands(run)}
     for noun, verbs in ABSENT_VERBS.items():
         assert not {verb for verb in verbs if (noun, verb) in _commands(run)}
-    assert "--ticket" not in run("run", "--help")[1]
 
 
 def _commands(run: Run) -> set[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,15 @@ from node.home import Home
 from tests.node.web_services import Calls, serving
 
 Run = Callable[..., tuple[int, str, str]]
+WALK = {
+    "bytes": 1024,
+    "of_bytes": 4096,
+    "seconds_left": 90,
+    "bad": 0,
+    "repaired": 0,
+    "rate": 0,
+    "ended_ms": None,
+}
 
 
 @pytest.fixture
@@ -97,6 +107,36 @@ def test_status_is_a_table_for_people(run: Run) -> None:
     assert code == 0
     assert "under replicated\t0" in out
     assert "padding\tat most 10.0%" in out
+
+
+def test_status_names_who_could_not_prove_what_it_stores(run: Run) -> None:
+    class Challenged(Calls):
+        async def figures(self) -> dict[str, Any]:
+            liar = {
+                "facility": "B",
+                "asked": 9,
+                "lacking": 1,
+                "silent": 4,
+                "wrong": 2,
+                "failed_ms": 1,
+                "trusted": False,
+            }
+            return await super().figures() | {
+                "challenges": [liar],
+                "compared_ms": 1_800_000_000_000,
+                "surplus": 3,
+                "scrub": {"walk": WALK},
+                "problems": ["B could not prove it"],
+            }
+
+    code, out, _ = run("status", calls=Challenged())
+
+    assert code == 0
+    assert "B\t9\t1\t4\t2\tno" in out
+    assert "compared\t2027-01-15 08:00Z" in out
+    assert "surplus chunks\t3" in out
+    assert "1.0 KiB of 4.0 KiB, 0:01:30 left: 0 bad, 0 repaired" in out
+    assert "! B could not prove it" in out
 
 
 def test_sizes_are_written_for_people() -> None:

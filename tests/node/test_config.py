@@ -26,11 +26,14 @@ ADDRESSES = st.lists(
     http=st.sampled_from([None, "127.0.0.1:8080", "[::1]:0"]),
     history=st.sampled_from(["full", "sampled"]),
     blocks=st.sampled_from([1, 1_000, 1_000_000]),
+    quota=st.integers(0, 2**50),
 )
 def test_rendered_configuration_parses_to_the_same(
-    name, kind, role, addresses, http, history, blocks
+    name, kind, role, addresses, http, history, blocks, quota
 ) -> None:
-    written = Config(name, kind, role, addresses, addresses, addresses, http, history, blocks)
+    written = Config(
+        name, kind, role, addresses, addresses, addresses, http, history, blocks, storage_quota_bytes=quota
+    )
     assert config.parse(config.render(written)) == written
 
 
@@ -58,6 +61,8 @@ def test_any_text_is_a_configuration_or_one_sentence(text: str) -> None:
         "name = 'A'\nsnapshot_blocks = 0",
         "name = 'A'\nsnapshot_blocks = 1.5",
         "name = 'A'\nsnapshot_blocks = true",
+        "name = 'A'\nstorage_quota_bytes = -1",
+        "name = 'A'\nstorage_quota_bytes = '1G'",
         "name = 'A'\nlistne = ['/ip4/0.0.0.0/tcp/0']",
         "name = ''",
         "name = 'A\tB'",

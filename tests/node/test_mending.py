@@ -8,7 +8,9 @@ import trio
 import trio.testing
 
 from node.repair import ROWS_PER_LOOK_MAX
-from protocol.identifiers import Rid
+from protocol.chunk_exchange import CHUNKS_CHANNEL
+from protocol.errors import Unavailable
+from protocol.identifiers import NodeId, Rid
 from storage.key_value import Batch
 from storage.keyspace import CHUNK_LIST, ENVELOPE_OF_RECORD, LACKING
 from tests.node.record_house import houses
@@ -103,6 +105,57 @@ async def test_chunks_that_nobody_has_now_stay_lacking(autojump_clock: Clock) ->
 
         assert (result["ok"], result["lacking"]) == (False, 1)
         assert {member["reason"] for member in result["unhelpful"]} == {"not connected"}
+
+
+async def test_a_chunk_that_nobody_has_does_not_keep_the_others_of_its_record_away(
+    autojump_clock: Clock,
+) -> None:
+    async with cared(3) as (facilities, rid):
+        clinic = facilities[1]
+        cids = clinic.cids_of(rid)
+        for one in facilities:
+            one.chunks.delete(cids if one is clinic else cids[:1])
+
+        result = await result_of(clinic.care.repair())
+
+        assert (result["ok"], result["lacking"]) == (False, 1)
+        assert [cid for cid in cids if not clinic.chunks.has(cid)] == [cids[0]]
+
+
+async def test_a_long_list_is_worked_off_without_waiting(autojump_clock: Clock) -> None:
+    async with cared(3) as (facilities, rid):
+        clinic, batch = facilities[1], Batch()
+        for number in range(4 * ROWS_PER_LOOK_MAX):
+            batch.put(
+                LACKING + bytes(30) + number.to_bytes(2, "big"), b""
+            )  # of no record: gone when looked at
+        batch.put(LACKING + rid, b"")
+        clinic.chunks.delete(clinic.cids_of(rid))
+        clinic.member.rows.write(batch, sync=True)
+
+        await trio.sleep(6)
+
+        assert all(map(clinic.chunks.has, clinic.cids_of(rid)))
+
+
+async def test_a_full_disk_ends_a_look_before_anything_is_fetched(autojump_clock: Clock) -> None:
+    async with cared(3) as (facilities, rid):
+        clinic, asked = facilities[1], list[bytes]()
+
+        async def counting(_sender: NodeId, body: bytes) -> bytes:
+            await trio.lowlevel.checkpoint()
+            asked.append(body)
+            raise Unavailable("not now")
+
+        for other in (facilities[0], facilities[2]):
+            other.member.transport.serve(CHUNKS_CHANNEL, counting)
+        clinic.chunks.delete(clinic.cids_of(rid))
+        clinic.is_full = True
+
+        await clinic.repair.note_lacking([rid])
+        assert not await clinic.repair.look()
+
+        assert asked == []
 
 
 async def test_rows_that_nobody_can_help_now_do_not_block_those_behind_them(autojump_clock: Clock) -> None:

@@ -22,7 +22,7 @@ from node.rotation import EpochWraps
 from protocol.codec import encode
 from protocol.health.categories import Category
 from protocol.identifiers import ZERO, Height, Vid
-from protocol.transaction import Grant, Read, VaultOpen
+from protocol.transaction import Grant, Read, VaultOpen, VaultTransaction
 from storage import databases
 from storage.key_value import KeyValue
 from storage.ledger_store import LedgerStore
@@ -249,6 +249,8 @@ def by_vault(story: Story) -> tuple[dict[Vid, list[Any]], LedgerStore, Any]:
     found: dict[Vid, list[Any]] = {}
     for block in store.blocks(Height(1), store.tip_height()):
         for signed, txid in block.entries():
+            if not isinstance(signed.transaction, VaultTransaction):
+                continue
             found.setdefault(signed.transaction.vid, []).append((signed.transaction, txid))
     opened.close()
     return found, store, genesis

@@ -6,6 +6,7 @@ import zstandard
 
 from node.staging import StagedRecord
 from node.vaults import NOT_YOURS
+from protocol import limits
 from protocol.errors import Corruption, Forbidden, Refused, Unavailable
 from protocol.identifiers import Rid, Vid
 from protocol.transaction import Read, parse
@@ -209,7 +210,7 @@ async def test_a_manifest_that_lies_about_its_bytes_is_found_out_before_the_end(
                 self.plain_bytes += 1 if lie == "longer" else -1
             return super().finish(**fields)
 
-    monkeypatch.setattr("node.ingest.StagedRecord", Liar)
+    monkeypatch.setattr("node.upload.StagedRecord", Liar)
     async with houses() as (hospital,):
         data = os.urandom(300_000) if lie == "garbage" else bytes(3_000_000)
         record = record_of(await hospital.add(data, patient=await hospital.admit()))
@@ -225,3 +226,33 @@ async def receive(facility: Facility, record: str, received: list[bytes]) -> Non
     _, stream = await facility.query.read(record)
     async for piece in stream:
         received.append(piece)  # noqa: PERF401  (what came before a refusal is kept)
+
+
+@pytest.mark.parametrize("compresses", [True, False])
+async def test_a_record_is_read_from_anywhere_on(compresses: bool) -> None:
+    chunk = limits.CHUNK_PLAIN_BYTES
+    data = os.urandom(3 * chunk + 77)
+    data = data[:1000] * (len(data) // 1000) if compresses else data
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        (entry,) = (await hospital.add(data, patient=patient, category="imaging"))["records"]
+        for start in (0, 1, chunk - 1, chunk, 2 * chunk + 5, len(data) - 1, len(data), len(data) + 9):
+            info, stream = await hospital.query.read(entry["record"], start=start)
+
+            expected = start if start < len(data) else 0
+            assert info["start"] == expected
+            assert b"".join([piece async for piece in stream]) == data[expected:]
+
+
+async def test_what_lies_before_the_start_is_not_asked_for() -> None:
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        data = os.urandom(4 * limits.CHUNK_PLAIN_BYTES)
+        (entry,) = (await hospital.add(data, patient=patient, category="imaging"))["records"]
+        placed = hospital.holder.placed(Rid(bytes.fromhex(entry["record"])))
+        assert placed is not None
+        hospital.chunks.delete(placed.cids[:2])  # nobody else has them
+
+        _, stream = await hospital.query.read(entry["record"], start=2 * limits.CHUNK_PLAIN_BYTES)
+
+        assert b"".join([piece async for piece in stream]) == data[2 * limits.CHUNK_PLAIN_BYTES :]

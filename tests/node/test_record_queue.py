@@ -3,7 +3,7 @@ import os
 import pytest
 import trio
 
-from node.record_queue import QueuedRecord
+from node.queued_record import QueuedRecord
 from protocol import limits
 from protocol.errors import NotFinal, StorageFull
 from protocol.hpke import x25519_public

@@ -2,13 +2,14 @@ import os
 
 import pytest
 import trio
+import trio.testing
 
 from protocol import chunk_exchange as exchange
-from protocol import codec
+from protocol import codec, limits
 from protocol.cid import cid_of
 from protocol.envelope import Label, seal_envelope
 from protocol.errors import Invalid, Malformed, NotFinal, RemoteFault, Unavailable
-from protocol.identifiers import Cid, PublicKey, Rid
+from protocol.identifiers import Cid, NodeId, PublicKey, Rid
 from protocol.transaction import EnvelopeReceipt
 from storage.key_value import Batch
 from storage.keyspace import LACKING
@@ -163,7 +164,9 @@ class Forgery:
             seed32=bytes(32),
             manifest_cid=cids[0],
         )
-        receipts = await self.facility.replication.confirm(exchange.PlacedChunks(cids, me, 3), fresh=True)
+        (receipts,) = await self.facility.replication.confirm(
+            (exchange.PlacedChunks(cids, me, 3),), fresh=True
+        )
         fields = {
             "vid": self.handle.vid,
             "rid": self.rid,
@@ -275,3 +278,30 @@ async def test_repair_leaves_the_reserve_of_the_disk_alone(autojump_clock):
         clinic.is_full = False
         await clinic.repair.look()
         assert clinic.repair.status()["corrupt"] == 0
+
+
+async def test_an_interrupted_push_goes_on_without_sending_again_what_a_replica_holds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with houses(3) as (hospital, clinic, laboratory):
+        await added(hospital)
+        laboratory.member.transport.is_up = False
+        sent: list[int] = []
+        transport = hospital.member.transport
+        call = transport.call
+
+        async def breaking(peer: NodeId, channel: str, body: bytes, *, timeout_ms: int) -> bytes:
+            if peer == clinic.me and codec.unpack(body)[0] == "put-chunks":
+                sent.append(len(codec.decode(body, exchange.PutChunks).chunks))
+                if len(sent) == 3:
+                    raise Unavailable("the connection broke")
+            return await call(peer, channel, body, timeout_ms=timeout_ms)
+
+        transport.call = breaking  # type: ignore[method-assign]  # breaks once, else the same
+        rid = await added(hospital, os.urandom(24 << 20))
+
+        placed = hospital.holder.placed(rid)
+        assert placed is not None
+        assert all(clinic.chunks.has(cid) for cid in placed.cids)
+        # Sent twice is what the broken message carried, and what was on its way beside it.
+        assert len(placed.cids) < sum(sent) <= len(placed.cids) + limits.CHUNKS_IN_FLIGHT_PER_PEER

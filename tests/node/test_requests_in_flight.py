@@ -14,9 +14,9 @@ from node.applier import Applier
 from node.receipts import Receipts
 from protocol import codec
 from protocol.errors import NotFinal, StorageFull
-from protocol.identifiers import Height, NodeId, Txid, Vid
+from protocol.identifiers import Height, NodeId, Txid
 from protocol.ledger_rows import Receipt, receipt_key
-from protocol.transaction import SignedTransaction, txid_of
+from protocol.transaction import SignedTransaction, VaultTransaction, txid_of
 from simulations import determinism
 from simulations.machine import Crashed, Node
 from simulations.world import World
@@ -89,8 +89,8 @@ class Requests:
         ordered = [txid for block in store.blocks(Height(1), Height(height)) for _, txid in block.entries()]
         assert set(ordered) >= self.final.keys()
         for _, signed in self.asked.values():
-            vid: Vid = signed.transaction.vid
-            assert len(store.events_of(vid)) <= 1, "done twice"
+            assert isinstance(signed.transaction, VaultTransaction)
+            assert len(store.events_of(signed.transaction.vid)) <= 1, "done twice"
 
     async def ask_again_through_another(self) -> None:
         """Ask another member for all that was not answered with a receipt; what was final before stays as it was."""
@@ -195,6 +195,7 @@ async def test_48_a_request_that_timed_out_and_is_retried_through_another_member
         receipt = await core_of(second).submitter.submit(signed, timeout_ms=30_000)
         assert receipt.is_accepted
         world.network.heal()
+        assert isinstance(signed.transaction, VaultTransaction)
         for node in (*world.nodes, first):
             await caught_up(node, receipt.height)
             assert await core_of(node).submitter.submit(signed) == receipt

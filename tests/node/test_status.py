@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from node.assembly import Assembly
+from node.chunk_writer import ChunkWriter
 from node.core import Core, Ports
 from node.status import Machine
 from node.stores import Stores
@@ -53,7 +54,8 @@ async def running(voters: int = 1) -> AsyncIterator[Node]:
     member = ledger.members[0]
     ports = Ports(member.transport, member.disk, member.workers, ledger.clock, member.entropy, member.log)
     core = Core(ports, member.store, SigningKey(member.identity.node))
-    stores = Stores(member.rows, ChunkStore(member.payloads, member.rows), member.keystore, ())
+    chunks = ChunkStore(member.payloads, member.rows)
+    stores = Stores(member.rows, chunks, ChunkWriter(chunks, member.workers), member.keystore, ())
     around = Surroundings()
     machine = Machine(lambda: around.is_disk_full, lambda: around.free_share, tuple)
     assembly = Assembly(core, stores, member.identity, lambda: None, machine)
@@ -137,7 +139,7 @@ async def test_a_clock_that_is_off_is_named_with_its_distance(autojump_clock: Cl
 
 async def test_the_storage_document_counts_chunks(autojump_clock: Clock) -> None:
     async with running() as node:
-        node.assembly.ingest._chunks.put_many([(cid_of(b"chunk"), b"chunk")])
+        await node.assembly.ingest._writer.put([(cid_of(b"chunk"), b"chunk")])
 
         figures = await node.assembly.services.storage.figures()
 
@@ -146,7 +148,7 @@ async def test_the_storage_document_counts_chunks(autojump_clock: Clock) -> None
 
 async def test_the_member_list_names_everybody(autojump_clock: Clock) -> None:
     async with running() as node:
-        listed = node.assembly.status.members()
+        listed = node.assembly.services.members.members()
 
         assert [member["name"] for member in listed["members"]] == ["clinic", "hospital", "laboratory"]
         assert listed["proposals"] == []

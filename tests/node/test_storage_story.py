@@ -1,7 +1,6 @@
 """Real daemons: ten bytes rot in the payloads of one of them; a scrub finds all ten, and the others mend them."""
 
 import hashlib
-import json
 import random
 import signal
 import subprocess
@@ -12,35 +11,10 @@ from typing import Any
 import pytest
 
 from node.demo_network import Facility, until
-from tests.node.daemons import carechain, caught_up, consortium
+from tests.node.daemons import caught_up, consortium
+from tests.node.storage_daemons import MIB, PLACES, flip, json_of, registered
 
 pytestmark = pytest.mark.slow
-
-PLACES = 10
-MIB = 1 << 20
-
-
-def json_of(*arguments: str | Path, home: Facility, code: int = 0) -> dict[str, Any]:
-    ran = carechain(*arguments, home=home)
-    assert ran.code == code, ran.said
-    assert ran.document is not None
-    return ran.document
-
-
-def flip(home: Path, draw: random.Random) -> None:
-    """Change one bit in each of ten places of the payload tables, more than a chunk apart."""
-    tables = [file for file in sorted((home / "payloads").glob("*.ldb")) if file.stat().st_size > 3 * MIB]
-    places = [
-        (file, position)
-        for file in tables
-        for position in range(MIB, file.stat().st_size - MIB, MIB + MIB // 8)
-    ]
-    for file, position in draw.sample(places, PLACES):
-        with file.open("r+b") as opened:
-            opened.seek(position)
-            byte = opened.read(1)[0]
-            opened.seek(position)
-            opened.write(bytes([byte ^ 1 << draw.randrange(8)]))
 
 
 def interrupted(home: Facility) -> None:
@@ -67,10 +41,7 @@ def test_ten_rotten_bytes_are_found_and_mended_from_the_others(tmp_path: Path) -
     draw = random.Random(5)
     with consortium() as network:
         hospital = network["hospital"]
-        person = tmp_path / "patient.json"
-        identifier = {"system": "urn:example", "value": "5"}
-        person.write_text(json.dumps({"resourceType": "Patient", "identifier": [identifier]}))
-        patient = json_of("patient", "register", "--from", person, home=hospital)["patient"]
+        patient = registered(hospital, tmp_path / "patient.json", 5)
         files: dict[str, bytes] = {}
         for number in range(3):
             scan = tmp_path / f"{number}.bin"
@@ -124,10 +95,7 @@ def test_ten_rotten_bytes_are_found_and_mended_from_the_others(tmp_path: Path) -
 def test_a_member_that_was_away_is_brought_what_it_lacks_at_once_and_is_named_before(tmp_path: Path) -> None:
     with consortium() as network:
         hospital = network["hospital"]
-        person = tmp_path / "patient.json"
-        identifier = {"system": "urn:example", "value": "6"}
-        person.write_text(json.dumps({"resourceType": "Patient", "identifier": [identifier]}))
-        patient = json_of("patient", "register", "--from", person, home=hospital)["patient"]
+        patient = registered(hospital, tmp_path / "patient.json", 6)
         network["lab"].kill()
         scan = tmp_path / "scan.bin"
         scan.write_bytes(random.Random(6).randbytes(2 * MIB))

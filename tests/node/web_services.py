@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, cast
 
 import structlog
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from node.home import Home
 from node.services import Services
+from node.small_files import SmallFile
 from node.telemetry import Metrics
 from node.web.server import Listening, bind_http, serve_api
 from protocol.errors import Corruption, Erased, Forbidden, NotFinal, Refused, StorageFull, Unavailable
@@ -26,6 +28,7 @@ class Calls:
 
     def __init__(self, pieces: int = 4) -> None:
         self.asked: list[tuple[str, Any]] = []
+        self.starts: list[int] = []
         self.pieces = pieces
         self.received = 0
         self.cut_off = threading.Event()
@@ -62,6 +65,46 @@ class Calls:
             "members": [{"name": "A\x1b[31m", "kind": "lab", "role": "voter", "peer_id": "12D3"}],
             "proposals": [],
         }
+
+    async def propose(self, wish: Any, *, expires_ms: int, accept_risk: bool) -> dict[str, Any]:
+        self.asked.append(
+            ("propose", (wish.name, wish.card, wish.role, wish.leaves, expires_ms, accept_risk))
+        )
+        return self._proposal()
+
+    async def leave(self, *, expires_ms: int, accept_risk: bool) -> dict[str, Any]:
+        self.asked.append(("leave", (expires_ms, accept_risk)))
+        return self._proposal()
+
+    async def rotate(self, keys: list[str], *, expires_ms: int) -> dict[str, Any]:
+        self.asked.append(("rotate", (keys, expires_ms)))
+        return self._proposal()
+
+    async def vote(self, proposal: str, *, is_yes: bool, accept_risk: bool) -> dict[str, Any]:
+        self.asked.append(("vote", (proposal, is_yes, accept_risk)))
+        return self._proposal()
+
+    async def withdraw(self, proposal: str) -> dict[str, Any]:
+        self.asked.append(("withdraw", proposal))
+        return self._proposal()
+
+    def ticket(self, facility: str, *, expires_ms: int) -> dict[str, Any]:
+        self.asked.append(("ticket", (facility, expires_ms)))
+        return {"facility": facility, "ticket": "{}\n"}
+
+    @staticmethod
+    def _proposal() -> dict[str, Any]:
+        standing = {
+            "signers": 4,
+            "certificate_quorum": 3,
+            "liars": 1,
+            "crashes_ordering": 1,
+            "crashes_finality": 1,
+        }
+        return {
+            "proposal": TRANSACTION, "action": "remove B", "proposer": "A", "state": "open", "yes": 1, "no": 0,
+            "needed": 3, "expires": "2030", "risk": "it costs", "before": standing, "after": standing,
+        }  # fmt: skip
 
     async def figures(self) -> dict[str, Any]:
         return {"chunks": 1, "bytes": 2, "under_replicated": 0, "corrupt": 0, "padding_overhead_max": 0.1}
@@ -145,10 +188,24 @@ class Calls:
             raise NotFinal("safely queued, not final yet", (RECORD,), {"records": rows})
         return {"records": rows}
 
+    async def add_many(self, files: tuple[SmallFile, ...], **fields: Any) -> dict[str, Any]:
+        self.asked.append(("add_many", fields))
+        outcomes: list[dict[str, Any]] = []
+        for file in files:
+            self.received += len(file.data)
+            row = {"record": RECORD, "kind": "document", "category": "labs", "state": "final"}
+            outcomes.append(
+                {"error": "the file is not what it says"} if file.data == b"bad" else {"records": [row]}
+            )
+        if fields["patient"] == "queued":
+            raise NotFinal("safely queued, not final yet", (RECORD,), {"files": outcomes})
+        return {"files": outcomes}
+
     async def read(
-        self, record: str, *, purpose: str, user: str | None
+        self, record: str, *, purpose: str, user: str | None, start: int
     ) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
         self.asked.append(("read", (record, purpose, user)))
+        self.starts.append(start)
         if record == "hidden":
             raise Forbidden("this record is not open to this facility")
         if record == "gone":
@@ -159,7 +216,15 @@ class Calls:
             raise ValueError("Jane Doe")
         data = PIECE * self.pieces
         digest = self.sha256 or hashlib.sha256(data).hexdigest()
-        return {"sha256": digest, "bytes": len(data), "transaction": TRANSACTION}, self._stream()
+        start = start if start < len(data) else 0
+        told = {
+            "record": RECORD,
+            "sha256": digest,
+            "bytes": len(data),
+            "transaction": TRANSACTION,
+            "start": start,
+        }
+        return told, self._stream(start // len(PIECE))
 
     async def export(
         self, patient: str, *, purpose: str, user: str | None
@@ -174,9 +239,9 @@ class Calls:
         if self.refusal is not None:
             raise self.refusal
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self, first: int = 0) -> AsyncIterator[bytes]:
         try:
-            for number in range(self.pieces):
+            for number in range(first, self.pieces):
                 if number == self.breaks_after:
                     raise Unavailable("no replica answers")
                 yield PIECE
@@ -254,7 +319,7 @@ class Calls:
     def services(self) -> Services:
         # Any: the seam is under test, not the services behind it, which need a whole node.
         me = cast("Any", self)
-        return Services(me, me, me, me, me, me, me, me, me)
+        return Services(*[me] * len(fields(Services)))
 
 
 @contextmanager

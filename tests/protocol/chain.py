@@ -5,7 +5,8 @@ import hashlib
 from protocol import block, certificate, codec, transaction
 from protocol.block import Block
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate
-from protocol.configuration import Configuration, Member, network_id
+from protocol.configuration import Card, Configuration, Member, network_id
+from protocol.governance import AddMember, Ballot, Propose, Withdraw
 from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
 from protocol.signing import SigningKey
@@ -147,6 +148,29 @@ def _of_reading() -> SignedBy:
 def of_erasing() -> SignedBy:
     """Not among `transactions`: the blocks with golden bytes are older than this kind."""
     return RecordErase(VID, RID, UNTIL_MS), (OWNER,)
+
+
+def of_governing() -> tuple[SignedBy, ...]:
+    """Not among `transactions`, for the same reason."""
+    governor, newcomer = key("governor"), key("newcomer")
+    public = PublicKey(newcomer.public)
+    member = Member(
+        "newcomer",
+        "clinic",
+        "observer",
+        NodeId(public),
+        public,
+        public,
+        public,
+        public,
+        ("/ip4/192.0.2.1/tcp/1",),
+    )
+    add = AddMember(Card.make(member, newcomer), "observer")
+    return (
+        (Propose(NODES[0], add, NOW_MS + 1000, CONFIGURATION.digest, False, UNTIL_MS), (governor,)),
+        (Ballot(NODES[0], Txid(filled("proposal")), True, False, UNTIL_MS), (governor,)),
+        (Withdraw(NODES[0], Txid(filled("proposal")), UNTIL_MS), (governor,)),
+    )
 
 
 def signed() -> tuple[bytes, ...]:

@@ -63,13 +63,17 @@ class Ledger:
     def __post_init__(self) -> None:
         self.chain.append(genesis_block(self.genesis))
         self.network = network_id(self.genesis)
+        self.configuration = self.genesis
 
-    def commit(self, *signed: SignedTransaction) -> tuple[Receipt, ...]:
-        """Put transactions into one block, apply it, and return their receipts."""
+    def commit(
+        self, *signed: SignedTransaction, configuration: Configuration | None = None
+    ) -> tuple[Receipt, ...]:
+        """Put transactions, or a configuration, into one block, apply it, and return the receipts."""
         tip = self.chain[-1]
         self.now_ms += 1000
         block = cut(
             tuple(encode(one) for one in signed),
+            configuration=configuration,
             predecessor=tip.header,
             predecessor_hash=tip.hash,
             frontier=self.frontier,
@@ -77,7 +81,8 @@ class Ledger:
             key=key("hospital"),
             now_ms=self.now_ms,
         )
-        applied = ledger_state.apply(self.rows.get, self.genesis, block)
+        applied = ledger_state.apply(self.rows.get, self.configuration, block)
+        self.configuration = configuration or self.configuration
         for row, value in applied.writes.items():
             if value is None:
                 self.rows.pop(row, None)

@@ -1,7 +1,10 @@
+import hashlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import placement
+from protocol.codec import pack
 from protocol.identifiers import Cid, NodeId
 
 ids = st.binary(min_size=32, max_size=32)
@@ -53,6 +56,55 @@ def test_a_new_member_takes_over_about_its_share_of_the_chunks():
     )
 
     assert 0.28 < moved / len(cids) < 0.39  # three replicas in nine places: a third of the chunks is touched
+
+
+@given(
+    cid=ids.map(Cid), storing=members, count=st.integers(1, 9), author=ids.map(NodeId), joiner=ids.map(NodeId)
+)
+def test_a_member_that_joins_takes_over_one_replica_at_most_and_nobody_else_does(
+    cid, storing, count, author, joiner
+):
+    storing = tuple(node for node in storing if node != joiner) or (NodeId(bytes(32)),)
+    before = placement.replicas(cid, storing, count, author)
+    after = placement.replicas(cid, (*storing, joiner), count, author)
+
+    assert set(after) - set(before) <= {joiner}
+    assert len(set(before) - set(after)) <= (joiner in after)
+
+
+def test_the_chunks_of_a_member_that_leaves_go_to_the_others_alike():
+    storing = tuple(NodeId(bytes([number]) * 32) for number in range(9))
+    author, gained = NodeId(b"a" * 32), dict.fromkeys(storing[1:], 0)
+    cids = [Cid(hashlib.sha256(number.to_bytes(4, "big")).digest()) for number in range(4_000)]
+
+    for cid in cids:
+        before = placement.replicas(cid, storing, 3, author)
+        for node in set(placement.replicas(cid, storing[1:], 3, author)) - set(before):
+            gained[node] += 1
+
+    moved = sum(gained.values())
+    assert 0.28 < moved / len(cids) < 0.39  # its own third, of 3 times as many replicas: one in nine of all
+    assert all(0.6 < share * len(gained) / moved < 1.4 for share in gained.values())
+
+
+@given(cid=ids.map(Cid), storing=members, count=st.integers(1, 9), author=ids.map(NodeId), data=st.data())
+def test_who_stands_in_is_trusted_and_stores_nothing_of_the_chunk_yet(cid, storing, count, author, data):
+    distrusted = frozenset(data.draw(st.sets(st.sampled_from(storing))))
+    chosen = placement.replicas(cid, storing, count, author)
+
+    standing_in = placement.stand_ins(cid, storing, count, author, distrusted)
+
+    assert not set(standing_in) & (distrusted | set(chosen))
+    assert len(standing_in) == min(
+        len(distrusted & set(chosen)), len(set(storing) - set(chosen) - distrusted)
+    )
+
+
+@given(cid=ids.map(Cid), node=ids.map(NodeId))
+def test_the_weight_is_the_hash_of_the_canonical_form(cid, node):
+    form = pack("carechain/v1/placement", cid, node)
+
+    assert placement._weight(cid, node) == hashlib.sha256(form).digest()
 
 
 def test_writing_needs_one_replica_less_than_there_are_but_two_where_there_are_two():

@@ -15,7 +15,7 @@ from protocol.transaction import Grant, Read, RecordCommit, SignedTransaction, V
 from tests.protocol import chain
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "transaction.json").read_text())
-KINDS = (*chain.transactions(), chain.of_erasing())
+KINDS = (*chain.transactions(), chain.of_erasing(), *chain.of_governing())
 BY_KIND: dict[type, tuple[Any, tuple[SigningKey, ...]]] = {
     type(entry): (entry, keys) for entry, keys in KINDS
 }
@@ -108,7 +108,7 @@ def test_receipts_verify_for_their_record_only():
 
 def test_an_oversized_transaction_is_refused_before_it_is_parsed():
     with pytest.raises(Invalid, match="over the limit"):
-        transaction.check(bytes(limits.TRANSACTION_BYTES_MAX + 1), chain.NETWORK)
+        transaction.check(bytes(limits.ACCUSATION_BYTES_MAX + 1), chain.NETWORK)
 
 
 def test_a_transaction_is_nothing_but_a_transaction():

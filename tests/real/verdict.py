@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from node.card_file import read_genesis
 from protocol.identifiers import Digest, Height, Txid, Vid
 from protocol.ledger_rows import Receipt
-from protocol.transaction import Grant, RecordCommit, Revoke
+from protocol.transaction import Grant, RecordCommit, Revoke, VaultTransaction
 from simulations.linearizability import Verdict, check
 from storage.databases import open_ledger
 from storage.ledger_store import LedgerStore
@@ -63,7 +63,8 @@ def ledger_of(daemon: Daemon) -> Ledger:
                 receipts[txid.hex()] = receipt
                 if receipt.is_accepted:
                     kinds[type(signed.transaction).__name__] += 1
-                    vaults.add(Vid(signed.transaction.vid))
+                    if isinstance(signed.transaction, VaultTransaction):
+                        vaults.add(Vid(signed.transaction.vid))
         events = Counter(txid for vid in sorted(vaults) for txid in store.events_of(vid))
         return Ledger(
             daemon.name,

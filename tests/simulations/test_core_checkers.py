@@ -90,7 +90,7 @@ def test_a_block_stored_without_its_predecessor_is_found(findings: list[str]) ->
 
 
 def test_a_configuration_that_is_not_the_newest_in_the_log_is_found(findings: list[str]) -> None:
-    following = dataclasses.replace(GENESIS, members=GENESIS.members[1:])
+    following = dataclasses.replace(GENESIS, members=GENESIS.members[1:], number=1)
     checker, block = Configurations(findings.append, GENESIS), after(BASE, following=following)
     checker.stored(block)
     checker.in_force(IDS[0], following, block)

@@ -14,19 +14,33 @@ from protocol import codec
 from protocol.block import Block
 from protocol.errors import Corruption
 from protocol.identifiers import Digest, Height, NetworkId
+from protocol.merkle import Frontier
 from storage import table_file
 from storage.key_value import Batch
-from storage.keyspace import APPLIED, BLOCK, HARD_STATE, LOST, PROOF, RECORD_QUEUE, SEQUENCE_END, STATE, TABLE
+from storage.keyspace import (
+    APPLIED,
+    BLOCK,
+    HARD_STATE,
+    LOST,
+    PROOF,
+    RECORD_QUEUE,
+    SEQUENCE_END,
+    STATE,
+    TABLE,
+    TREE,
+)
 from storage.ledger_store import AppliedMark
 from storage.leveldb import LevelDb
 from storage.memory import MemoryStore
 from storage.mend import Damage, Survey, mend
+from storage.tree_store import put_leaves, put_whole
 from tests.protocol import chain
 
 FLIPS = int(os.environ.get("CARECHAIN_FLIPS", "60"))
 """How many bytes are changed, each in a fresh copy; thousands by hand."""
 HEIGHTS = 400
 TAIL = 5
+TREE_MARK = TREE + b"\xff"
 GENESIS = chain.build()[0]
 HEADER = chain.build()[3].header
 
@@ -72,6 +86,7 @@ def batch_at(height: int, draw: random.Random, rows: dict[bytes, bytes]) -> Batc
         batch.delete(draw.choice(queued))
     batch.put(APPLIED, codec.encode(AppliedMark(Height(height - 1), Digest(bytes(32)), 0, 0, ())))
     batch.put(height_key(PROOF, height - 1), draw.randbytes(300))
+    batch.put(height_key(TREE + b"\0", height), random.Random(height).randbytes(32 * 40))
     return batch
 
 
@@ -84,6 +99,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         batch = batch_at(height, draw, rows) if height else Batch()
         if not height:
             batch.put(height_key(BLOCK, 0), GENESIS.raw)
+            put_whole(batch)
         database.write(batch, sync=False)
         for key, value in batch.writes.items():
             if value is None:
@@ -139,7 +155,9 @@ def outcome_of(path: Path, truth: dict[bytes, bytes]) -> str:
     missing = truth.keys() - rows.keys()
     # Nothing that was overwritten or deleted is back, and what is there is what was there.
     assert rows.items() <= truth.items()
-    assert {key[:1] for key in missing} <= {BLOCK, PROOF}
+    assert {key[:1] for key in missing} <= {BLOCK, PROOF, TREE}
+    # Where a node is missing, so is the word that none is.
+    assert TREE_MARK in missing or not any(key[:1] == TREE for key in missing)
     assert {int.from_bytes(key[1:], "big") for key in missing if key[:1] == BLOCK} <= noted
     assert {int.from_bytes(key[1:], "big") for key in missing if key[:1] == PROOF} <= set(damage.proofs)
     assert height_key(PROOF, damage.applied) in rows or damage.applied in noted
@@ -303,7 +321,7 @@ def test_genesis_is_not_made_again_for_a_ledger_that_may_be_anothers(store: Memo
 
 
 @pytest.mark.parametrize(
-    "prefix", sorted({rows.prefix for rows in TABLE if rows.database == "ledger"} - {BLOCK, PROOF})
+    "prefix", sorted({rows.prefix for rows in TABLE if rows.database == "ledger"} - {BLOCK, PROOF, TREE})
 )
 def test_anything_else_that_is_damaged_is_refused(store: MemoryStore, prefix: bytes) -> None:
     key = prefix if prefix in {APPLIED, HARD_STATE} else prefix + bytes(8)
@@ -316,6 +334,21 @@ def test_anything_else_that_is_damaged_is_refused(store: MemoryStore, prefix: by
         mended_in_memory(store)
     with pytest.raises(Corruption):
         Survey(store).read_portion()
+
+
+def test_where_a_node_of_the_tree_is_damaged_all_of_them_are_computed_again(store: MemoryStore) -> None:
+    batch, leaves = Batch(), [Digest(bytes([n]) * 32) for n in range(3)]
+    frontier = put_leaves(batch, Frontier(), leaves[:2])
+    put_leaves(batch, frontier, leaves[2:])
+    put_whole(batch)
+    store.write(batch, sync=True)
+    store.damage([next(key for key in batch.writes if key.endswith(b"\x02"))])
+
+    fresh, damage = mended_in_memory(store)
+
+    assert damage.is_met
+    assert not damage.blocks
+    assert TREE_MARK not in fresh
 
 
 @pytest.mark.parametrize("height", range(APPLIED_HEIGHT + 1, HEIGHTS + TAIL - 1))

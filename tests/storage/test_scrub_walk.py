@@ -1,5 +1,8 @@
 """Reading all chunks in portions."""
 
+import random
+from pathlib import Path
+
 import pytest
 
 from protocol import limits
@@ -7,6 +10,7 @@ from protocol.cid import cid_of
 from protocol.errors import Corruption
 from protocol.identifiers import Cid
 from storage.chunk_store import ChunkStore
+from storage.databases import open_payloads
 from storage.growth import Sample, put_sample, samples
 from storage.key_value import Batch
 from storage.keyspace import CHUNK, SCRUB_WALK, sequence_key
@@ -125,3 +129,31 @@ def test_new_payloads_never_look_old_by_samples_of_a_store_that_was_moved_aside(
     ChunkStore(MemoryStore(), store.rows)
 
     assert samples(store.rows) == ()
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.98])
+def test_a_truncated_table_costs_its_chunks_which_are_named_and_taken_back(
+    tmp_path: Path, kept: float
+) -> None:
+    rows = MemoryStore()
+    payloads = open_payloads(tmp_path, create=True)
+    data = {cid_of(chunk): chunk for chunk in (random.Random(seed).randbytes(60_000) for seed in range(40))}
+    ChunkStore(payloads, rows).put_many([*data.items()])
+    payloads.close()
+    table = max((tmp_path / "payloads").glob("*.ldb"), key=lambda file: file.stat().st_size)
+    with table.open("r+b") as file:
+        file.truncate(int(table.stat().st_size * kept))
+
+    payloads = open_payloads(tmp_path, create=False)
+    chunks = ChunkStore(payloads, rows)
+    bad, position = set[Cid](), b""
+    while (portion := read_portion(chunks, position)).cids:
+        bad.update(portion.bad)
+        position = portion.cids[-1]
+    for cid in bad:
+        chunks.quarantine(cid)
+    chunks.put_many([(cid, data[cid]) for cid in bad])
+
+    assert bad
+    assert all(chunks.get(cid) == chunk for cid, chunk in data.items())
+    payloads.close()

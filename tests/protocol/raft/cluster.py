@@ -7,6 +7,7 @@ only has to arrange its story.
 import hashlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from protocol import codec
@@ -89,7 +90,8 @@ class Cluster:
         wanted = {
             number: role for number, role in {**now, **{k[1:]: v for k, v in roles.items()}}.items() if role
         }
-        return raft.propose_configuration(configuration_with(**wanted), self.now_ms)
+        number = raft.configuration.number + 1
+        return raft.propose_configuration(replace(configuration_with(**wanted), number=number), self.now_ms)
 
     # --- nodes
 

@@ -1,0 +1,252 @@
+"""Evidence at one node: noted as statements come by, kept, gossiped, and brought onto the ledger (ledger.md 1.2).
+
+    consensus, catchup ─► see ─► Notebook ─┐
+                                           ├─► kept on disk ─► gossip ─► Accusation ─► final: forgotten here
+                  gossip ─► checked ───────┘
+
+Whoever leads may be the one accused, and keep the accusation out: so every member that hears of evidence keeps it, and hands
+it in again until the ledger has it. Nothing follows by itself from being convicted: members vote on that.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import trio
+
+from node.event_log import EventLog
+from node.ports import Clock, Disk, PeerTransport, Workers
+from node.receipts import Submitter
+from protocol import codec, convictions, evidence, limits, transaction
+from protocol.block import Block, Header
+from protocol.configuration import Configuration
+from protocol.convictions import CONVICTED_PREFIX, Convicted
+from protocol.errors import CarechainError, NotFinal, RemoteFault
+from protocol.evidence import Conviction, Evidence
+from protocol.evidence_blocks import shown_invalid
+from protocol.identifiers import Digest, NetworkId, NodeId, peer_id
+from protocol.merkle import Frontier
+from protocol.notebook import Notebook, Statement, author
+from protocol.overheard import holds, overheard
+from protocol.raft.messages import Input
+from protocol.signing import SigningKey, sha256
+from protocol.transaction import Accusation
+from storage import keyspace
+from storage.key_value import Batch, KeyValue
+from storage.ledger_store import LedgerStore
+
+TOPIC = "evidence"
+_HEARD_MAX = 16
+"""Gossip that waits to be checked; when it is full more is dropped, as gossip may be."""
+_PATIENCE_MS = 2_000
+_PATIENT_MAX = 5
+"""How long handing in is left to the members before this one, for each of them: or all would hand in the same."""
+_AGAIN_MS = 30_000
+_TRIES_MAX = 2_880
+"""A day. Then it is given up: there was no quorum for so long, or nobody to be cleared."""
+
+MEANINGS = {
+    "E1": "cut two blocks for one height",
+    "E2": "acknowledged two histories in one term",
+    "E3": "voted for two histories",
+    "E3b": "voted upon a block that is not certified",
+    "E4": "voted for two candidates in one term",
+    "E5a": "stood for election and hid a term in which it had acknowledged blocks",
+    "E5b": "stood for election and hid blocks that it had acknowledged",
+    "E5c": "was elected with one log and went on with another",
+    "E6": "signed two checkpoints that no tree can have both",
+    "E7": "signed a block that breaks the rules",
+    "E8": "left out a transaction that it had promised to include",
+}
+
+
+class EvidenceDesk:
+    """Run `run` beside the core. `hear`, `see` (of what is verified) and `see_invalid` are for whoever steps it; they never wait."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        store: LedgerStore,
+        rows: KeyValue,
+        disk: Disk,
+        submitter: Submitter,
+        transport: PeerTransport,
+        workers: Workers,
+        clock: Clock,
+        log: EventLog,
+    ) -> None:
+        """`key` is the node key; `disk` writes the database that `rows` reads."""
+        self._key = key
+        self._me = NodeId(key.public)
+        self._store = store
+        self._rows = rows
+        self._disk = disk
+        self._submitter = submitter
+        self._transport = transport
+        self._workers = workers
+        self._clock = clock
+        self._log = log
+        self._known = (-1, dict[Digest, Configuration]())
+        self._notebook = Notebook(store.network, self._configurations)
+        self._heard = transport.subscribe(TOPIC, _HEARD_MAX)
+        self._found, self._to_keep = trio.open_memory_channel[Evidence](limits.EVIDENCE_PENDING_MAX)
+        self._pending = set[Digest]()
+
+    @property
+    def _network(self) -> NetworkId:
+        return self._store.network
+
+    def see(self, statement: Statement, headers: Iterable[Header] = ()) -> None:
+        """Note what somebody signed, with headers that came along."""
+        for found in self._notebook.see(statement, headers):
+            self._take(found)
+
+    def hear(self, source: NodeId, message: Input) -> None:
+        """Note what is said under signatures in a message that the core has stepped without a fault.
+
+        What its sender signed the core has verified; the words of others it may have passed over.
+        """
+        statements, headers = overheard(message)
+        for statement in statements:
+            if self._notebook.has_seen(statement):
+                continue
+            is_own = author(statement) == source
+            if is_own or holds(statement, self._network, self._configurations()):
+                self.see(statement, headers)
+
+    def see_invalid(
+        self,
+        block: Block,
+        predecessor: Header,
+        before: Frontier | None = None,
+        leaves: tuple[Digest, ...] = (),
+    ) -> None:
+        """Note a block that P2 refuses; `before` and `leaves` as in `shown_invalid`."""
+        found = shown_invalid(block, predecessor, before, leaves)
+        if self._notebook.is_news(found):
+            self._take(found)
+
+    async def run(self) -> None:
+        """Keep, spread and hand in what is found, until cancelled."""
+        async with trio.open_nursery() as tasks:
+            for _, raw in list(self._rows.scan(*keyspace.prefix_range(keyspace.EVIDENCE))):
+                self._pending.add(sha256(raw))
+                tasks.start_soon(self._hand_in, raw)
+            tasks.start_soon(self._listen)
+            async for found in self._to_keep:
+                raw = codec.encode(found)
+                await self._keep(raw)
+                try:
+                    await self._transport.publish(TOPIC, raw)
+                except CarechainError as error:
+                    self._log.debug("evidence not gossiped; the ledger spreads it", reason=str(error))
+                tasks.start_soon(self._hand_in, raw)
+
+    async def _listen(self) -> None:
+        async with trio.open_nursery() as tasks:
+            async for _, raw in self._heard:
+                if sha256(raw) in self._pending or len(self._pending) >= limits.EVIDENCE_PENDING_MAX:
+                    continue
+                try:
+                    found = evidence.decode(raw)
+                    await self._workers.run(evidence.check, found, self._network, self._configurations())
+                except CarechainError as error:
+                    self._log.debug("gossip that is no evidence", reason=str(error))
+                    continue
+                for rebuttal in self._notebook.rebut(found):
+                    self._take(rebuttal)
+                if self._notebook.is_news(found):
+                    await self._keep(raw)
+                    tasks.start_soon(self._hand_in, raw)
+
+    def _take(self, found: Evidence) -> None:
+        conviction = evidence.check(found, self._network, self._configurations())
+        self._log.warning("found evidence", kind=conviction.kind, members=self._ids(conviction.nodes))
+        try:
+            self._found.send_nowait(found)
+        except trio.WouldBlock:
+            self._log.warning("evidence dropped: too much of it waits", kind=conviction.kind)
+
+    async def _keep(self, raw: bytes) -> None:
+        # Before anybody is told: who lies may be about to take over, and this node to crash.
+        self._pending.add(sha256(raw))
+        batch = Batch()
+        batch.put(keyspace.EVIDENCE + sha256(raw), raw)
+        await self._disk.commit(batch, sync=True)
+
+    async def _hand_in(self, raw: bytes) -> None:
+        await self._clock.sleep_ms(_PATIENCE_MS * min(self._place(), _PATIENT_MAX))
+        try:
+            conviction = evidence.check(evidence.decode(raw), self._network, self._configurations())
+        except RemoteFault as error:
+            # Kept by a program that judged otherwise.
+            self._log.warning("kept evidence convicts nobody", reason=str(error))
+        else:
+            await self._until_judged(raw, conviction)
+        batch = Batch()
+        batch.delete(keyspace.EVIDENCE + sha256(raw))
+        await self._disk.commit(batch, sync=False)
+        self._pending.discard(sha256(raw))
+
+    async def _until_judged(self, raw: bytes, conviction: Conviction) -> None:
+        for _ in range(_TRIES_MAX):
+            if self._is_recorded(conviction):
+                return
+            if self._is_due(conviction) and await self._submit(raw):
+                return
+            await self._clock.sleep_ms(_AGAIN_MS)
+
+    async def _submit(self, raw: bytes) -> bool:
+        """Hand evidence in; return whether the ledger has judged it."""
+        body = Accusation(self._me, raw, self._submitter.valid_until())
+        try:
+            receipt = await self._submitter.submit(transaction.sign(body, self._network, self._key))
+        except NotFinal:
+            return False
+        self._log.info("handed in evidence", verdict=receipt.verdict)
+        return True
+
+    def _is_recorded(self, conviction: Conviction) -> bool:
+        """Return whether the ledger knows all that evidence says; what clears somebody is handed in whoever did before."""
+        rows = [convictions.convicted_key(node, conviction.kind) for node in conviction.nodes]
+        return conviction.cleared is None and all(self._store.state(row) is not None for row in rows)
+
+    def _is_due(self, conviction: Conviction) -> bool:
+        """Return whether the ledger could do something with it: only who stands accused there can be cleared."""
+        cleared = conviction.cleared
+        rows = [convictions.convicted_key(cleared, kind) for kind in evidence.CLEARABLE] if cleared else []
+        return cleared is None or any(self._store.state(row) is not None for row in rows)
+
+    def _configurations(self) -> Mapping[Digest, Configuration]:
+        height = self._store.configurations.newest_height
+        if self._known[0] != height:
+            self._known = height, self._store.configurations.by_digest()
+        return self._known[1]
+
+    def _place(self) -> int:
+        nodes = sorted(self._store.configuration.by_node)
+        return nodes.index(self._me) if self._me in nodes else len(nodes)
+
+    @staticmethod
+    def _ids(nodes: Iterable[NodeId]) -> list[str]:
+        return [peer_id(node) for node in nodes]
+
+
+def convicted(store: LedgerStore) -> tuple[Convicted, ...]:
+    """Return what the ledger says members are convicted of, oldest first."""
+    return convictions.rows_of(store.state_rows(CONVICTED_PREFIX))
+
+
+def convicted_documents(store: LedgerStore) -> list[dict[str, object]]:
+    """Return the same for JSON documents."""
+    return [
+        {
+            "kind": one.kind,
+            "height": one.about,
+            "member": store.configurations.name_ever(one.node),
+            "peer_id": peer_id(one.node),
+            "meaning": MEANINGS[one.kind],
+            "block": one.height,
+            "txid": one.txid.hex(),
+        }
+        for one in convicted(store)
+    ]

@@ -1,0 +1,144 @@
+"""Who may connect, and what they may ask: one small value, made from the configuration in force and the open proposals.
+
+member      in the configuration in force, not suspended: everything
+candidate   in an open or decided proposal to be taken in, or suspended: the blocks, snapshots, and its ticket
+former      let go: one answer, the blocks up to the one that let it go, then the connection is closed; or that by Raft
+anybody else is refused right after the handshake
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from node.applier import AppliedHeight
+from node.event_log import EventLog
+from protocol import ballots, codec
+from protocol.ballots import Governance, Proposal
+from protocol.governance import AddMember, RotateKeys
+from protocol.identifiers import NodeId
+from storage.ledger_store import LedgerStore
+
+CANDIDATE_CHANNELS = frozenset({"blocks", "snapshot", "snapshot-manifest", "snapshot-chunks", "join", "time"})
+"""Catching up, redeeming a ticket, and comparing clocks."""
+FORMER_CHANNELS = frozenset({"blocks", "consensus", "heartbeat", "watermark"})
+"""The blocks; and Raft with its recall, for its leader tells a voter that asks for votes after its leaving (`raft.departures`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Members with the addresses they announced, and those to whom less is open."""
+
+    members: Mapping[NodeId, tuple[str, ...]]
+    candidates: frozenset[NodeId] = field(default=frozenset())
+    former: frozenset[NodeId] = field(default=frozenset())
+
+    def is_member(self, node: NodeId) -> bool:
+        """Return whether everything is open to a node."""
+        return node in self.members
+
+    def is_admitted(self, node: NodeId) -> bool:
+        """Return whether a node may connect at all."""
+        return node in self.members or node in self.candidates or node in self.former
+
+    def may(self, node: NodeId, channel: str) -> bool:
+        """Return whether a node may send to, call, or fetch from a channel."""
+        if node in self.members:
+            return True
+        return channel in (CANDIDATE_CHANNELS if node in self.candidates else FORMER_CHANNELS)
+
+
+class Gate:
+    """The admission that counts at the moment, asked by everything that meets a peer."""
+
+    def __init__(self, admission: Admission, me: NodeId) -> None:
+        self.admission = admission
+        self._me = me
+
+    def is_member(self, node: NodeId) -> bool:
+        """Return whether everything is open to a node."""
+        return self.admission.is_member(node)
+
+    def is_admitted(self, node: NodeId) -> bool:
+        """Return whether another node may connect at all."""
+        return node != self._me and self.admission.is_admitted(node)
+
+    def may(self, node: NodeId, channel: str) -> bool:
+        """Return whether a node may use a channel."""
+        return self.admission.may(node, channel)
+
+
+def governance_of(store: LedgerStore) -> Governance:
+    """Return the open proposals and the configuration that is decided and not in force yet."""
+    row = store.state(ballots.GOVERNANCE_KEY)
+    return codec.decode(row, Governance) if row is not None else ballots.EMPTY
+
+
+def proposals_of(store: LedgerStore) -> tuple[Proposal, ...]:
+    """Return all proposals ever made, oldest first."""
+    found = [codec.decode(row, Proposal) for _, row in store.state_rows(ballots.PROPOSAL_PREFIX)]
+    return tuple(sorted(found, key=lambda one: (one.height, one.txid)))
+
+
+def live_proposals(store: LedgerStore) -> tuple[Proposal, ...]:
+    """Return the proposals that are open, and the one that is decided and not in force yet."""
+    governance = governance_of(store)
+    txids = (*governance.open, *((governance.decided_by,) if governance.pending is not None else ()))
+    rows = (store.state(ballots.proposal_key(txid)) for txid in txids)
+    return tuple(codec.decode(row, Proposal) for row in rows if row is not None)
+
+
+def admission_of(store: LedgerStore) -> Admission:
+    """Return who is admitted at the applied height."""
+    configuration = store.configuration
+    members = {
+        member.node: member.addresses
+        for member in configuration.members
+        if configuration.takes_part(member.node)
+    }
+    proposed = [
+        proposal.propose.action.card.member.node
+        for proposal in live_proposals(store)
+        if isinstance(proposal.propose.action, AddMember | RotateKeys)
+    ]
+    candidates = (set(proposed) | set(configuration.by_node)) - set(members)
+    former = set(store.configurations.former()) - candidates - set(members)
+    return Admission(members, frozenset(candidates), frozenset(former))
+
+
+class AdmissionKeeper:
+    """The task that tells the transport of every change. A node that is no member admits those that are."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        applied: AppliedHeight,
+        admit: Callable[[Admission], None],
+        log: EventLog,
+        *,
+        contacts: Mapping[NodeId, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        """`contacts` are those whom a ticket names: met as members until the ledger here says who they are."""
+        self._contacts = contacts
+        self._store = store
+        self._applied = applied
+        self._admit = admit
+        self._log = log
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        told: Admission | None = None
+        while True:
+            height = self._applied.value
+            admission = admission_of(self._store)
+            if self._contacts and self._store.configurations.newest_height == 0:
+                admission = replace(admission, members={**self._contacts, **admission.members})
+            if admission != told:
+                told = admission
+                self._admit(admission)
+                self._log.info(
+                    "admitted by the ledger",
+                    members=len(admission.members),
+                    candidates=len(admission.candidates),
+                    height=height,
+                )
+            await self._applied.wait_above(height)

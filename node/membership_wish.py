@@ -1,0 +1,13 @@
+"""What a person wants proposed about one facility, as the routes pass it on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`card` is the text of the facility's card file; without one `name` names a member. `leaves`: it is to be removed."""
+
+    name: str
+    card: str | None = None
+    role: str | None = None
+    leaves: bool = False

@@ -1,0 +1,191 @@
+"""Proof that a block is final, from the genesis configuration alone: what receipts and light clients stand on.
+
+Blocks are not walked: a configuration block is certified by the signers it replaces and by those it brings, and its
+header names the configuration it sets (ledger.md 7.2 and 8). So a few certificates lead from genesis to whoever signs
+today, and one more to the block in question. Configurations are unsigned: each is recomputed from its hash in a
+certified header, and the first one from the network id. After the loss of a majority no quorum of the old signers is left:
+there the step is a recovery, which organisations have signed with their governance keys (7.4).
+
+What such a proof trusts: that at no time a quorum of the signers then in force lied, and that the keys of signers who
+have left are not used against us. The second is why light clients keep what they have seen (`protocol.light_client`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+from protocol import limits
+from protocol.block import Header, header_hash
+from protocol.codec import Size, wire
+from protocol.configuration import Configuration, network_id
+from protocol.errors import Invalid
+from protocol.finality import Certificate, check_certificate
+from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId
+from protocol.recovery import SignedRecovery, check_recovery
+
+
+@wire("configuration-change")
+@dataclass(frozen=True, slots=True)
+class ConfigurationChange:
+    """A configuration block's certificate, under old and new signers, and the configuration that its header names."""
+
+    certificate: Certificate
+    configuration: Configuration
+
+
+Change = ConfigurationChange | SignedRecovery
+"""A step from one configuration to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A configuration that is known to be in force above `height`, where a final block set it, in one epoch.
+
+    `retired` are nodes that signed once and do so no more; only a refusal's words depend on them.
+    """
+
+    network: NetworkId
+    configuration: Configuration
+    height: Height
+    epoch: int
+    retired: frozenset[NodeId] = frozenset()
+
+
+def at_genesis(genesis: Configuration) -> InForce:
+    """Return the configuration in force above block 0 of the network that `genesis` founds."""
+    return InForce(network_id(genesis), genesis, Height(0), 0)
+
+
+def height_of(change: Change) -> Height:
+    """Return the height of the block that makes a change."""
+    match change:
+        case ConfigurationChange():
+            return change.certificate.height
+        case SignedRecovery():
+            return Height(change.recovery.base_height + 1)
+
+
+def follow(start: InForce, changes: Iterable[Change]) -> InForce:
+    """Return the configuration in force after `changes`, each checked under the one before.
+
+    Raises:
+        Invalid: which check failed.
+    """
+    for change in changes:
+        match change:
+            case ConfigurationChange():
+                start = _changed(start, change)
+            case SignedRecovery():
+                start = _recovered(start, change)
+    return start
+
+
+def _changed(before: InForce, change: ConfigurationChange) -> InForce:
+    header, after = change.certificate.header, change.configuration
+    if header.next_config_hash == ZERO:
+        raise Invalid(f"block {header.height} stands among the configuration blocks and is none")
+    if after.digest != header.next_config_hash:
+        raise Invalid(f"the configuration set by block {header.height} is not the one that its header names")
+    check_final(before, change.certificate, after)
+    return InForce(before.network, after, header.height, before.epoch, _retired(before, after))
+
+
+def _recovered(before: InForce, signed: SignedRecovery) -> InForce:
+    recovery, height = signed.recovery, height_of(signed)
+    if recovery.base_height < before.height:
+        raise Invalid(
+            f"the proof is out of order: recovery block {height} stands after configuration block {before.height}"
+        )
+    if recovery.epoch <= before.epoch:
+        raise Invalid(f"recovery block {height} begins no later epoch than {before.epoch}")
+    if recovery.configuration.digest == before.configuration.digest:
+        raise Invalid(f"recovery block {height} changes nothing")
+    check_recovery(signed, before.network, before.configuration)
+    after = recovery.configuration
+    return InForce(before.network, after, height, recovery.epoch, _retired(before, after))
+
+
+def _retired(before: InForce, after: Configuration) -> frozenset[NodeId]:
+    return (before.retired | set(before.configuration.signers)) - set(after.signers)
+
+
+def check_final(
+    in_force: InForce, certificate: Certificate, following: Configuration | None = None
+) -> Digest:
+    """Check a certificate under the configuration in force; return the hash of the header that it makes final.
+
+    Stricter than `check_certificate`, because nothing in a proof file may be unsigned: no header above the highest vote.
+
+    Raises:
+        Invalid: which check failed.
+    """
+    header = certificate.header
+    if header.net != in_force.network:
+        raise Invalid(f"block {header.height} is of another network")
+    if header.height <= in_force.height:
+        raise Invalid(
+            f"the proof is out of order: block {header.height} stands after configuration block {in_force.height}"
+        )
+    if header.epoch != in_force.epoch:
+        raise Invalid(f"block {header.height} is of epoch {header.epoch}, where {in_force.epoch} is in force")
+    _check_signers(in_force, certificate, following)
+    final = check_certificate(certificate, in_force.network, in_force.configuration, following)
+    if max(vote.height for vote in certificate.votes) != header.height + len(certificate.links):
+        raise Invalid(f"the certificate of block {header.height} holds a header that nothing signs")
+    return final
+
+
+def _check_signers(in_force: InForce, certificate: Certificate, following: Configuration | None) -> None:
+    """Check whose the votes are before their number is: "removed since" says more than "too few"."""
+    signers = set(in_force.configuration.signers) | (set(following.signers) if following else set())
+    for vote in certificate.votes:
+        if vote.signer in in_force.retired - signers:
+            raise Invalid(
+                f"the certificate of block {certificate.height} holds a vote under a key that was removed before"
+            )
+        if vote.signer not in signers:
+            raise Invalid(
+                f"the certificate of block {certificate.height} holds a vote of somebody who does not sign"
+            )
+
+
+@wire("finality-proof")
+@dataclass(frozen=True, slots=True)
+class FinalityProof:
+    """Everything that makes one block final for whoever knows the network id.
+
+    `ancestors` are the headers from the block in question up to the last one below the certified block: none when it
+    is certified itself. They are bound by its `prev_hash`, and a certificate is for every ancestor too (P5).
+    """
+
+    genesis: Configuration
+    changes: tuple[Change, ...]
+    ancestors: Annotated[tuple[Header, ...], Size(0, limits.PROOF_HEADERS_MAX)]
+    certificate: Certificate
+
+    @property
+    def header(self) -> Header:
+        """The header of the block that it is about."""
+        return self.ancestors[0] if self.ancestors else self.certificate.header
+
+    def check(self) -> InForce:
+        """Check that the block is final in the network founded by `genesis`; return whose signature said so.
+
+        Raises:
+            Invalid: which check failed.
+        """
+        in_force = follow(at_genesis(self.genesis), self.changes)
+        check_final(in_force, self.certificate)
+        for header, above in pairwise((*self.ancestors, self.certificate.header)):
+            if header.net != in_force.network:
+                raise Invalid(f"block {header.height} is of another network")
+            if above.height != header.height + 1 or above.prev_hash != header_hash(header):
+                raise Invalid(f"block {above.height} of the proof does not follow the header before it")
+        return in_force
+
+
+def without_unsigned(certificate: Certificate) -> Certificate:
+    """Return a certificate without the headers above its highest vote, as proof files hold it."""
+    top = max(vote.height for vote in certificate.votes)
+    return Certificate(certificate.header, certificate.links[: top - certificate.height], certificate.votes)
