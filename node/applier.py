@@ -1,6 +1,6 @@
 """Applies certified blocks: the only task that advances the applied height, in one batch with the rows it explains.
 
-Input: groups of blocks with the commit proof of the last, from `consensus` (voters) or `catchup` (everybody else).
+Input: groups of blocks with the certificate of the last, from `consensus` (voters) or `catchup` (everybody else).
 Output: receipts, and the applied height that watchers wait on. Nothing calls back: who must act on a transaction (open
 a grant, fetch an envelope) keeps a mark of its own and reads the blocks above it, so that a crash loses no effect.
 """
@@ -15,25 +15,25 @@ from node.receipts import Receipts
 from node.snapshots import SnapshotMaker
 from protocol import ledger_state
 from protocol.block import Block
-from protocol.certificate import CommitProof
 from protocol.errors import LocalFault
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Head
-from protocol.snapshot import proof_within
+from protocol.snapshot import links_above
 from storage.key_value import Batch
 from storage.ledger_store import AppliedMark, LedgerStore
 from storage.tree_store import put_leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """Blocks in order, none missing after the applied height, and the proof of the last one.
+class Certified:
+    """Blocks in order, none missing after the applied height, and the certificate of the last one.
 
     `is_stored` is false for blocks that came by catch-up: they are written in the same batch as what they mean.
     """
 
     blocks: tuple[Block, ...]
-    proof: CommitProof
+    certificate: Certificate
     is_stored: bool
 
 
@@ -78,31 +78,34 @@ class Applier:
         """Set, and replaced, when a snapshot was installed."""
 
     async def run(
-        self, source: trio.MemoryReceiveChannel[Committed], announce: Callable[[Committed], Awaitable[None]]
+        self, source: trio.MemoryReceiveChannel[Certified], announce: Callable[[Certified], Awaitable[None]]
     ) -> None:
         """Apply what comes, in order, until cancelled; then hand it to `announce` (the next stage of the pipeline)."""
-        async for committed in source:
-            await self.apply(committed)
-            await announce(committed)
+        async for certified in source:
+            await self.apply(certified)
+            await announce(certified)
 
-    async def apply(self, committed: Committed) -> None:
+    async def apply(self, certified: Certified) -> None:
         """Apply one group. Blocks at or below the applied height are passed over: applying is exactly-once."""
-        blocks = tuple(block for block in committed.blocks if block.height > self.mark.height)
+        blocks = tuple(block for block in certified.blocks if block.height > self.mark.height)
         if not blocks:
             return
-        snapshots, proof = self._snapshots, committed.proof
+        snapshots, certificate = self._snapshots, certified.certificate
+        # All of them are written with the first: a certificate stands nowhere without its block.
+        unwritten = () if certified.is_stored else blocks
         due = snapshots.height_in(blocks[0].height, blocks[-1].height) if snapshots is not None else None
-        own = proof_within(blocks, proof, due) if due is not None else None
-        if snapshots is not None and due is not None and own is not None:
+        links = links_above(blocks, due) if due is not None else None
+        if snapshots is not None and due is not None and links is not None:
             count = due - blocks[0].height + 1
-            await self._apply(Committed(blocks[:count], own, committed.is_stored))
-            snapshots.offer(blocks[count - 1], own, self.mark.frontier)
-            blocks = blocks[count:]
+            await self._apply(blocks[:count], certificate, unwritten)
+            snapshots.offer(blocks[count - 1], links, certificate, self.mark.frontier)
+            blocks, unwritten = blocks[count:], ()
         if blocks:
-            await self._apply(Committed(blocks, proof, committed.is_stored))
+            await self._apply(blocks, certificate, unwritten)
 
-    async def _apply(self, committed: Committed) -> None:
-        blocks = committed.blocks
+    async def _apply(
+        self, blocks: tuple[Block, ...], certificate: Certificate, unwritten: tuple[Block, ...]
+    ) -> None:
         batch, writes, outcomes = Batch(), dict[bytes, bytes | None](), list[ledger_state.Outcome]()
 
         def rows(key: bytes) -> bytes | None:
@@ -128,14 +131,13 @@ class Applier:
         last = blocks[-1]
         frontier = put_leaves(batch, self.mark.frontier, leaves)
         mark = AppliedMark(last.height, last.hash, last.header.time_ms, frontier.size, frontier.peaks)
-        if not committed.is_stored:
-            self._store.put_blocks(batch, blocks)
+        if unwritten:
             # A voter that follows for a while may hold blocks that lost: its log must not begin with them again.
-            self._store.put_unlinked_removal(batch, last)
-        self._store.put_applied(batch, writes, mark, committed.proof)
-        # Not synchronised: the blocks are durable on a quorum, and rows and mark are in one batch, so that a crash
-        # only means applying them again.
-        await self._disk.commit(batch, sync=not committed.is_stored)
+            self._store.put_unlinked_removal(batch, unwritten[-1])
+            self._store.put_blocks(batch, unwritten)
+        self._store.put_applied(batch, writes, mark, certificate)
+        # Stored blocks are durable on a quorum, and rows and mark are in one batch: a crash only means applying again.
+        await self._disk.commit(batch, sync=bool(unwritten))
         if configuration is not self._store.configuration:
             self._store.refresh()
         self._receipts.resolve(outcome.receipt for outcome in outcomes if outcome.is_binding)

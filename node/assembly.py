@@ -23,8 +23,10 @@ from node.ingest import Ingest
 from node.key_rotation import KeyRotation
 from node.ledger_audit import LedgerAudit
 from node.membership import Membership
+from node.membership_leader import ConfigurationProposer
 from node.opening import Opening
 from node.query import Query
+from node.receipt_proofs import ReceiptProofs
 from node.recordkeeping import Ciphertext, Records
 from node.safekeeping import Safekeeping
 from node.services import Services
@@ -35,6 +37,7 @@ from node.store_audit import StoreAudit
 from node.storekeeping import Storekeeping
 from node.stores import Stores
 from node.ticket_desk import TicketDesk
+from node.update_proofs import UpdateProofs
 from protocol.signing import SigningKey
 
 
@@ -109,6 +112,9 @@ class Assembly:
             submitter=core.submitter,
             tickets=self._tickets,
             now_ms=ports.clock.now_ms,
+        )
+        self._proposer = ConfigurationProposer(
+            core.store, core.applier.height, reconfigure=core.reconfigure, clock=ports.clock, log=ports.log
         )
         self._transport = ports.transport
 
@@ -212,6 +218,8 @@ class Assembly:
     @property
     def services(self) -> Services:
         """What the local socket offers."""
+        store, workers = self._core.store, self._core.ports.workers
+        receipts = ReceiptProofs(store, workers, store.certificate_at_or_above)
         return Services(
             status=self.status,
             members=self._membership,
@@ -225,6 +233,18 @@ class Assembly:
             storage=self.storekeeping.care,
             checkpoints=self.checkpointing.desk,
             foreign=self._foreign(),
+            receipts=receipts,
+            updates=self._updates(receipts),
+        )
+
+    def _updates(self, receipts: ReceiptProofs) -> UpdateProofs:
+        store, checkpoints = self._core.store, self.checkpointing.checkpoints
+        return UpdateProofs(
+            store,
+            certificate_at_or_below=store.certificate,
+            changes=receipts.changes,
+            consistency_proof=self.checkpointing.tree.consistency_proof,
+            notes=lambda: (checkpoints.witnessed(), checkpoints.newest()),
         )
 
     def _foreign(self) -> ForeignNetworks:
@@ -255,6 +275,7 @@ class Assembly:
             sharing.handover.run,
             self.safekeeping.lost_vaults.run,
             *self.storekeeping.tasks,
+            self._proposer.run,
             *self.checkpointing.tasks(),
         )
 

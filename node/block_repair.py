@@ -1,6 +1,6 @@
 """Damaged blocks of the ledger: found by a slow walk, fetched from any member, taken by hash, and the tables made anew.
 
-    walk ── damage ──► survey ── blocks and proofs only ──► fetch what is lost ──► end serving: `rebuild.mend_ledger`
+    walk ── damage ──► survey ── blocks and certificates only ──► fetch what is lost ──► end serving: `rebuild.mend_ledger`
       ▲                  │ more than that: said in the status, with the command                  │ (node.daemon)
       └── once a day ────┴──────────────────────────────── serve again ◄─────────────────────────┘
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
-from node.catchup import CHANNEL
+from node.block_server import CHANNEL
 from node.damage_notice import DamageNotice
 from node.event_log import EventLog
 from node.ports import Clock, Disk, PeerTransport, Workers
@@ -25,9 +25,8 @@ from protocol import block as blocks
 from protocol import codec, signing
 from protocol.block import Block
 from protocol.catchup import BlocksFrom, Segment
-from protocol.certificate import CommitProof, check_commit_proof
-from protocol.configuration import network_id
 from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
+from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NodeId
 from storage import keyspace, mend
 from storage.key_value import Batch, KeyValue
@@ -38,7 +37,7 @@ _WALK_EVERY_S = 24 * 3_600.0
 _PAUSE_S = 0.5
 """Between portions of 1 MiB: 2 MiB/s, 170 GiB a day."""
 _PORTIONS_PER_MARK = 64
-_RETRY_MS, _PROOF_TRIES = 5_000, 12
+_RETRY_MS, _CERTIFICATE_TRIES = 5_000, 12
 _WINDOW_BLOCKS = 16
 """Fetched and checked together, from the highest down, because a block is known by the hash that the next one holds."""
 _FETCH_S = 30.0
@@ -73,7 +72,7 @@ class BlockRepair:
         check_room: Callable[[], None],
     ) -> None:
         self._store = store
-        self._network = network_id(store.configuration)
+        self._network = store.network
         self._rows = rows
         self._disk = disk
         self._transport = transport
@@ -167,7 +166,7 @@ class BlockRepair:
         self._log.warning(
             "the ledger holds damaged bytes: the blocks in them are served to nobody and fetched from other members",
             blocks=len(damage.blocks),
-            count=len(damage.blocks) + len(damage.proofs),
+            count=len(damage.blocks) + len(damage.certificates),
         )
         await self._note_lost(damage.blocks)
         await self._refill_all()
@@ -189,9 +188,9 @@ class BlockRepair:
     # --- fetching -------------------------------------------------------------------------------------------------
 
     async def _refill_all(self) -> None:
-        """Fetch until every block is here. A proof may never come: then that of a newer block, in a while, is as good."""
+        """Fetch until every block is here. A certificate may never come: then that of a newer block, in a while, is as good."""
         tries = 0
-        while not await self.refill() or (mend.lost_heights(self._rows) and tries < _PROOF_TRIES):
+        while not await self.refill() or (mend.lost_heights(self._rows) and tries < _CERTIFICATE_TRIES):
             await self._clock.sleep_ms(_RETRY_MS)
             tries += 1
 
@@ -225,10 +224,10 @@ class BlockRepair:
             # First of all that one, which says which block this is.
             await self._note_lost((Height(heights[-1] + 1),))
             return
-        if not await self._workers.run(self._holds, window) or not all(map(self._is_proven, heights)):
+        if not await self._workers.run(self._holds, window) or not all(map(self._is_certified, heights)):
             await self._ask_for(window)
         if await self._workers.run(self._holds, window):
-            await self._clear([height for height in heights if self._is_proven(height)])
+            await self._clear([height for height in heights if self._is_certified(height)])
 
     def _is_on_its_way(self, height: Height) -> bool:
         """Whether a block lies below an installed snapshot and comes with that history."""
@@ -264,11 +263,11 @@ class BlockRepair:
             return False
         return True
 
-    def _is_proven(self, height: Height) -> bool:
+    def _is_certified(self, height: Height) -> bool:
         try:
-            return self._store.proof_at_or_above(height) is not None
+            return self._store.certificate_at_or_above(height) is not None
         except Corruption:
-            return True  # where proofs are damaged too, making the database anew says which of them is to be fetched
+            return True  # where certificates are damaged too, making the database anew says which of them is to be fetched
 
     async def _ask_for(self, window: _Window) -> None:
         """Fetch the blocks of a window from the first member that has them, and store them."""
@@ -277,7 +276,7 @@ class BlockRepair:
         start = self._turn % len(connected) if connected else 0
         for peer in connected[start:] + connected[:start]:
             try:
-                fetched, proofs = await self._fetch(peer, window)
+                fetched, certificates = await self._fetch(peer, window)
                 await self._workers.run(_check_chain, fetched, window)
             except Unavailable as reason:
                 self._log.debug("fetching blocks elsewhere", peer=peer.hex()[:16], reason=str(reason))
@@ -285,13 +284,13 @@ class BlockRepair:
                 self._verification.reject(peer, fault)
             else:
                 batch = Batch()
-                mend.put_fetched(batch, fetched, self._held(fetched, proofs))
+                mend.put_fetched(batch, fetched, self._held(fetched, certificates))
                 await self._disk.commit(batch, sync=True)
                 return
 
-    async def _fetch(self, peer: NodeId, window: _Window) -> tuple[list[Block], list[CommitProof]]:
+    async def _fetch(self, peer: NodeId, window: _Window) -> tuple[list[Block], list[Certificate]]:
         fetched: list[Block] = []
-        proofs: list[CommitProof] = []
+        certificates: list[Certificate] = []
         request = codec.encode(BlocksFrom(window.first))
         with trio.move_on_after(_FETCH_S):
             async with self._transport.fetch(peer, CHANNEL, request) as frames:
@@ -299,22 +298,30 @@ class BlockRepair:
                     segment = codec.decode(frame, Segment)
                     wanted = window.last - window.first + 1 - len(fetched)
                     fetched += map(Block.decode, segment.blocks[:wanted])
-                    if segment.proof is not None:
-                        proofs.append(segment.proof)
+                    if segment.certificate is not None:
+                        certificates.append(segment.certificate)
                     if len(segment.blocks) >= wanted:
-                        return fetched, proofs
+                        return fetched, certificates
         raise Unavailable("it has not all of these blocks, or was too slow")
 
-    def _held(self, fetched: list[Block], proofs: list[CommitProof]) -> list[CommitProof]:
-        """Return the proofs, among those that came with blocks that are the chain's, that prove one of them."""
+    def _held(self, fetched: list[Block], certificates: list[Certificate]) -> list[Certificate]:
+        """Return the certificates, among those that came with blocks that are the chain's, that are for one of them."""
         held = []
-        for proof in proofs:
-            hashes = {block.hash for block in fetched if block.height == proof.header.height}
+        for certificate in certificates:
+            block = next((block for block in fetched if block.height == certificate.height), None)
+            if block is None:
+                continue
+            following = block.next_configuration() if block.is_configuration else None
             with contextlib.suppress(
                 Invalid
             ):  # of what could not be asked for by hash, only what holds is taken
-                if check_commit_proof(proof, self._network, self._store.configuration) in hashes:
-                    held.append(proof)
+                if (
+                    check_certificate(
+                        certificate, self._network, self._store.configuration_at(block.height), following
+                    )
+                    == block.hash
+                ):
+                    held.append(certificate)
         return held
 
     async def _clear(self, heights: Iterable[Height]) -> None:

@@ -14,13 +14,14 @@ from node.queued_record import QueuedRecord
 from node.receipts import Submitter
 from node.replication import Replication, Tally
 from node.sealed_rows import SealedRows
+from node.standing import Standing
 from protocol import chunk_exchange as exchange
 from protocol import codec, signing
 from protocol.envelope import Label, envelope_hash, seal_envelope
 from protocol.errors import Forbidden, NotFinal, Refused, RemoteFault, Unavailable
 from protocol.identifiers import ZERO, NodeId, PublicKey, Rid, Vid
 from protocol.ledger_rows import Vault
-from protocol.transaction import EnvelopeReceipt, RecordCommit, SignedTransaction, sign
+from protocol.transaction import EnvelopeReceipt, RecordCommit, SignedTransaction, encoded, sign
 from storage.key_value import Batch
 from storage.keyspace import RECORD_QUEUE
 from storage.ledger_store import LedgerStore
@@ -84,8 +85,18 @@ class Committing:
         self._clock = clock
         self._entropy = entropy
 
+    @property
+    def standing(self) -> Standing:
+        """What is known of blocks that are ordered and not final."""
+        return self._submitter.standing
+
     async def bring(
-        self, records: Sequence[QueuedRecord], *, fresh: bool, tally: Tally, ordered: Callable[[Rid], None]
+        self,
+        records: Sequence[QueuedRecord],
+        *,
+        fresh: bool,
+        tally: Tally,
+        sent: Callable[[Rid, bytes], None],
     ) -> list[Step]:
         """Take records as far as they go now.
 
@@ -97,9 +108,7 @@ class Committing:
         await self._find_vaults(steps)
         await self._seal_envelopes(steps)
         await self._replicate(steps, fresh=fresh, tally=tally)
-        for step in _standing(steps):
-            ordered(step.record.rid)
-        await self._commit(steps)
+        await self._commit(steps, sent)
         return steps
 
     async def _find_vaults(self, steps: Sequence[Step]) -> None:
@@ -204,11 +213,13 @@ class Committing:
             step.receipts = envelope_receipts
             step.waits = "" if envelope_receipts else "too few members store its envelope so far"
 
-    async def _commit(self, steps: Sequence[Step]) -> None:
+    async def _commit(self, steps: Sequence[Step], sent: Callable[[Rid, bytes], None]) -> None:
         going = _standing(steps)
         if not going:
             return
         signed = await self._workers.run(self._sign_all, going, self._submitter.valid_until())
+        for step, one in zip(going, signed, strict=True):
+            sent(step.record.rid, encoded(one, self._submitter.ledger)[1])
         verdicts: tuple[str, ...] = ()
         try:
             receipts = await self._submitter.submit_all(signed, timeout_ms=_SUBMIT_MS)

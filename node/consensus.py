@@ -2,27 +2,28 @@
 
 Inputs come through one bounded queue: ticks, peers' messages (their blocks' bodies already checked in worker threads),
 proposals. Every turn steps all that is queued, cuts a block when one may be cut, and persists everything that came of
-it in ONE synchronised batch: group commit. Messages leave only after that; committed blocks then go to the applier.
+it in ONE synchronised batch: group commit. Messages leave only after that; what is final then goes to the applier.
 While the disk works the task goes on: heartbeats, frames and reads promise nothing and do not wait for it.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
 
-from node.applier import AppliedHeight, Committed
+from node.applier import AppliedHeight, Certified
 from node.pool import Pool
 from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.block import Block, Entries
-from protocol.errors import Invalid, NotLeader, Refused, RemoteFault, Unavailable
-from protocol.identifiers import Height, NodeId, Term
+from protocol.configuration import Configuration
+from protocol.errors import CarechainError, Invalid, NotLeader, Refused, RemoteFault, Unavailable
+from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.raft.machine import Raft
 from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message, is_urgent
-from protocol.raft.state import ReadState, Ready
+from protocol.raft.state import Contradiction, ReadState, Ready
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 
@@ -34,6 +35,8 @@ _BLOCKS_IN_FLIGHT = 4
 _WORTH_A_SLOT = 32
 """Transactions that a block carries before the one ahead of it is committed. Fewer wait for that: at 200 single submits a
 second each block of its own cost the voters so much that they queued (p50 51 -> 21 ms, p99 93 -> 32 ms)."""
+_CHANGE_HOLD_MS = 1_000
+"""So long a leader cuts no block while a configuration waits for what is under way."""
 _CHECKS_IN_FLIGHT = 64
 """Messages of peers being checked at once; when as many wait, the transport's inbox fills and drops (Raft re-sends)."""
 
@@ -77,16 +80,30 @@ class _Read:
         self.done.set()
 
 
+@dataclass(slots=True)
+class _Change:
+    """A configuration to propose, and why that could not be done, if so."""
+
+    following: Configuration
+    until_ms: int
+    done: trio.Event = field(default_factory=trio.Event)
+    refusal: CarechainError | None = None
+
+    def answer(self, refusal: CarechainError | None = None) -> None:
+        self.refusal = refusal
+        self.done.set()
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     ready: Ready
 
 
-_Input = _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Written
+_Input = _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Change | _Written
 
 
 class Consensus:
-    """Drives one voter's Raft core."""
+    """Drives the Raft core of one voter, learner or witness."""
 
     def __init__(
         self,
@@ -98,7 +115,14 @@ class Consensus:
         verification: Verification,
         clock: Clock,
         applied: AppliedHeight,
+        is_waiting: Callable[[], bool] = lambda: False,
+        contradicted: Callable[[Contradiction], None] = lambda _: None,
+        expected: Callable[[], Digest | None] = lambda: None,
     ) -> None:
+        """`is_waiting`: whether somebody here waits for a transaction to become final (P6).
+
+        `expected` is the digest of the configuration that is pending in the applied state (ledger.md 7.1).
+        """
         self.raft = raft
         self._store = store
         self._disk = disk
@@ -106,6 +130,9 @@ class Consensus:
         self._verification = verification
         self._clock = clock
         self._applied = applied
+        self._is_waiting = is_waiting
+        self._contradicted = contradicted
+        self._expected = expected
         self._pool = Pool()
         self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
         # One at a time: a Ready that must be written comes only when the one before has been advanced.
@@ -115,6 +142,7 @@ class Consensus:
         self._queued_bytes = 0
         self._behind = Height(0)
         self._is_behind = trio.Event()
+        self._change: _Change | None = None
         # What this leader has cut and not yet written: parsed when it was checked, it need not be parsed again.
         self._cut: dict[Height, tuple[tuple[bytes, ...], Entries]] = {}
 
@@ -161,6 +189,22 @@ class Consensus:
             raise NotLeader(self.raft.leader)
         await self._send_input.send(_Transfer(target))
 
+    async def reconfigure(self, following: Configuration) -> None:
+        """Propose a configuration block; while it waits for what is under way, no other block is cut.
+
+        Raises:
+            NotLeader: this node does not lead.
+            Unavailable: it waited for too long, or a learner to promote has not caught up; ask again.
+            Refused: it does not lawfully follow.
+        """
+        if self.raft.leader != self._transport.me:
+            raise NotLeader(self.raft.leader)
+        change = _Change(following, self._clock.now_ms() + _CHANGE_HOLD_MS)
+        await self._send_input.send(change)
+        await change.done.wait()
+        if change.refusal is not None:
+            raise change.refusal
+
     async def wait_behind(self) -> Height:
         """Wait until the leader has said that it holds no more blocks for this log; return about how far it has come.
 
@@ -169,14 +213,23 @@ class Consensus:
         await self._is_behind.wait()
         return self._behind
 
-    async def run(self, committed: trio.MemorySendChannel[Committed]) -> None:
-        """Run until cancelled; what is committed leaves through `committed`."""
+    async def run(self, certified: trio.MemorySendChannel[Certified]) -> None:
+        """Run until cancelled; what is certified leaves through `certified`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
             nursery.start_soon(self._receive)
             nursery.start_soon(self._receive_urgent)
             nursery.start_soon(self._write)
-            await self._drive(committed)
+            await self._drive(certified)
+
+    def _is_heard(self, sender: NodeId) -> bool:
+        """Return whether a member takes part in consensus, by what is applied or what is in the log, or has done so."""
+        known = (self._store.configuration, self.raft.configuration)
+        # Who was let go while it was away asks for votes; the core tells it, if it remembers.
+        return (
+            any(sender in one.participants for one in known)
+            or self._store.configurations.left_at(sender) is not None
+        )
 
     async def _tick(self) -> None:
         while True:
@@ -206,8 +259,8 @@ class Consensus:
             async for sender, body in inbox:
                 try:
                     message: Message = codec.decode_union(body, Message)
-                    if sender not in self._store.configuration.voters or not is_urgent(message):
-                        raise Invalid("no heartbeat of a member that votes")
+                    if not self._is_heard(sender) or not is_urgent(message):
+                        raise Invalid("no heartbeat of a member that takes part in consensus")
                 except RemoteFault as fault:
                     self._verification.reject(sender, fault)
                 else:
@@ -215,13 +268,13 @@ class Consensus:
 
     async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
         try:
-            if sender not in self._store.configuration.voters:
-                raise Invalid("a Raft message from a member that does not vote")
+            if not self._is_heard(sender):
+                raise Invalid("a Raft message from a member that takes no part in consensus")
             message: Message = codec.decode_union(body, Message)
             if not isinstance(message, AppendEntries):
                 slot.input = _FromPeer(sender, message)
             elif message.leader != sender:
-                raise Invalid("a Raft message from somebody other than the voter it names")
+                raise Invalid("a Raft message from somebody other than the leader it names")
             else:
                 slot.input = _FromPeer(sender, await self._checked(message))
         except RemoteFault as fault:
@@ -237,7 +290,7 @@ class Consensus:
             await self._verification.check_block(block)
         return CheckedAppend(message, blocks)
 
-    async def _drive(self, committed: trio.MemorySendChannel[Committed]) -> None:
+    async def _drive(self, certified: trio.MemorySendChannel[Certified]) -> None:
         while True:
             turn = [await self._inputs.receive()]
             while len(turn) < limits.CONSENSUS_INPUTS_MAX:
@@ -247,19 +300,20 @@ class Consensus:
                     break
             for item in turn:
                 if isinstance(item, _Written):
-                    await self._finish(item.ready, committed)
+                    await self._finish(item.ready, certified)
                 else:
                     self._take(item)
             self._pool.applied(self._applied.value)
+            self.raft.expect_configuration(self._expected())
             self._lead()
             while (ready := self.raft.ready()) is not None:
-                await self._fulfil(ready, committed)
+                await self._fulfil(ready, certified)
                 self._lead()
 
-    def _take(self, item: _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read) -> None:
+    def _take(self, item: _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Change) -> None:
         match item:
             case _Tick(now_ms):
-                self.raft.tick(now_ms)
+                self.raft.tick(now_ms, waiting=self._is_waiting())
             case _FromPeer(sender, message):
                 try:
                     self.raft.step(sender, message, self._clock.now_ms())
@@ -272,6 +326,10 @@ class Consensus:
                     NotLeader, Refused
                 ):  # lost the leadership, or the target has left, meanwhile
                     self.raft.transfer_leadership(target)
+            case _Change():
+                if self._change is not None:
+                    self._change.answer(Unavailable("another request to change the membership followed"))
+                self._change = item
             case _Read():
                 try:
                     self._reads[self.raft.read_index()] = item
@@ -295,6 +353,8 @@ class Consensus:
             self._pool.clear()
             self._cut.clear()
         self._led_term = led_term
+        if self._change is not None and not self._has_changed(self._change):
+            return  # what is under way is certified and applied first
         if leads and len(self._pool):
             self.raft.commit_acknowledged()
         while leads and len(self._pool) and self.raft.may_propose and self._has_slot():
@@ -303,16 +363,33 @@ class Consensus:
             self._pool.ordered(height, entries, transactions)
             self._cut[height] = transactions, entries
 
+    def _has_changed(self, change: _Change) -> bool:
+        """Propose the configuration that waits; return whether it waits no longer."""
+        refusal: CarechainError | None = None
+        try:
+            if self._applied.value < self.raft.tip_height:
+                raise Unavailable("what is under way is not applied yet")
+            self.raft.propose_configuration(change.following, self._clock.now_ms())
+        except Unavailable as reason:
+            if self._clock.now_ms() < change.until_ms:
+                return False
+            refusal = reason
+        except (NotLeader, Refused) as reason:
+            refusal = reason
+        self._change = None
+        change.answer(refusal)
+        return True
+
     def _has_slot(self) -> bool:
         slots = _BLOCKS_IN_FLIGHT if len(self._pool) >= _WORTH_A_SLOT else 1
         return self.raft.uncommitted_count < slots
 
-    async def _fulfil(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+    async def _fulfil(self, ready: Ready, certified: trio.MemorySendChannel[Certified]) -> None:
         if ready.must_persist:
             # Persist before sending: a vote or acknowledgement forgotten in a crash could be given twice (Raft §5.2).
             self._send_write.send_nowait(ready)
         else:
-            await self._finish(ready, committed)
+            await self._finish(ready, certified)
 
     async def _write(self) -> None:
         """Write what the core wants durable, beside the task that owns it; an error of the disk ends the voter."""
@@ -326,13 +403,15 @@ class Consensus:
             await self._disk.commit(batch, sync=True)
             await self._send_input.send(_Written(ready))
 
-    async def _finish(self, ready: Ready, committed: trio.MemorySendChannel[Committed]) -> None:
+    async def _finish(self, ready: Ready, certified: trio.MemorySendChannel[Certified]) -> None:
         """Do what was waiting for the disk, and tell the core."""
         self._send(ready.messages)
         self._recall(ready.append)
-        if ready.committed:
-            assert ready.proof is not None, "what is committed is proven"
-            await committed.send(Committed(ready.committed, ready.proof, is_stored=True))
+        if ready.certified:
+            assert ready.certificate is not None, "what is final has its certificate"
+            await certified.send(Certified(ready.certified, ready.certificate, is_stored=True))
+        for contradiction in ready.contradictions:
+            self._contradicted(contradiction)
         self._answer(ready.reads)
         if ready.behind is not None:
             self._behind = ready.behind

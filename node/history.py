@@ -1,7 +1,7 @@
 """Filling in the blocks below an installed snapshot, from the lowest one up, while the member serves and votes already.
 
 Any member may send them, nobody is believed: they are a chain from the last block held below to the snapshot's own, which
-a quorum has stated, and each portion comes with its commit proof (`protocol.catchup.Run`). Each portion is stored with the
+a quorum has stated, and each portion comes with its certificate (`protocol.catchup.Run`). Each portion is stored with the
 mark that says how far it goes, so that a restart goes on there.
 
 The signatures of their transactions are verified as those of all blocks that a quorum has confirmed: all, or a share of them
@@ -13,15 +13,16 @@ from collections.abc import AsyncIterator
 import trio
 
 from node.applier import Applier
-from node.catchup import CHANNEL, check_bodies
+from node.block_server import CHANNEL
+from node.catchup import check_bodies
 from node.event_log import EventLog
 from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block
 from protocol.catchup import BlocksFrom, Position, Run, Segment
-from protocol.certificate import CommitProof
 from protocol.errors import Corruption, Invalid, RemoteFault, Unavailable
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId
 from storage.key_value import Batch
 from storage.ledger_store import HistoryMark, LedgerStore
@@ -31,7 +32,7 @@ _RETRY_MS = 2_000
 _PAUSE_MS = 20
 """After each portion of about a megabyte: nothing urgent waits for history."""
 _STALL_S = 10.0
-_UNPROVEN_BYTES_MAX = 64 * 1024 * 1024
+_UNCERTIFIED_BYTES_MAX = 64 * 1024 * 1024
 
 
 class History:
@@ -95,17 +96,17 @@ class History:
         self, frames: AsyncIterator[bytes], mark: HistoryMark, patience: trio.CancelScope
     ) -> None:
         position = Position(self._ledger.header(mark.height), mark.hash, mark.frontier)
-        run, size = Run(position, self._ledger.configuration), 0
+        run, size = Run(position, self._ledger.configuration_at(Height(mark.height + 1))), 0
         async for frame in frames:
             segment = codec.decode(frame, Segment)
             size += len(frame)
-            if size > _UNPROVEN_BYTES_MAX:
-                raise Invalid("sends blocks without ever proving them")
+            if size > _UNCERTIFIED_BYTES_MAX:
+                raise Invalid("sends blocks without ever certifying them")
             run.extend(map(Block.decode, segment.blocks))
-            if segment.proof is not None:
-                blocks = run.prove(segment.proof)
+            if segment.certificate is not None:
+                blocks = run.certify(segment.certificate)
                 await check_bodies(blocks, self._verification)
-                following = await self._store(blocks, segment.proof, mark)
+                following = await self._store(blocks, segment.certificate, mark)
                 if following is None:
                     return
                 mark, size = following, 0
@@ -113,9 +114,9 @@ class History:
             patience.deadline = trio.current_time() + _STALL_S
 
     async def _store(
-        self, blocks: tuple[Block, ...], proof: CommitProof, mark: HistoryMark
+        self, blocks: tuple[Block, ...], certificate: Certificate, mark: HistoryMark
     ) -> HistoryMark | None:
-        """Store a proven portion; return the new mark, None when no more is to be taken from here.
+        """Store a certified portion; return the new mark, None when no more is to be taken from here.
 
         Raises:
             Invalid: the chain does not lead to the snapshot's block: both cannot be the ledger.
@@ -143,8 +144,8 @@ class History:
                     batch, frontier, until.leaves()
                 )  # the snapshot came with its block, not with its nodes
             self._ledger.put_history(batch, below, None if is_whole else following)
-            if proof.header.height < mark.until:
-                self._ledger.put_proof(batch, proof)
+            if certificate.header.height < mark.until:
+                self._ledger.put_certificate(batch, certificate)
             await self._disk.commit(batch, sync=False)
             self._applier.note_history()
         if is_whole:

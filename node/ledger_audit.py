@@ -1,7 +1,7 @@
 """`audit verify`: the ledger recomputed from genesis, trusting nothing that is stored beside the blocks.
 
 For every block up to the applied height: that it decodes, follows its predecessor, is signed by its leader, hashes to
-its roots, and that every transaction in it verifies; that a term's opening elects its leader; that commit proofs hold.
+its roots, and that every transaction in it verifies; that a term's opening elects its leader; that certificates hold.
 Then the state: `ledger_state.apply` over all blocks into an empty table, compared row by row with the stored one.
 Damage is a finding that names the block or row, and the walk goes on as far as it can.
 """
@@ -18,8 +18,9 @@ from protocol import block as blocks
 from protocol import ledger_state
 from protocol.block import Block
 from protocol.catchup import Position
-from protocol.certificate import CommitProof, check_commit_proof, check_opening
+from protocol.certificate import check_opening
 from protocol.errors import Corruption, RemoteFault
+from protocol.finality import Certificate, check_certificate, linked_heights
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Frontier
 from storage.ledger_store import LedgerStore
@@ -76,7 +77,7 @@ class Findings:
     frontier: Frontier
     problems: Problems = field(default_factory=Problems)
     rows: dict[bytes, bytes] = field(default_factory=dict)
-    next_proof: CommitProof | None = None
+    next_certificate: Certificate | None = None
     nodes: TreeStore | None = None
 
     @property
@@ -124,10 +125,7 @@ class LedgerAudit:
             findings.height = height
             if height % 64 == 0 or height == goal:
                 yield height, goal
-        if findings.next_proof is not None and findings.next_proof.header.height > findings.height:
-            findings.problems.add(
-                f"block {findings.height} is applied, and its proof is for a block above it"
-            )
+        self._check_above(findings)
         if not findings.is_replayable:
             findings.problems.add(
                 "the ledger state could not be compared, because the chain of blocks is broken"
@@ -161,7 +159,7 @@ class LedgerAudit:
         except RemoteFault as fault:
             self._break(findings, f"block {height} does not hold: {fault}")
             return
-        self._check_proof(findings, block)
+        self._check_certificate(findings, block)
         if findings.is_replayable:
             self._replay(findings, block)
 
@@ -188,31 +186,50 @@ class LedgerAudit:
             self._tree.compute_again()
             self._damage.tell()  # if it is bytes that cannot be read, the tables have to be made anew
 
-    def _check_proof(self, findings: Findings, block: Block) -> None:
-        """Check that a commit proof covers the block: its own, or the next one above it."""
-        proof = findings.next_proof
+    def _check_certificate(self, findings: Findings, block: Block) -> None:
+        """Check that a certificate covers the block: its own, or the next one above it."""
+        certificate = findings.next_certificate
         try:
-            if proof is None or proof.header.height < block.height:
-                proof = self._store.proof_at_or_above(block.height)
-                if proof is None:
-                    findings.problems.add(f"block {block.height} is applied without a commit proof")
+            if certificate is None or certificate.height < block.height:
+                certificate = self._store.certificate_at_or_above(block.height)
+                if certificate is None:
+                    findings.problems.add(f"block {block.height} is applied without a certificate")
                     return
-                # Acknowledgements of a configuration block count in the configuration that it sets (ledger.md 7.2, 5).
-                configuration = self._store.configuration_at(Height(proof.header.height + 1))
-                check_commit_proof(proof, self._network, configuration)
-                if proof.header.height < block.height:
+                self._check_votes(certificate, block)
+                if certificate.height < block.height:
                     findings.problems.add(
-                        f"the commit proof at or above block {block.height} is for an older block"
+                        f"the certificate at or above block {block.height} is for an older block"
                     )
                     return
-                findings.next_proof = proof
+                findings.next_certificate = certificate
         except (Corruption, RemoteFault) as error:
-            findings.next_proof = None
+            findings.next_certificate = None
             self._damage.tell()
-            findings.problems.add(f"the commit proof at or above block {block.height} does not hold: {error}")
+            findings.problems.add(f"the certificate at or above block {block.height} does not hold: {error}")
             return
-        if proof.header.height == block.height and proof.header != block.header:
-            findings.problems.add(f"the commit proof at block {block.height} is for another block")
+        if certificate.height == block.height and certificate.header != block.header:
+            findings.problems.add(f"the certificate at block {block.height} is for another block")
+
+    def _check_votes(self, certificate: Certificate, block: Block) -> None:
+        """Check a certificate at or above a block; that of a configuration block is its own, and names two quorums."""
+        is_own = certificate.height == block.height and block.is_configuration
+        following = block.next_configuration() if is_own else None
+        check_certificate(
+            certificate, self._network, self._store.configuration_at(certificate.height), following
+        )
+
+    def _check_above(self, findings: Findings) -> None:
+        """Check that a certificate for a block that is not applied yet is for a descendant of the last one that is."""
+        certificate, position = findings.next_certificate, findings.position
+        if certificate is None or position is None or certificate.height <= findings.height:
+            return
+        try:
+            links = [self._store.header(Height(at)) for at in range(findings.height + 1, certificate.height)]
+            linked_heights(position.header, (*links, certificate.header))
+        except (Corruption, RemoteFault) as error:
+            findings.problems.add(
+                f"the certificate above block {findings.height}, which is applied, does not lead to it: {error}"
+            )
 
     def _break(self, findings: Findings, sentence: str) -> None:
         findings.problems.add(sentence)
@@ -261,7 +278,7 @@ class LedgerAudit:
             except (Corruption, RemoteFault) as error:
                 self._break(findings, f"block {height} does not hold: {error}")
                 return
-            self._check_proof(findings, block)
+            self._check_certificate(findings, block)
             self._replay(findings, block)
             findings.height = height
         for key in sorted(suspects):

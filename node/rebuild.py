@@ -4,7 +4,7 @@ The new database is made in a directory of its own, with what could be rescued o
 only when it is complete: after a crash in between the command is repeated. What other members hold comes back from them
 while the daemon runs: blocks by catch-up, chunks and envelopes by repair. The damaged one is kept beside it.
 
-A ledger in which only blocks and their proofs are damaged needs no command: whatever ended the daemon, it is mended, and
+A ledger in which only blocks and their certificates are damaged needs no command: whatever ended the daemon, it is mended, and
 the daemon goes on (`storage.mend`).
 """
 
@@ -100,7 +100,7 @@ def mend_ledger(home: Path, genesis: Configuration, log: EventLog) -> bool:
             "made a new ledger database without the damaged blocks in it; the damaged one is kept beside it: check the disk",
             database=databases.LEDGER,
             blocks=len(damage.blocks),
-            count=len(damage.blocks) + len(damage.proofs),
+            count=len(damage.blocks) + len(damage.certificates),
         )
     shutil.rmtree(home / _BEING_MADE, ignore_errors=True)
     return damage.is_met or is_to_be_fetched

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import trio
 
 from node.ports import Clock, PeerTransport
+from node.standing import Standing
 from protocol import codec, limits
 from protocol.errors import NotFinal, RemoteFault, Unavailable
 from protocol.identifiers import NetworkId, NodeId, Txid
@@ -53,6 +54,11 @@ class Receipts:
     def __init__(self) -> None:
         self._waiting: dict[Txid, list[Waiter]] = {}
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for a transaction to become final."""
+        return bool(self._waiting)
+
     def resolve(self, receipts: Iterable[Receipt]) -> None:
         """Hand out receipts of applied transactions. Called by the applier alone."""
         for receipt in receipts:
@@ -88,8 +94,10 @@ class Submitter:
         clock: Clock,
         leader: Callable[[], NodeId | None],
         propose: Callable[[tuple[bytes, ...]], Awaitable[None]],
+        standing: Standing,
     ) -> None:
         self.ledger = ledger
+        self.standing = standing
         self._store = store
         self._receipts = receipts
         self._transport = transport
@@ -131,12 +139,21 @@ class Submitter:
                         await waiter.done.wait()
         if waiter.missing:
             raise NotFinal(
-                "no quorum confirmed it in time; it is queued and becomes final by itself later"
-                if len(raw) == 1
-                else f"{len(waiter.missing)} transactions are not final yet; they become final by themselves",
+                self._not_final([raw[txid] for txid in waiter.missing]),
                 tuple(sorted(txid.hex() for txid in waiter.missing)),
             )
         return tuple([waiter.receipts[txid] for txid, _ in forms])
+
+    def _not_final(self, missing: list[bytes]) -> str:
+        known = self.standing.sentence(missing)
+        if len(missing) > 1:
+            ordered = "all of them are ordered" if known is not None else "not all of them are ordered"
+            return (
+                f"{len(missing)} transactions are not final yet, {ordered}; they become final by themselves"
+            )
+        if known is not None:
+            return f"it {known}; it becomes final by itself"
+        return "no quorum ordered it in time; it is received and becomes final by itself later"
 
     async def _hand_over(self, raw: list[bytes]) -> None:
         for start in range(0, len(raw), _FORWARD_BATCH_MAX):

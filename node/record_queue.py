@@ -1,13 +1,14 @@
 """What is sealed but not final: kept on disk from the moment `record add` reports it, until the ledger has it.
 
-    received ──chunks confirmed, envelope receipted──► ordered ──applied here──► final (leaves the queue)
-        ▲                                                 │
-        └──────────── no quorum, stale receipts ──────────┘   retried for ever, also after kill -9
+    received ──chunks confirmed, envelope receipted, submitted──► ordered ──applied here──► final (leaves the queue)
+        ▲                                                            │
+        └────────────── no quorum, stale receipts ───────────────────┘   retried for ever, also after kill -9
 
 The steps are `node/committing.py`'s; small records take them in groups. The DEK stays in the row (sealed) only until then: when the vault's category key has
 been rotated meanwhile, the envelope is sealed anew under the present one.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,15 +38,17 @@ _CONCURRENT_GROUPS = 4
 """Groups of small records beside them: while one waits for the disks of others, the next one is sealed."""
 _RETRY_MS_MIN = 250
 _RETRY_MS_MAX = 5_000
+_SENT_MAX = 4
+"""Commits of one record that are looked for in ordered blocks: an earlier one may still become final."""
 
 
 class _Progress:
     """What the task knows of one record beside its row."""
 
-    __slots__ = ("done", "fresh", "is_small", "retry_ms", "state", "tally")
+    __slots__ = ("done", "fresh", "is_small", "retry_ms", "sent", "tally")
 
     def __init__(self, *, fresh: bool, is_small: bool) -> None:
-        self.state = "received"
+        self.sent = deque[bytes](maxlen=_SENT_MAX)
         self.fresh = fresh
         self.is_small = is_small
         self.retry_ms = _RETRY_MS_MIN
@@ -104,8 +107,22 @@ class RecordQueue:
         """Return received, ordered or final; unknown when the record is neither queued nor on the ledger."""
         progress = self._progress.get(rid)
         if progress is not None:
-            return progress.state
+            standing = self._committing.standing
+            is_ordered = any(standing.height_of(raw) is not None for raw in progress.sent)
+            return "ordered" if is_ordered else "received"
         return "final" if self._ledger.record(rid) is not None else "unknown"
+
+    def waits_for(self, rids: Sequence[Rid]) -> str:
+        """Return a sentence that says how far records have come that are not final."""
+        waiting = [progress.sent for rid in rids if (progress := self._progress.get(rid)) is not None]
+        standing = self._committing.standing
+        ordered = [
+            next((raw for raw in sent if standing.height_of(raw) is not None), b"") for sent in waiting
+        ]
+        known = standing.sentence(ordered)
+        if known is not None:
+            return f"the record {known}; it becomes final by itself"
+        return "no quorum ordered the record yet; it is sealed and received, and becomes final by itself"
 
     async def add(self, records: Sequence[QueuedRecord], batch: Batch) -> None:
         """Queue records together with the rows staged in `batch`: durable, all or nothing, on return.
@@ -199,7 +216,7 @@ class RecordQueue:
                 records,
                 fresh=all(progress.fresh for progress in progresses),
                 tally=tally,
-                ordered=self._set_ordered,
+                sent=self._note_sent,
             )
             await self._leave_done(steps)
         except Corruption:
@@ -215,12 +232,12 @@ class RecordQueue:
             if step.waits:
                 self._log.info("a record waits", record=step.record.rid.hex()[:16], reason=step.waits)
                 progress = self._progress[step.record.rid]
-                progress.state, progress.fresh = "received", False
+                progress.fresh = False
                 nursery.start_soon(self._again, step.record.rid, progress.retry_ms)
                 progress.retry_ms = min(2 * progress.retry_ms, _RETRY_MS_MAX)
 
-    def _set_ordered(self, rid: Rid) -> None:
-        self._progress[rid].state = "ordered"
+    def _note_sent(self, rid: Rid, raw: bytes) -> None:
+        self._progress[rid].sent.append(raw)
 
     async def _again(self, rid: Rid, delay_ms: int) -> None:
         await self._clock.sleep_ms(delay_ms)

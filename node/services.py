@@ -23,6 +23,8 @@ Calls that the routes make, by field:
     backup    await begin(with_payloads=) -> a stream with `total` and `summary()` · pieces(stream) -> async iterator of bytes
               await set_recovery_key(public, passphrase)
     erasures  await erase(record, only=, listed=, wallet=)
+    receipts  await make(transaction, told=) -> a receipt's bytes, what they prove, and the verdict
+    updates   make(since) -> (height, bytes)
     foreign   networks() · await add(genesis, policy) · await update(data) · await confirm(network, hash)
     checkpoints  newest() -> a note or None · report(witnessed=)
     storage   await figures() · scrub(rate=) · repair() · reclaim() -> async iterator of {"progress": …}, the last {"result": …}
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
     from node.ingest import Ingest
     from node.membership import Membership
     from node.query import Query
+    from node.receipt_proofs import ReceiptProofs
     from node.status import StatusReporter
     from node.storage_care import StorageCare
+    from node.update_proofs import UpdateProofs
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,5 @@ class Services:
     storage: "StorageCare"
     checkpoints: "CheckpointDesk"
     foreign: "ForeignNetworks"
+    receipts: "ReceiptProofs"
+    updates: "UpdateProofs"

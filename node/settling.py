@@ -196,13 +196,9 @@ class Settling:
     def not_final(self, settled: Sequence[Settled], document: dict[str, object]) -> NotFinal:
         """Return the error that tells of records that are safe and wait."""
         waiting = [
-            note.rid.hex() for one in settled for note in one.notes if self._report.state(note.rid) != "final"
+            note.rid for one in settled for note in one.notes if self._report.state(note.rid) != "final"
         ]
-        return NotFinal(
-            "no quorum confirmed the record yet; it is sealed and queued, and becomes final by itself",
-            tuple(waiting),
-            document,
-        )
+        return NotFinal(self._queue.waits_for(waiting), tuple(rid.hex() for rid in waiting), document)
 
 
 def _category(name: str | None) -> Category | None:

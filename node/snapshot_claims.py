@@ -1,6 +1,6 @@
-"""Asking the voters what they state of the state, and minding what a quorum of them says (ledger.md 7.3).
+"""Asking the signers what they state of the state, and minding what a quorum of them says (ledger.md 7.3).
 
-A member that installs takes the newest claim of a quorum. A voter that made a snapshot looks, a while later, whether a
+A member that installs takes the newest claim of a quorum. A signer that made a snapshot looks, a while later, whether a
 quorum states the same: if it states something else, this program or this machine has computed a wrong state. That is no
 evidence against anybody, and nothing that goes on by itself: it stops serving snapshots and tells its operator.
 """
@@ -16,15 +16,16 @@ from node.ports import Clock, PeerTransport
 from node.snapshots import STATEMENTS, SnapshotMaker, SnapshotSpace
 from node.verification import Verification
 from protocol import codec
-from protocol.configuration import Configuration, network_id
+from protocol.configuration import Configuration
 from protocol.errors import Malformed, RemoteFault, Unavailable
 from protocol.identifiers import NodeId
 from protocol.snapshot import Claim, StateStatement, StateStatements, believed, supporters
 from storage.key_value import Batch
+from storage.ledger_store import LedgerStore
 from storage.snapshot_store import SnapshotStore
 
 _PATIENCE_S = 5.0
-"""How long the voters may take to answer before it is decided without the rest."""
+"""How long the signers may take to answer before it is decided without the rest."""
 _ASK_AGAIN_MS = 250
 _TIMEOUT_MS = 3_000
 _COMPARE_AFTER_MS = 60_000
@@ -42,27 +43,34 @@ class Believed:
 
 
 class Claims:
-    """Asks all voters."""
+    """Asks all signers."""
 
     def __init__(
         self,
         store: SnapshotStore,
-        configuration: Configuration,
+        ledger: LedgerStore,
         *,
         transport: PeerTransport,
         verification: Verification,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._configuration = configuration
-        self._network = network_id(configuration)
+        self._ledger = ledger
+        self._network = ledger.network
         self._transport = transport
         self._verification = verification
         self._clock = clock
-        self._others = [node for node in configuration.voters if node != transport.me]
+
+    @property
+    def _configuration(self) -> Configuration:
+        return self._ledger.configuration
+
+    @property
+    def _others(self) -> list[NodeId]:
+        return [node for node in self._configuration.signers if node != self._transport.me]
 
     async def newest(self) -> Believed | None:
-        """Return the highest claim that a quorum of voters states, as soon as it is known or cannot be."""
+        """Return the highest claim that a quorum of signers states, as soon as it is known or cannot be."""
         stated = await self._ask(self._is_decided)
         claim = believed(stated, self._network, self._configuration)
         if claim is None:
@@ -78,7 +86,7 @@ class Claims:
 
     def _is_decided(self, answers: _Answers) -> bool:
         """Whether no answer that is still out could make a higher claim believed than is."""
-        stated, quorum = _together(answers), self._configuration.raft_quorum
+        stated, quorum = _together(answers), self._configuration.certificate_quorum
         left = len(self._others) + 1 - len(answers)
         known = believed(stated, self._network, self._configuration)
         lowest = known.height if known is not None else 0
@@ -86,7 +94,7 @@ class Claims:
         return max(counts.values(), default=0) + left < quorum
 
     async def _ask(self, is_enough: Callable[[_Answers], bool]) -> list[StateStatement]:
-        """Return what all voters state that answer in time, or before it is enough; this node's own among it."""
+        """Return what all signers state that answer in time, or before it is enough; this node's own among it."""
         answers: _Answers = {self._transport.me: self._store.statements()}
 
         async def ask(node: NodeId) -> None:
@@ -121,7 +129,7 @@ def _together(answers: _Answers) -> list[StateStatement]:
 
 
 class StateCheck:
-    """Compares what this voter states with what the others do, a while after each snapshot; `trouble` says when it differs."""
+    """Compares what this signer states with what the others do, a while after each snapshot; `trouble` says when it differs."""
 
     def __init__(
         self, space: SnapshotSpace, maker: SnapshotMaker, claims: Claims, *, clock: Clock, log: EventLog
@@ -144,10 +152,10 @@ class StateCheck:
 
     async def _alarm(self, own: StateStatement) -> None:
         self.trouble = (
-            f"the state of this node after block {own.height} is not what a quorum of voters has: this program or this "
+            f"the state of this node after block {own.height} is not what a quorum of signers has: this program or this "
             "machine has made an error; run carechain audit verify, then carechain run --rebuild ledger"
         )
-        self._log.error("the state of this node is not that of the other voters", height=own.height)
+        self._log.error("the state of this node is not that of the other signers", height=own.height)
         self._maker.stop()
         batch = Batch()
         self._store.put_all_removed(batch)

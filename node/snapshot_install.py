@@ -4,7 +4,7 @@
          │ none                                            staged under their hashes; fetching goes on after a restart
          ▼                                                                     │ all here, each checked
     back to blocks                                       rows under the prefix that is not in use ─► one synchronised batch
-                                                         takes that prefix into use, with mark, block and proof
+                                                         takes that prefix into use, with mark, block and certificate
 
 Until that batch the old state is in use, whole; after it the new one. A crash in between leaves rows that nobody reads,
 and the next start finds the chunks staged and installs them anew. What is not in use any more is removed in the background.
@@ -29,7 +29,6 @@ from node.snapshots import (
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block
-from protocol.configuration import network_id
 from protocol.errors import Corruption, Invalid, Malformed, RemoteFault, StorageFull, Unavailable
 from protocol.identifiers import Height, NodeId
 from protocol.snapshot import (
@@ -86,7 +85,7 @@ class Installer:
         self._clock = clock
         self._entropy = entropy
         self._log = log
-        self._network = network_id(ledger.configuration)
+        self._network = ledger.network
         self._claims = claims
         # What is not in use is either being removed or being written, never both.
         self._using_unused = trio.Lock()
@@ -252,7 +251,7 @@ class Installer:
         block = Block.decode(manifest.block)  # checked when the manifest became the target
         async with self._changing_history:
             batch = Batch()
-            self._ledger.put_installed(batch, block, manifest.proof, manifest.frontier)
+            self._ledger.put_installed(batch, block, manifest.certificate, manifest.frontier)
             # Everything written before it is durable with it, because one log holds them all.
             await self._disk.commit(batch, sync=True)
             self._applier.adopt()

@@ -13,10 +13,10 @@ import trio
 from node.event_log import EventLog
 from node.ports import Clock, Disk, PeerTransport, Workers
 from protocol import codec, limits
-from protocol.block import Block
-from protocol.certificate import CommitProof
+from protocol.block import Block, Header
 from protocol.codec import wire
 from protocol.errors import Corruption, Invalid, StorageFull, Unavailable
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId
 from protocol.merkle import Frontier
 from protocol.signing import SigningKey, sha256
@@ -68,7 +68,8 @@ class StateView:
     """The state after one block, to be read once and in order."""
 
     block: Block
-    proof: CommitProof
+    links: tuple[Header, ...]
+    certificate: Certificate
     frontier: Frontier
     rows: Iterator[Row]
 
@@ -105,8 +106,10 @@ class SnapshotMaker:
         """Return the highest height of first..last after which a snapshot is due."""
         return newest_snapshot_height(first, last, self._unit)
 
-    def offer(self, block: Block, proof: CommitProof, frontier: Frontier) -> None:
-        """Begin a view of the state, which is that after `block`. Called by the applier alone, before it goes on."""
+    def offer(
+        self, block: Block, links: tuple[Header, ...], certificate: Certificate, frontier: Frontier
+    ) -> None:
+        """Begin a view of the state, which is that after `block`; `links` lead from it to the certificate's block. Called by the applier alone, before it goes on."""
         if self._is_stopped:
             return
         waiting = self._waiting
@@ -119,7 +122,7 @@ class SnapshotMaker:
         except Corruption as damage:
             self._log.info("no snapshot of this height", height=block.height, reason=str(damage))
             return
-        self._waiting = StateView(block, proof, frontier, _chained(first, rows))
+        self._waiting = StateView(block, links, certificate, frontier, _chained(first, rows))
         self._work.set()
 
     def stop(self) -> None:
@@ -162,7 +165,14 @@ class SnapshotMaker:
             await self._clock.sleep_ms(_PAUSE_MS)
         frontier = view.frontier
         manifest = SnapshotManifest(
-            view.block.raw, view.proof, frontier.size, frontier.peaks, rows, tuple(hashes)
+            block=view.block.raw,
+            height=height,
+            links=view.links,
+            certificate=view.certificate,
+            tree_size=frontier.size,
+            peaks=frontier.peaks,
+            rows=rows,
+            chunks=tuple(hashes),
         )
         statement = state(self._key, view.block, manifest.state_digest) if self._key is not None else None
         batch = Batch()

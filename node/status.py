@@ -87,11 +87,12 @@ class StatusReporter:
             "term": raft.term if raft is not None else core.store.header(mark.height).term,
             "height": raft.tip_height if raft is not None else mark.height,
             "certified_height": mark.height,
+            "ordered_height": core.standing.ordered_height,
             "history_height": core.store.history_height(),
             "tree_size": mark.tree_size,
             "tree_root": mark.frontier.root().hex(),
             "voters": sorted(members[node].name for node in configuration.voters),
-            "quorum": configuration.raft_quorum,
+            "quorum": configuration.certificate_quorum,
             "release_gate": False,
             "addresses": list(transport.addresses()),
             "http": self.http,
@@ -167,7 +168,19 @@ class StatusReporter:
                     "no leader: fewer voters than a quorum reach each other; writes wait until they do",
                 )
             )
-        if core.store.is_rebuilt() and core.ports.transport.me in core.store.configuration.voters:
+        pause = core.standing.pause(core.ports.clock.now_ms())
+        if pause is not None:
+            found.append(_problem("not-final", pause))
+        found += [
+            _problem(
+                "fork",
+                f"two blocks of height {fork.height} are certified: members have lied; the one applied here stays, "
+                "and people must judge: ask the other members which one they have",
+                height=fork.height,
+            )
+            for fork in core.store.forks()
+        ]
+        if core.store.is_rebuilt() and core.ports.transport.me in core.store.configuration.signers:
             found.append(
                 _problem(
                     "rejoining",

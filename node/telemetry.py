@@ -122,7 +122,8 @@ class Metrics:
         "certified_height": "Height up to which blocks are final and applied.",
         "history_height": "Height up to which every final block is here.",
         "tree_size": "Transactions in the ledger's tree.",
-        "quorum": "Voters that must agree.",
+        "quorum": "Signers whose votes make a block final.",
+        "ordered_height": "Height up to which a commit proof was seen.",
     }
 
     def __init__(self) -> None:

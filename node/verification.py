@@ -3,9 +3,9 @@
 That a transaction holds is remembered by the hash of its bytes, so that what was checked when a client submitted it is
 not verified again in the block that orders it. Only good verdicts are kept; the memory is bounded.
 
-Of blocks that a commit proof covers, every transaction was verified by each voter of the quorum before it acknowledged.
+Of blocks that a certificate covers, every transaction was verified by each signer of the quorum before it voted.
 A member may choose to verify a random share of them again, drawn where nobody can foresee it, instead of all (config.toml:
-`history = "sampled"`); form, size, schema, roots, links and proofs are checked in full all the same.
+`history = "sampled"`); form, size, schema, roots, links and certificates are checked in full all the same.
 """
 
 import enum
@@ -30,7 +30,7 @@ _PER_THREAD = 64
 _INLINE_MAX = 2
 """Transactions checked where they are: at most 0.2 ms in which nothing else runs."""
 SAMPLED_ONE_IN = 16
-"""The share of proven transactions that is verified again: 200 forged ones in a block stay unseen once in 400,000 blocks."""
+"""The share of certified transactions that is verified again: 200 forged ones in a block stay unseen once in 400,000 blocks."""
 
 
 class _Look(enum.Enum):
@@ -49,7 +49,7 @@ class Verification:
     def __init__(
         self, network: NetworkId, workers: Workers, log: EventLog, sampling: Entropy | None = None
     ) -> None:
-        """`sampling` draws which proven transactions are verified again; without it all of them are."""
+        """`sampling` draws which certified transactions are verified again; without it all of them are."""
         self._network = network
         self._sampling = sampling
         self._workers = workers
@@ -65,8 +65,8 @@ class Verification:
         """
         return _all_held(await self._verdicts(raw))
 
-    async def check_proven(self, raw: tuple[bytes, ...]) -> Entries:
-        """As `check_transactions`, for those of blocks that a commit proof covers: a share of the signatures may do.
+    async def check_certified(self, raw: tuple[bytes, ...]) -> Entries:
+        """As `check_transactions`, for those of blocks that a certificate covers: a share of the signatures may do.
 
         Raises:
             RemoteFault: one of them does not hold; none is taken.

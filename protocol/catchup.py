@@ -1,6 +1,6 @@
-"""What a member that was away asks, and how it checks the answer: ranges of blocks up to a commit proof.
+"""What a member that was away asks, and how it checks the answer: ranges of blocks up to a certificate.
 
-No peer is believed: every block must follow the chain we hold, and a run of blocks counts only with the commit proof
+No peer is believed: every block must follow the chain we hold, and a run of blocks counts only with the certificate
 of its last one. A sender of gaps, wrong order, wrong bodies or endless data fails a check within one segment.
 """
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocol import limits
-from protocol.block import Block, Header, check_link
-from protocol.certificate import CommitProof, check_commit_proof, check_opening
+from protocol.block import Block, Header, check_link, header_hash
+from protocol.certificate import check_opening
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration
-from protocol.errors import Invalid
+from protocol.errors import Invalid, OtherChain
+from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NetworkId
 from protocol.merkle import Frontier
 
@@ -24,7 +25,7 @@ SEGMENT_BYTES_MAX = 4 * limits.MIB
 @wire("blocks-from")
 @dataclass(frozen=True, slots=True)
 class BlocksFrom:
-    """Ask for the blocks from `height` up, as far as the answerer can prove."""
+    """Ask for the blocks from `height` up, as far as the answerer can certify."""
 
     height: Height
 
@@ -32,18 +33,18 @@ class BlocksFrom:
 @wire("segment")
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Consecutive blocks. Only the last segment up to a proven block carries that block's proof."""
+    """Consecutive blocks. Only the last segment up to a certified block carries that block's certificate."""
 
     blocks: Annotated[tuple[bytes, ...], Size(1, SEGMENT_BLOCKS_MAX)]
-    proof: CommitProof | None
+    certificate: Certificate | None
 
 
 @wire("announce")
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Gossip: block `proof.header` is committed; the blocks that were not announced before ride along if they are small."""
+    """Gossip: block `certificate.header` is certified; the blocks that were not announced before ride along if they are small."""
 
-    proof: CommitProof
+    certificate: Certificate
     blocks: Annotated[tuple[bytes, ...], Size(0, limits.APPEND_BLOCKS_MAX)]
 
 
@@ -57,59 +58,64 @@ class Position:
 
 
 class Run:
-    """Blocks that continue a position, link by link, until a proof of the last one makes them count.
+    """Blocks that continue a position, link by link, until a certificate of the last one makes them count.
 
     Every link is checked as it comes: who sends gaps, wrong order or blocks that no voter signed is found out at the
-    first of them, not when the proof does not come. Bodies are checked elsewhere (`block.check_body`).
+    first of them, not when the certificate does not come. Bodies are checked elsewhere (`block.check_body`).
     """
 
     def __init__(self, position: Position, configuration: Configuration) -> None:
         self._configuration = configuration
+        self._following: Configuration | None = None
         self._network = NetworkId(position.header.net)
         self._tip = position
         self._blocks: list[Block] = []
 
     def extend(self, blocks: Iterable[Block]) -> None:
-        """Add blocks after the last one.
+        """Add blocks after the last one. A configuration block ends the run: who signs above it, its certificate says.
 
         Raises:
+            OtherChain: a block follows another one than the last.
             Invalid: a link, root, signature or election certificate does not hold.
             Malformed: the body of a block that opens a term is no election certificate.
         """
         for block in blocks:
+            if self._following is not None:
+                raise Invalid(f"block {block.height} stands above a configuration that is not certified")
             tip = self._tip
+            if block.height == tip.header.height + 1 and block.header.prev_hash != tip.hash:
+                raise OtherChain(f"block {block.height} does not follow the block below it here")
             check_link(block, tip.header, tip.hash, tip.frontier, self._configuration)
             if block.opening:
                 check_opening(block, self._configuration)
             self._tip = Position(block.header, block.hash, tip.frontier.append(block.leaves()))
             self._blocks.append(block)
             if block.is_configuration:
-                self._configuration = block.next_configuration()
+                self._following = block.next_configuration()
 
-    def prove(self, proof: CommitProof) -> tuple[Block, ...]:
-        """Return the blocks, which `proof` makes committed, and begin the next run after them.
+    def certify(self, certificate: Certificate) -> tuple[Block, ...]:
+        """Return the blocks, which `certificate` makes final, and begin the next run after them.
 
         Raises:
-            Invalid: it does not hold, or proves another block than the last one.
+            Invalid: it does not hold, or is for another block than the last one.
         """
-        if (
-            not self._blocks
-            or check_commit_proof(proof, self._network, self._configuration) != self._tip.hash
-        ):
-            raise Invalid("the commit proof is for another block than the last one sent")
+        if not self._blocks or header_hash(certificate.header) != self._tip.hash:
+            raise Invalid("the certificate is for another block than the last one sent")
+        check_certificate(certificate, self._network, self._configuration, self._following)
+        self._configuration, self._following = self._following or self._configuration, None
         blocks, self._blocks = tuple(self._blocks), []
         return blocks
 
 
 def check_run(
-    position: Position, blocks: tuple[Block, ...], proof: CommitProof, configuration: Configuration
+    position: Position, blocks: tuple[Block, ...], certificate: Certificate, configuration: Configuration
 ) -> None:
-    """Check that `blocks` continue `position` and that `proof` proves the last of them; bodies are checked elsewhere.
+    """Check that `blocks` continue `position` and that `certificate` is for the last of them; bodies are checked elsewhere.
 
     Raises:
-        Invalid: a link, root, signature, election certificate or proof does not hold.
+        Invalid: a link, root, signature, election certificate or certificate does not hold.
         Malformed: the body of a block that opens a term is no election certificate.
     """
     run = Run(position, configuration)
     run.extend(blocks)
-    run.prove(proof)
+    run.certify(certificate)

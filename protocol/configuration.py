@@ -129,6 +129,11 @@ class Configuration:
         return tuple(member.node for member in self.members if member.role in ("voter", "witness"))
 
     @cached_property
+    def participants(self) -> tuple[NodeId, ...]:
+        """Members among which consensus messages travel: all but observers, who follow by gossip."""
+        return tuple(member.node for member in self.members if member.role not in ("observer", SUSPENDED))
+
+    @cached_property
     def storing(self) -> tuple[NodeId, ...]:
         """Members that store chunks and envelopes and give receipts: the voters (storage.md 4)."""
         return self.voters

@@ -5,6 +5,7 @@ CarechainError
 │   ├── Malformed      bytes that are not the canonical encoding of what was expected
 │   └── Invalid        well formed, but breaks a rule (signature, link, quorum, size)
 │       └── Conflicting  certified, and contradicts what is certified already: keep both, they convict
+│       └── OtherChain blocks that continue another chain than ours: perhaps a fork, to be looked into
 ├── LocalFault         our bug: let it crash
 ├── Unavailable        not now: retry later
 │   ├── NotLeader      proposed to a follower
@@ -37,6 +38,10 @@ class Invalid(RemoteFault):
 
 class Conflicting(Invalid):
     """Certified, and contradicts what is certified already. Keep both: together they convict whoever signed both."""
+
+
+class OtherChain(Invalid):
+    """A block in the place of the next one that does not follow our last one. Ask its sender where the chains part."""
 
 
 class LocalFault(CarechainError):

@@ -79,6 +79,16 @@ UNCOMMITTED_BYTES_MAX = 16 * MIB
 UNCERTIFIED_BLOCKS_MAX = 64
 UNCERTIFIED_BYTES_MAX = 16 * MIB
 """What may stand above the highest certificate; at the limit a leader proposes nothing but the openings of terms (P6)."""
+CERTIFICATES_CACHED = 64
+"""Certificates kept in memory for followers; older ones are read back from the ledger store."""
+VOTE_NOTICE_TICKS = 4
+VOTE_NOTICE_AGAIN_TICKS = 20
+"""When a signer whose commit vote has not been certified tells all others of it, and how often again (P6)."""
+CERTIFIED_PROGRESS_TICKS_MIN = 200
+CERTIFIED_PROGRESS_TICKS_MAX = 6_000
+"""10 s, doubling up to 5 min: how long a voter waits for certified progress before it starts an election (P6)."""
+CERTIFIED_PROGRESS_STAGGER_TICKS = 10
+"""Half a second between those voters: they lose patience in one moment, and would split the vote."""
 LOG_CACHE_BYTES_MAX = 8 * MIB
 """Recent blocks kept in memory for followers; older ones are read back from the ledger store."""
 POOL_TRANSACTIONS_MAX = 20_000

@@ -1,12 +1,12 @@
 """State snapshots: at which heights, of which bytes, and whose word makes one believed (ledger.md 7.3).
 
-A header's roots cover transactions, not state. So every voter that has applied a *snapshot height* signs a *state statement*:
-the digest of what it holds there. Equal statements of a Raft quorum make a snapshot believed; one member's word never does,
+A header's roots cover transactions, not state. So every signer that has applied a *snapshot height* signs a *state statement*:
+the digest of what it holds there. Equal statements of a certificate quorum make a snapshot believed; one member's word never does,
 and a snapshot may then be served by anybody.
 
     chunk        pack(key, value, key, value, …) of consecutive rows of state, cut by one rule, so that all members cut alike
     digest       SHA-256(pack("carechain/v1/state", tree size, peaks, rows, hashes of the chunks))
-    manifest     the block of that height, its commit proof, the tree after it, and the hashes of the chunks
+    manifest     the block of that height, its certificate, the tree after it, and the hashes of the chunks
 
 Snapshot heights are `unit * m` where m has no bit set below its top three: 1 … 8, 10, 12, 14, 16, 20, 24, …. Between two of
 them the ledger grows by an eighth at least, so that all snapshots ever made cost a constant multiple of the state.
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocol import codec, limits, signing
-from protocol.block import Block, body_root, check_shape, config_hash_above, header_form
-from protocol.certificate import CommitProof, check_commit_proof
+from protocol.block import Block, Header, body_root, check_shape, config_hash_above, header_form
 from protocol.codec import Bytes64, Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Invalid, Malformed
+from protocol.finality import Certificate, check_certificate, linked_heights
 from protocol.identifiers import Digest, Height, NetworkId, NodeId
 from protocol.merkle import Frontier
 
@@ -65,9 +65,9 @@ def significance(height: int) -> int:
 @wire("state-statement")
 @dataclass(frozen=True, slots=True)
 class StateStatement:
-    """A voter's word that its state after the block at `height` has this digest."""
+    """A signer's word that its state after the block at `height` has this digest."""
 
-    voter: Annotated[NodeId, Size(32)]
+    signer: Annotated[NodeId, Size(32)]
     epoch: int
     height: Height
     header_hash: DigestField
@@ -104,7 +104,7 @@ class Claim:
 
 
 def state(key: signing.SigningKey, block: Block, state_digest: Digest) -> StateStatement:
-    """Return the signed statement of a voter that has computed the state after a certified block."""
+    """Return the signed statement of a signer that has computed the state after a certified block."""
     header = block.header
     config_hash = config_hash_above(header)
     fields = header.epoch, header.height, block.hash, state_digest, config_hash
@@ -123,29 +123,29 @@ def is_statement_valid(statement: StateStatement, network: NetworkId) -> bool:
         statement.state_digest,
         statement.config_hash,
     )
-    return signing.verify(statement.voter, form, statement.signature)
+    return signing.verify(statement.signer, form, statement.signature)
 
 
 def believed(
     statements: Iterable[StateStatement], network: NetworkId, configuration: Configuration
 ) -> Claim | None:
-    """Return the highest claim that a Raft quorum of distinct voters states equally; None where there is none.
+    """Return the highest claim that a certificate quorum of distinct signers states equally; None where there is none.
 
-    A voter that states two different things of one height counts for neither: at least one of them is no honest work.
+    A signer that states two different things of one height counts for neither: at least one of them is no honest work.
     """
-    voters: dict[Claim, set[NodeId]] = {}
+    signers: dict[Claim, set[NodeId]] = {}
     said: dict[tuple[NodeId, Height], set[Claim]] = {}
     for statement in statements:
-        is_voters = statement.voter in configuration.voters
-        if not is_voters or statement.config_hash != configuration.digest:
+        is_signer = statement.signer in configuration.signers
+        if not is_signer or statement.config_hash != configuration.digest:
             continue
         if is_statement_valid(statement, network):
-            voters.setdefault(statement.claim, set()).add(statement.voter)
-            said.setdefault((statement.voter, statement.height), set()).add(statement.claim)
+            signers.setdefault(statement.claim, set()).add(statement.signer)
+            said.setdefault((statement.signer, statement.height), set()).add(statement.claim)
     agreed = [
         claim
-        for claim, by in voters.items()
-        if sum(len(said[voter, claim.height]) == 1 for voter in by) >= configuration.raft_quorum
+        for claim, by in signers.items()
+        if sum(len(said[signer, claim.height]) == 1 for signer in by) >= configuration.certificate_quorum
     ]
     return max(agreed, default=None)
 
@@ -153,11 +153,11 @@ def believed(
 def supporters(
     statements: Iterable[StateStatement], claim: Claim, network: NetworkId, configuration: Configuration
 ) -> tuple[StateStatement, ...]:
-    """Return the valid statements of a claim, one for each voter: what another member needs to believe it as well."""
+    """Return the valid statements of a claim, one for each signer: what another member needs to believe it as well."""
     stated = {
-        one.voter: one
+        one.signer: one
         for one in statements
-        if one.claim == claim and one.voter in configuration.voters and is_statement_valid(one, network)
+        if one.claim == claim and one.signer in configuration.signers and is_statement_valid(one, network)
     }
     return tuple(stated.values())
 
@@ -221,22 +221,20 @@ def inflated(data: bytes, digest: Digest) -> bytes:
 @wire("snapshot-manifest")
 @dataclass(frozen=True, slots=True)
 class SnapshotManifest:
-    """What an installer needs besides the chunks: `block` stands at the snapshot height, `proof` names exactly it.
+    """What an installer needs besides the chunks: `block` stands at the snapshot height.
 
+    `certificate` is for it, or for a descendant: then `links` are the headers above the block, up to the certificate's.
     `tree_size` and `peaks` are the tree of transactions after the block, `rows` counts the rows in all chunks.
     """
 
     block: Annotated[bytes, Size(1, limits.BLOCK_BYTES_MAX + limits.MIB)]
-    proof: CommitProof
+    height: Height
+    links: Annotated[tuple[Header, ...], Size(0, limits.UNCERTIFIED_BLOCKS_MAX)]
+    certificate: Certificate
     tree_size: int
     peaks: Annotated[tuple[DigestField, ...], Size(0, 64)]
     rows: int
     chunks: Annotated[tuple[DigestField, ...], Size(0, limits.SNAPSHOT_CHUNKS_MAX)]
-
-    @property
-    def height(self) -> Height:
-        """The snapshot height."""
-        return self.proof.header.height
 
     @property
     def frontier(self) -> Frontier:
@@ -260,14 +258,16 @@ def check_manifest(
     """Check that a manifest is that of a believed claim; return its block.
 
     Raises:
-        Invalid: its block, proof, tree or chunks are not those of the claim.
+        Invalid: its block, certificate, tree or chunks are not those of the claim.
         Malformed: it holds no block.
     """
     block = Block.decode(manifest.block)
-    if check_commit_proof(manifest.proof, network, configuration) != claim.header_hash:
-        raise Invalid("the commit proof of a snapshot is for another block than the statements")
-    if block.hash != claim.header_hash or block.height != claim.height:
+    if block.hash != claim.header_hash or not block.height == claim.height == manifest.height:
         raise Invalid("the block of a snapshot is another one than the statements name")
+    following = block.next_configuration() if block.is_configuration and not manifest.links else None
+    final = check_certificate(manifest.certificate, network, configuration, following)
+    if list(linked_heights(block.header, manifest.links))[-1] != final:
+        raise Invalid("the certificate of a snapshot is for another block than its headers lead to")
     if not signing.verify(block.header.leader, header_form(block.header), block.signature):
         raise Invalid("the block of a snapshot is not signed by its leader")
     check_shape(block)
@@ -280,16 +280,12 @@ def check_manifest(
     return block
 
 
-def proof_within(blocks: tuple[Block, ...], proof: CommitProof, height: Height) -> CommitProof | None:
-    """Return a proof for the block at `height`, made from that of the last of `blocks`; None where none can be made.
+def links_above(blocks: tuple[Block, ...], height: Height) -> tuple[Header, ...] | None:
+    """Return the headers from above `height` up to the last of `blocks`, which has the certificate.
 
-    The acknowledgements of a descendant prove a block of their own term, with the headers between (P3 c).
+    None where there are too many of them, or where they end in a configuration block, whose certificate nobody can check
+    without its body.
     """
-    if height == proof.header.height:
-        return proof
-    above = [block.header for block in blocks if block.height > height]
-    header = next((block.header for block in blocks if block.height == height), None)
-    links = (*above, *proof.links)
-    if header is None or header.term != proof.header.term or len(links) > limits.UNCOMMITTED_BLOCKS_MAX:
-        return None
-    return CommitProof(header, links, proof.acknowledgements)
+    links = tuple([block.header for block in blocks if block.height > height])
+    is_checkable = not links or not blocks[-1].is_configuration
+    return links if is_checkable and len(links) <= limits.UNCERTIFIED_BLOCKS_MAX else None

@@ -72,6 +72,7 @@ def document(verdict: Verdict) -> dict[str, object]:
         "hours": round(options.virtual_s / _SECONDS_PER_HOUR, 6),
         "scenario": options.scenario,
         "nodes": options.voters,
+        "witnesses": options.witnesses,
         "observers": options.observers,
         "signatures": "real" if options.real_signatures else "fake",
         "history_sha256": verdict.history_sha256,
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default="mixed")
     parser.add_argument("--nodes", type=_positive, help="voters (default 3; 5 in tier a)")
+    parser.add_argument(
+        "--witnesses", type=int, default=0, help="members that only sign certificates (tier b)"
+    )
     parser.add_argument(
         "--observers", type=int, help="members that follow without a vote (default 1; 0 in tier a)"
     )
@@ -152,6 +156,7 @@ def _options(given: argparse.Namespace) -> list[Options]:
             virtual_s=seconds,
             scenario=given.scenario,
             voters=given.nodes if given.nodes is not None else _VOTERS[given.tier],
+            witnesses=given.witnesses,
             observers=given.observers if given.observers is not None else _OBSERVERS[given.tier],
             real_signatures=given.signatures == "real",
             tier=given.tier,
@@ -271,7 +276,7 @@ def _explain(verdict: Verdict, *, shorten: bool) -> None:
 def _command(options: Options) -> str:
     return (
         f"python -m simulations --tier {options.tier} --seed {options.seed} --seconds {options.virtual_s:g} "
-        f"--scenario {options.scenario} --nodes {options.voters} --observers {options.observers} "
+        f"--scenario {options.scenario} --nodes {options.voters} --witnesses {options.witnesses} --observers {options.observers} "
         f"--signatures {'real' if options.real_signatures else 'fake'}"
     )
 

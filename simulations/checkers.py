@@ -64,8 +64,10 @@ class LogMatching:
 class DurableState:
     """A voter never takes back a term, a vote or an acknowledgement that it has written (Raft §5.2, ledger.md decision 6)."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, is_undone: Callable[[Digest], bool] = lambda _: False) -> None:
+        """`is_undone`: whether a block is certified that stands on another branch than this one."""
         self._report = report
+        self._is_undone = is_undone
         self._last: dict[NodeId, HardState] = {}
 
     def last(self, node: NodeId) -> HardState | None:
@@ -85,7 +87,11 @@ class DurableState:
             self._report(f"durable state: {short(node)} went back from term {before.term} to {state.term}")
         if state.term == before.term and before.vote not in (ZERO, state.vote):
             self._report(f"durable state: {short(node)} changed its vote in term {state.term}")
-        if (state.ack_term, state.ack_height) < (before.ack_term, before.ack_height):
+        # A certificate for another branch undoes what was acknowledged on this one, in a term that is then left (P5, E2).
+        is_undone = state.ack_term == before.ack_term < state.term and self._is_undone(
+            Digest(before.ack_hash)
+        )
+        if (state.ack_term, state.ack_height) < (before.ack_term, before.ack_height) and not is_undone:
             self._report(
                 f"durable state: {short(node)} forgot that it acknowledged block {before.ack_height}"
             )
@@ -172,7 +178,7 @@ class StateMachineSafety:
         self._heights[node] = height
 
     def applied(self, node: NodeId, block: Block, proof_term: Term) -> None:
-        """Hear that a node applied a block that was proven in a term."""
+        """Hear that a node applied a block that was certified upon proofs of a term."""
         expected = Height(self._heights.get(node, Height(0)) + 1)
         if block.height != expected:
             self._report(f"state machine safety: {short(node)} applied block {block.height}, not {expected}")

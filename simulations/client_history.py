@@ -15,11 +15,8 @@ verdict = check(history.operations(), VaultModel(), is_read=is_read)
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import trio
-
 from node.core import Core
-from protocol.errors import Unavailable
-from protocol.identifiers import Height, Vid
+from protocol.identifiers import Vid
 from protocol.ledger_rows import ACCEPTED, GRANTS_PER_VAULT_MAX, Vault
 from simulations.linearizability import UNKNOWN_RETURN, Operation
 
@@ -221,12 +218,7 @@ async def read_vault(core: Core, vid: Vid, *, timeout_ms: int) -> VaultState:
     """Return a vault's state as this voter's own rows have it once they are not older than this call (ReadIndex).
 
     Raises:
-        Unavailable: the node does not vote at present, or no leader confirmed the newest height in time.
+        Unavailable: the node takes no part at present, or the newest height was not confirmed and final in time.
     """
-    if core.consensus is None:
-        raise Unavailable("this node does not vote")
-    with trio.move_on_after(timeout_ms / 1000):
-        index = await core.consensus.read_index()
-        await core.applier.height.wait_above(Height(index - 1))
-        return VaultState.of(core.store.vault(vid))
-    raise Unavailable("the newest height was not confirmed in time")
+    await core.read_index(timeout_ms=timeout_ms)
+    return VaultState.of(core.store.vault(vid))

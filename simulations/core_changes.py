@@ -4,6 +4,7 @@ import dataclasses
 
 from protocol.configuration import Configuration, Member
 from protocol.identifiers import PublicKey
+from protocol.raft.machine import Raft
 from simulations.core_cluster import Cluster
 from simulations.core_node import CoreNode
 
@@ -25,16 +26,16 @@ class MemberChange:
         """Propose the next step to whoever leads; return after how many seconds to look again, None when that is all."""
         if self._cluster.agenda.now > self._until:
             return None
-        committed = self._cluster.commits.configuration
-        if self._votes == (self._node.id in committed.voters):
+        certified = self._cluster.commits.configuration
+        if self._votes == (self._node.id in certified.voters):
             return None
-        if self._votes and self._node.id in committed.learners:
+        if self._votes and self._node.id in certified.learners:
             self._cluster.bring(self._node)
         leader = self._cluster.leader()
         if leader is not None and leader.life is not None:
             following = self._following(leader.life.raft.configuration)
             if following is not None:
-                leader.ask(lambda raft: raft.propose_configuration(following, leader.now_ms()))
+                leader.ask(lambda raft: _propose(raft, following, leader.now_ms()))
         return _AGAIN_S
 
     def _following(self, now: Configuration) -> Configuration | None:
@@ -46,6 +47,11 @@ class MemberChange:
         if node.id in now.voters:
             return None
         return _with(now, node, "voter" if node.id in now.learners else "learner")
+
+
+def _propose(raft: Raft, following: Configuration, now_ms: int) -> None:
+    raft.expect_configuration(following.digest)
+    raft.propose_configuration(following, now_ms)
 
 
 def _with(configuration: Configuration, node: CoreNode, role: str) -> Configuration:

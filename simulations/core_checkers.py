@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from protocol import ledger_state
 from protocol.block import Block, config_hash_above
-from protocol.certificate import CommitProof, check_commit_proof
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Invalid
+from protocol.finality import Certificate, CommitVote, check_certificate
 from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
-from simulations.checkers import Report, short
+from protocol.raft.messages import AppendReply, VoteNotice
+from simulations.checkers import DurableState, Report, short
 
 HashAt = Callable[[Height], Digest | None]
 
@@ -43,7 +44,7 @@ class TreeRoots:
 
 
 class Configurations:
-    """The configuration in force is the newest one in the log, committed or not (ledger.md 7.2, 3)."""
+    """The configuration in force is the newest one in the log, certified or not (ledger.md 7.2, 3)."""
 
     def __init__(self, report: Report, genesis: Configuration) -> None:
         self._report = report
@@ -67,31 +68,40 @@ class Configurations:
             )
 
 
+def ordered_term(certificate: Certificate) -> Term:
+    """Return a term by the end of which the certified block was ordered: that of the highest block voted for."""
+    return certificate.links[-1].term if certificate.links else certificate.header.term
+
+
 @dataclass(frozen=True, slots=True)
-class _Committed:
+class _Certified:
     digest: Digest
-    proof_term: Term
+    ordered_term: Term
 
 
 class Commits:
-    """What is committed is proven, durable on a quorum, one chain, in every later leader's log, and never taken back.
+    """What is certified is one chain, proven, durable on both quorums, in every later leader's log, and never taken back.
 
-    (Raft §5.4, Figure 3: leader completeness and state-machine safety, here for commits, before anything is applied.)
+    (Raft §5.4, Figure 3: leader completeness and state-machine safety, here before anything is applied; ledger.md P5.)
     """
 
     def __init__(self, report: Report, genesis: Block, configurations: Configurations) -> None:
         self._report = report
         self._configurations = configurations
         self._network = network_id(configurations.above(genesis))
-        self._chain = [_Committed(genesis.hash, Term(0))]
+        self._chain = [_Certified(genesis.hash, Term(0))]
         self._heights: dict[NodeId, Height] = {}
         self.configuration = configurations.above(genesis)
-        """The newest that is committed."""
+        """The newest that is certified."""
 
     @property
     def height(self) -> Height:
-        """The highest block that any node has handed out as committed."""
+        """The highest block that any node has handed out as certified."""
         return Height(len(self._chain) - 1)
+
+    def is_certified(self, height: Height, digest: Digest) -> bool:
+        """Return whether any node has handed out this block as certified."""
+        return height <= self.height and self._chain[height].digest == digest
 
     def started(self, node: NodeId, applied: Height) -> None:
         """Hear from where a node goes on after a start."""
@@ -108,47 +118,87 @@ class Commits:
         self,
         node: NodeId,
         blocks: tuple[Block, ...],
-        proof: CommitProof,
+        certificate: Certificate,
         holders: Callable[[Block], frozenset[NodeId]],
     ) -> None:
-        """Hear that a node's core gave blocks out as committed; `holders` are the nodes with a block on their disks."""
+        """Hear that a node's core gave blocks out as certified; `holders` are the nodes with a block on their disks."""
         for block in blocks:
             if block.height > len(self._chain):
-                self._report(f"commit: {short(node)} committed block {block.height} beyond all others' + 1")
+                self._report(f"commit: {short(node)} certified block {block.height} beyond all others' + 1")
                 return
             if block.height < len(self._chain):
                 if self._chain[block.height].digest != block.hash:
-                    self._report(f"commit: two blocks are committed at height {block.height}")
+                    self._report(f"commit: two blocks are certified at height {block.height}")
                 continue
             if block.header.prev_hash != self._chain[-1].digest:
-                self._report(f"commit: block {block.height} does not follow the committed block below it")
-            self._first(block, proof, holders(block))
+                self._report(f"commit: block {block.height} does not follow the certified block below it")
+            self._first(block, certificate, holders(block))
 
-    def _first(self, block: Block, proof: CommitProof, holders: frozenset[NodeId]) -> None:
-        configuration = self._configurations.above(block)
+    def _first(self, block: Block, certificate: Certificate, holders: frozenset[NodeId]) -> None:
+        before, configuration = self.configuration, self._configurations.above(block)
         if len(holders.intersection(configuration.voters)) < configuration.raft_quorum:
-            self._report(f"commit: block {block.height} is committed without being durable on a quorum")
-        if proof.header == block.header:
+            self._report(f"commit: block {block.height} is certified without being durable on a Raft quorum")
+        if len(holders.intersection(before.signers)) < before.certificate_quorum:
+            self._report(f"commit: block {block.height} is certified without being durable on q signers")
+        if certificate.header == block.header:
+            following = configuration if block.is_configuration else None
             try:
-                check_commit_proof(proof, self._network, configuration)
+                check_certificate(certificate, self._network, before, following)
             except Invalid as fault:
-                self._report(f"commit: the proof of block {block.height} does not hold: {fault}")
-        self._chain.append(_Committed(block.hash, proof.header.term))
+                self._report(f"commit: the certificate of block {block.height} does not hold: {fault}")
+        self._chain.append(_Certified(block.hash, ordered_term(certificate)))
         self.configuration = configuration
 
     def led(self, term: Term, leader: NodeId, hash_at: HashAt) -> None:
-        """Check that a new leader's log holds all that was committed in earlier terms (leader completeness)."""
+        """Check that a new leader's log holds all that was certified by the end of earlier terms (leader completeness)."""
         height = self.height
-        while height > 0 and self._chain[height].proof_term >= term:
+        while height > 0 and self._chain[height].ordered_term >= term:
             height = Height(height - 1)
         if hash_at(height) != self._chain[height].digest:
             self._report(
-                f"leader completeness: {short(leader)} leads term {term} without committed block {height}"
+                f"leader completeness: {short(leader)} leads term {term} without certified block {height}"
             )
 
 
+class VoteChains:
+    """A signer's commit votes are on one chain, durable when they leave, and upon bases that are certified (P4, E3).
+
+    Nobody lies here, so there is one chain: a vote beside what is certified in the end convicts its signer.
+    """
+
+    def __init__(self, report: Report, durable: DurableState, commits: Commits) -> None:
+        self._report = report
+        self._durable = durable
+        self._commits = commits
+        self._votes: dict[NodeId, CommitVote] = {}
+        self._at: dict[Height, Digest] = {}
+
+    def sent(self, node: NodeId, message: object) -> None:
+        """Hear what a node has sent."""
+        vote = message.vote if isinstance(message, AppendReply | VoteNotice) else None
+        before = self._votes.get(node)
+        if vote is None or vote == before:
+            return
+        self._votes[node] = vote
+        hard = self._durable.last(node)
+        if hard is None or hard.last_vote_height < vote.height or hard.certificate_height < vote.base_height:
+            self._report(f"votes: {short(node)} voted for block {vote.height} before that was durable")
+        if before is not None and vote.height < before.height:
+            self._report(f"votes: {short(node)} voted for {vote.height} after it had for {before.height}")
+        if vote.base_height <= self._commits.height and not self._commits.is_certified(
+            vote.base_height, vote.base_hash
+        ):
+            self._report(f"votes: {short(node)} named a base at {vote.base_height} that is not certified")
+        if self._at.setdefault(vote.height, vote.header_hash) != vote.header_hash:
+            self._report(f"votes: two blocks of height {vote.height} were voted for")
+        if vote.height <= self._commits.height and not self._commits.is_certified(
+            vote.height, vote.header_hash
+        ):
+            self._report(f"votes: {short(node)} voted for block {vote.height}, and another is certified")
+
+
 class FreshReads:
-    """A linearizable read sees all that was committed or acknowledged anywhere when it began (Raft thesis §6.4)."""
+    """A linearizable read sees all that was certified or acknowledged anywhere when it began (Raft thesis §6.4)."""
 
     def __init__(self, report: Report, commits: Commits) -> None:
         self._report = report
@@ -170,7 +220,7 @@ class FreshReads:
         elif height is not None:
             self.answered_count += 1
             if height < floor:
-                self._report(f"stale read: {short(node)} answered {height} when {floor} was committed")
+                self._report(f"stale read: {short(node)} answered {height} when {floor} was certified")
 
     def lost(self, node: NodeId) -> None:
         """Hear that a node stopped: its reads get no answer."""

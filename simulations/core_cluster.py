@@ -19,7 +19,7 @@ from simulations.checkers import (
     StateMachineSafety,
 )
 from simulations.core_agenda import Agenda, CoreHistory
-from simulations.core_checkers import Commits, Configurations, FreshReads, TreeRoots
+from simulations.core_checkers import Commits, Configurations, FreshReads, TreeRoots, VoteChains
 from simulations.core_compaction import Compaction
 from simulations.core_network import CoreNetwork, Frames
 from simulations.core_node import CoreNode
@@ -27,6 +27,7 @@ from simulations.core_node import CoreNode
 _VIOLATIONS_MAX = 20
 _CODEC_SEEDS = 0.1
 _SLOW_APPLY_SEEDS = 0.2
+_WITNESS_SEEDS = 0.3
 _MESSAGES_PER_S_MAX = 20_000
 """Over a hundred times what the cores send when all is well: beyond, answers call forth more answers."""
 _CLOCK_OFFSET_MS_MAX = 400
@@ -34,7 +35,7 @@ _CLOCK_DRIFT_MAX = 100e-6
 
 
 class Cluster:
-    """Everything that one seed is made of, but for what goes wrong and what clients do. Observers of a story are learners."""
+    """Everything that one seed is made of, but for what goes wrong and what clients do. Observers of a story are learners or witnesses."""
 
     def __init__(self, seed: int, *, voters: int, learners: int) -> None:
         self.seed = seed
@@ -47,18 +48,19 @@ class Cluster:
             for index in range(voters + learners)
         ]
         self.configuration = _configuration(seed, keys, voters)
+        """In some seeds who does not vote is a witness, else a learner."""
         self.network_id = network_id(self.configuration)
         self.genesis = genesis_block(self.configuration)
         self._make_checkers()
         rng = determinism.stream(seed, "core")
         self.frames = Frames(cross_codec=rng.random() < _CODEC_SEEDS)
         self.apply_s = 0.5 if rng.random() < _SLOW_APPLY_SEEDS else 0.001
-        """The longest time between a commit and its application."""
+        """The longest time between a certificate and the application of its block."""
         self.changes_members = False
         self.sets_clocks = False
         self.voters_min = 1
         """How many voters an operator leaves. Where a clock jumps, three: of two, one that is an hour ahead and has blocks
-        that are not committed stops both until that hour has come (ledger.md 1.1, Time), and nothing heals it sooner."""
+        that are not certified stops both until that hour has come (ledger.md 1.1, Time), and nothing heals it sooner."""
         self.network = CoreNetwork(self.agenda, determinism.stream(seed, "network"), self._deliver)
         self._second_ends, self._storm_above = 0.0, 0
         self.nodes = tuple(
@@ -82,6 +84,7 @@ class Cluster:
         self.configurations = Configurations(self.report, self.configuration)
         self.commits = Commits(self.report, self.genesis, self.configurations)
         self.reads = FreshReads(self.report, self.commits)
+        self.votes = VoteChains(self.report, self.durable, self.commits)
 
     def report(self, violation: str) -> None:
         """Note what must never be; the run ends after the present action."""
@@ -107,9 +110,9 @@ class Cluster:
         return best[1] if best else None
 
     def members(self) -> tuple[CoreNode, ...]:
-        """Return those that vote or learn in the newest committed configuration, in order; but see `bring`."""
+        """Return those that sign or learn in the newest certified configuration, in order; but see `bring`."""
         configuration = self.commits.configuration
-        taking_part = {*configuration.voters, *configuration.learners}
+        taking_part = {*configuration.signers, *configuration.learners}
         return tuple([node for node in self.nodes if node.id in taking_part and node.takes_part])
 
     def bring(self, node: CoreNode) -> None:
@@ -124,10 +127,10 @@ class Cluster:
             tip = node.disk.blocks[-1]
             for source in self.nodes:
                 above = self.configurations.above(source.disk.blocks[source.disk.applied])
-                knows_it = node.id in (*above.voters, *above.learners)
+                knows_it = node.id in (*above.signers, *above.learners)
                 is_longer = source.disk.applied >= tip.height and source.disk.hash_at(tip.height) == tip.hash
                 if knows_it and is_longer:
-                    node.disk.copy_committed(source.disk)
+                    node.disk.copy_certified(source.disk)
                     break
         node.start()
 
@@ -192,9 +195,10 @@ class Cluster:
 
 
 def _configuration(seed: int, keys: list[SigningKey], voters: int) -> Configuration:
+    beside = "witness" if determinism.stream(seed, "roles").random() < _WITNESS_SEEDS else "learner"
     cards = []
     for index, key in enumerate(keys):
-        role = "voter" if index < voters else "learner"
+        role = "voter" if index < voters else beside
         public = PublicKey(key.public)
         member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, public, ())
         cards.append(Card.make(member, key))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from protocol.block import Block, Header
-from protocol.certificate import CommitProof
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Frontier
 from protocol.raft.state import HardState, Ready
@@ -21,12 +21,12 @@ class _Applied:
 
     height: Height
     frontier: Frontier
-    proof_height: Height | None
+    certificate_height: Height | None
     replaced: dict[bytes, bytes | None]
 
 
 class CoreDisk:
-    """Hard state, blocks, proofs, rows and applied mark of one node; the `LogReader` of its Raft log."""
+    """Hard state, blocks, certificates, rows and applied mark of one node; the `LogReader` of its Raft log."""
 
     def __init__(self, genesis: Block) -> None:
         self.hard_state: HardState | None = None
@@ -37,28 +37,28 @@ class CoreDisk:
         """Below it no block counts as held, but for genesis. In truth all are kept: history can come back at once."""
         self.frontier = Frontier()
         """The tree after the applied block."""
-        self.proofs: dict[Height, CommitProof] = {}
-        self._proof_heights: list[Height] = []
+        self.certificates: dict[Height, Certificate] = {}
+        self._certificate_heights: list[Height] = []
         self._unsynced: list[_Applied] = []  # each with the mark before it
 
-    def copy_committed(self, source: "CoreDisk") -> None:
+    def copy_certified(self, source: "CoreDisk") -> None:
         """Begin as a joiner does: with the chain that another member has applied (ledger.md 7.3)."""
         self.blocks = source.blocks[: source.applied + 1]
         self.rows = dict(source.rows)
         self.applied, self.frontier = source.applied, source.frontier
-        self.proofs = dict(source.proofs)
-        self._proof_heights = sorted(self.proofs)
+        self.certificates = dict(source.certificates)
+        self._certificate_heights = sorted(self.certificates)
         self._unsynced.clear()
         self.lowest = Height(0)
 
     def install(self, source: "CoreDisk") -> None:
         """Go on from what another member has applied, with the own blocks above if they follow it, and no history."""
         above = self.blocks[source.applied + 1 :]
-        self.copy_committed(source)
+        self.copy_certified(source)
         if above and above[0].header.prev_hash == self.blocks[-1].hash:
             self.blocks += above
-        self.proofs = {self.applied: self.proofs[self.applied]}
-        self._proof_heights = [self.applied]
+        self.certificates = {self.applied: self.certificates[self.applied]}
+        self._certificate_heights = [self.applied]
         self.lowest = self.applied
 
     def drop_history(self) -> None:
@@ -84,10 +84,10 @@ class CoreDisk:
         assert height >= self.lowest or height == 0, "a core asked for a block that is not held"
         return self.blocks[height]
 
-    def proof(self, height: Height) -> CommitProof | None:
-        """Return the stored proof with the greatest height at or below `height`."""
-        at = bisect_right(self._proof_heights, height)
-        return self.proofs[self._proof_heights[at - 1]] if at else None
+    def certificate(self, height: Height) -> Certificate | None:
+        """Return the stored certificate with the greatest height at or below `height`."""
+        at = bisect_right(self._certificate_heights, height)
+        return self.certificates[self._certificate_heights[at - 1]] if at else None
 
     def hash_at(self, height: Height) -> Digest | None:
         """Return the hash of the block at `height`, if it is here."""
@@ -112,18 +112,18 @@ class CoreDisk:
         height: Height,
         frontier: Frontier,
         writes: dict[bytes, bytes | None],
-        proof: CommitProof | None,
+        certificate: Certificate | None,
     ) -> None:
-        """Write rows, applied mark and the proof of the last block in one batch that is not synchronised."""
+        """Write rows, applied mark and the certificate of the last block in one batch that is not synchronised."""
         rows = self.rows
-        proof_height = proof.header.height if proof is not None else None
+        certificate_height = certificate.height if certificate is not None else None
         replaced = {key: rows.get(key) for key in writes}
-        self._unsynced.append(_Applied(self.applied, self.frontier, proof_height, replaced))
+        self._unsynced.append(_Applied(self.applied, self.frontier, certificate_height, replaced))
         _put(rows, writes)
         self.applied, self.frontier = height, frontier
-        if proof is not None and proof_height is not None:
-            self.proofs[proof_height] = proof
-            insort(self._proof_heights, proof_height)
+        if certificate is not None and certificate_height is not None:
+            self.certificates[certificate_height] = certificate
+            insort(self._certificate_heights, certificate_height)
 
     def crash(self, writing: Ready | None, rng: Random) -> bool:
         """Decide what a loss of power left; return whether `writing`, which was being written, is there."""
@@ -134,9 +134,9 @@ class CoreDisk:
             lost = self._unsynced.pop()
             _put(self.rows, lost.replaced)
             self.applied, self.frontier = lost.height, lost.frontier
-            if lost.proof_height is not None:
-                del self.proofs[lost.proof_height]
-                self._proof_heights.remove(lost.proof_height)
+            if lost.certificate_height is not None:
+                del self.certificates[lost.certificate_height]
+                self._certificate_heights.remove(lost.certificate_height)
         self._unsynced.clear()
         return False
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from protocol import codec, ledger_state, limits
 from protocol.block import Block
-from protocol.certificate import CommitProof
 from protocol.configuration import Configuration
 from protocol.errors import NotLeader, Refused, RemoteFault, Unavailable
-from protocol.identifiers import Height, NodeId, Term, Txid
+from protocol.finality import Certificate
+from protocol.identifiers import Digest, Height, NodeId, Term, Txid
 from protocol.ledger_rows import Receipt, receipt_key
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
-from protocol.raft.messages import is_urgent
+from protocol.raft.messages import CheckedAppend, is_urgent
 from protocol.raft.state import HardState, Ready, Role
 from protocol.signing import SigningKey
 from simulations.clock import START_MS
+from simulations.core_checkers import ordered_term
 from simulations.core_disk import CoreDisk
 from simulations.core_network import Frame
 
@@ -57,7 +58,7 @@ class Life:
     """What was last checked: the configuration that counts, and the last block stored."""
     writing: Ready | None = None
     pool: dict[Txid, bytes] = field(default_factory=dict)
-    to_apply: deque[tuple[tuple[Block, ...], CommitProof]] = field(default_factory=deque)
+    to_apply: deque[tuple[tuple[Block, ...], Certificate]] = field(default_factory=deque)
     waiting: dict[Txid, Callable[[Receipt], None]] = field(default_factory=dict)
     reads: dict[int, Callable[[Height | None], None]] = field(default_factory=dict)
     held: deque[Callable[[], None]] = field(default_factory=deque)
@@ -92,14 +93,14 @@ class CoreNode:
 
     @property
     def takes_part(self) -> bool:
-        """Whether the newest committed or stored configurations on this disk let the node run a core."""
+        """Whether the newest certified or stored configurations on this disk let the node run a core."""
         world, blocks = self.world, self.disk.blocks
         above = [
             blocks[self.disk.applied],
             *(b for b in blocks[self.disk.applied + 1 :] if b.is_configuration),
         ]
         known = [world.configurations.above(block) for block in above]
-        return any(self.id in (*one.voters, *one.learners) for one in known)
+        return any(self.id in (*one.signers, *one.learners) for one in known)
 
     def start(self) -> None:
         """Start from what the disk holds; a member that has left stays down."""
@@ -233,7 +234,7 @@ class CoreNode:
             life.held.append(lambda: self._tick(life))
             return
         self.world.agenda.after(_TICK_S / (1 + self.drift), self._tick, life)
-        life.raft.tick(self.now_ms())
+        life.raft.tick(self.now_ms(), waiting=bool(life.waiting))
         self._turn(life)
 
     def _step(self, life: Life, source: "CoreNode", load: object) -> None:
@@ -250,6 +251,11 @@ class CoreNode:
             self.world.refused(self, source, load.message, fault)
             life.raft.distrust(source.id)
             return
+        if isinstance(message, CheckedAppend):
+            for block in message.blocks:
+                if block.is_configuration:
+                    # Here nobody votes: whatever an operator has proposed counts as pending everywhere.
+                    life.raft.expect_configuration(Digest(block.header.next_config_hash))
         try:
             life.raft.step(source.id, message, self.now_ms())
         except RemoteFault as fault:
@@ -347,14 +353,17 @@ class CoreNode:
         frames: dict[int, Frame] = {}
         for target, message in ready.messages:
             world.sends.sent(self.id, message, self.disk.hash_at)
+            world.votes.sent(self.id, message)
             frame = frames.get(id(message))
             if frame is None:
                 frame = frames[id(message)] = world.frames.frame(message)
             world.post(self.index, target, frame, lane=1 if is_urgent(message) else 0)
-        if ready.committed:
-            assert ready.proof is not None, "what is committed is proven"
-            world.commits.handed_out(self.id, ready.committed, ready.proof, world.holders)
-            life.to_apply.append((ready.committed, ready.proof))
+        for contradiction in ready.contradictions:
+            world.report(f"node {self.index} found a lie where nobody lies: {contradiction.rule}")
+        if ready.certified:
+            assert ready.certificate is not None, "what is handed out is certified"
+            world.commits.handed_out(self.id, ready.certified, ready.certificate, world.holders)
+            life.to_apply.append((ready.certified, ready.certificate))
             if len(life.to_apply) == 1:
                 world.agenda.after(world.apply_s * self._rng.random(), self._apply, life)
         for read in ready.reads:
@@ -364,7 +373,7 @@ class CoreNode:
             world.compaction.told(self, ready.behind)
         life.raft.advance(ready)
 
-    # --- what is committed ----------------------------------------------------------------------------------------
+    # --- what is certified ----------------------------------------------------------------------------------------
 
     def _apply(self, life: Life) -> None:
         if self.life is not life:
@@ -374,10 +383,10 @@ class CoreNode:
             return
         groups = list(life.to_apply)
         life.to_apply.clear()
-        for blocks, proof in groups:
-            self._apply_group(life, blocks, proof)
+        for blocks, certificate in groups:
+            self._apply_group(life, blocks, certificate)
 
-    def _apply_group(self, life: Life, blocks: tuple[Block, ...], proof: CommitProof) -> None:
+    def _apply_group(self, life: Life, blocks: tuple[Block, ...], certificate: Certificate) -> None:
         world, disk = self.world, self.disk
         writes: dict[bytes, bytes | None] = {}
         outcomes: list[ledger_state.Outcome] = []
@@ -392,9 +401,9 @@ class CoreNode:
             writes.update(applied.writes)
             outcomes.extend(applied.outcomes)
             frontier = frontier.append(block.leaves())
-        disk.apply(blocks[-1].height, frontier, writes, proof)
+        disk.apply(blocks[-1].height, frontier, writes, certificate)
         for block in blocks:
-            world.applied(self, block, proof.header.term)
+            world.applied(self, block, ordered_term(certificate))
         for outcome in outcomes:
             if outcome.is_binding and outcome.receipt.txid in life.waiting:
                 life.waiting.pop(outcome.receipt.txid)(outcome.receipt)

@@ -167,7 +167,7 @@ class _Telling:
         self._clients.go_on()
 
     def _are_final(self, probes: list[tuple[CoreNode, Attempt]]) -> bool:
-        # A removal that was under way when all was healed may have been committed since: who has left learns nothing more.
+        # A removal that was under way when all was healed may have been certified since: who has left learns nothing more.
         members = self.cluster.members()
         return all(probe.is_final or node not in members for node, probe in probes)
 
@@ -184,7 +184,8 @@ class _Telling:
             else:
                 raft = node.life.raft
                 words.append(
-                    f"{node.index} {raft.role.value} of term {raft.term}, {raft.commit_height} committed of "
+                    f"{node.index} {raft.role.value} of term {raft.term}, {raft.certified_height} certified and "
+                    f"{raft.commit_height} ordered of "
                     f"{raft.tip_height}, {node.disk.applied} applied"
                 )
         return "; ".join(words)

@@ -12,8 +12,9 @@ from typing import Final
 
 from protocol import limits
 from protocol.block import Block, Header
-from protocol.certificate import Acknowledgement, CommitProof, ElectionGrant, check_commit_proof
+from protocol.certificate import Acknowledgement, ElectionGrant, check_commit_proof
 from protocol.configuration import Configuration, Member, network_id
+from protocol.finality import Certificate, CommitVote, check_certificate
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, PublicKey, Term
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
@@ -27,6 +28,7 @@ from protocol.raft.messages import (
     InstallSnapshot,
     Message,
     RequestVote,
+    VoteNotice,
     VoteReply,
 )
 from protocol.raft.state import HardState, ReadState, Ready, Role
@@ -81,7 +83,7 @@ class Disk:
     def __init__(self, genesis: Block) -> None:
         self.hard_state = HardState.initial()
         self.blocks: dict[int, Block] = {0: genesis}
-        self.proofs: dict[int, CommitProof] = {}
+        self.certificates: dict[int, Certificate] = {}
         self.applied = Height(0)
         self.applied_at_start = Height(0)
 
@@ -101,10 +103,10 @@ class Disk:
         """Return the block at `height`."""
         return self.blocks[height]
 
-    def proof(self, height: Height) -> CommitProof | None:
-        """Return the stored proof with the greatest height at or below `height`."""
-        below = [at for at in self.proofs if at <= height]
-        return self.proofs[max(below)] if below else None
+    def certificate(self, height: Height) -> Certificate | None:
+        """Return the stored certificate with the greatest height at or below `height`."""
+        below = [at for at in self.certificates if at <= height]
+        return self.certificates[max(below)] if below else None
 
     @property
     def tip(self) -> Block:
@@ -136,27 +138,27 @@ class Disk:
             self.blocks[block.height] = block
 
     def apply(self, ready: Ready) -> None:
-        """Take the committed blocks of a Ready."""
-        for block in ready.committed:
+        """Take the certified blocks of a Ready."""
+        for block in ready.certified:
             stored = self.blocks.get(block.height)
             demand(
                 block.height == self.applied + 1 and stored == block,
                 "a block was handed on out of order or before it was durable",
             )
             self.applied = block.height
-        if ready.proof is not None:
-            self.proofs[ready.proof.header.height] = ready.proof
+        if ready.certificate is not None:
+            self.certificates[ready.certificate.height] = ready.certificate
 
     def forget_applied(self) -> None:
         """Go back to what had been applied when this life began: the applier is always some blocks behind."""
         self.applied = self.applied_at_start
-        self.proofs = {at: proof for at, proof in self.proofs.items() if at <= self.applied}
+        self.certificates = {at: one for at, one in self.certificates.items() if at <= self.applied}
 
 
 class Node:
     """One voter: what its disk holds and, while it is up, its machine and the write under way.
 
-    `voted` and `acknowledged` are what it last promised to others: no part of the node, but of what was seen of it.
+    `voted`, `acknowledged` and `certifying` are what it last promised to others: no part of the node, but of what was seen of it.
     """
 
     def __init__(self, index: int, members: Members, genesis: Block) -> None:
@@ -167,6 +169,7 @@ class Node:
         self.waiting: Ready | None = None
         self.voted: tuple[Term, NodeId] | None = None
         self.acknowledged: Acknowledgement | None = None
+        self.certifying: CommitVote | None = None
         self.lives = 0
         self.sent: list[tuple[NodeId, Message]] = []
         self.asked: list[int] = []
@@ -221,7 +224,8 @@ class Node:
                 return
             if not leads and (len(raft._voter.outbox) > queued or raft.term > term):
                 return
-        raise Broken("a time-out never came")
+        # Who knows of a certified block that it does not hold does not stand for election.
+        demand(not raft._may_campaign, "a time-out never came")
 
     def fall_silent(self) -> None:
         """Let the leader's lease run out, without an election of one's own yet."""
@@ -261,10 +265,11 @@ class Node:
         raise Broken("a node is ready for ever")
 
     def _finish(self, ready: Ready) -> None:
-        if ready.proof is not None:
-            members = self.members
-            proven = check_commit_proof(ready.proof, members.network, members.configuration)
-            demand(proven == ready.committed[-1].hash, "a proof is not for the last block handed on")
+        members = self.members
+        if ready.certificate is not None:
+            final = check_certificate(ready.certificate, members.network, members.configuration)
+            demand(final == ready.certified[-1].hash, "a certificate is not for the last block handed on")
+        demand(not ready.contradictions, "a lie was found where nobody lies")
         self.disk.write(ready)
         for target, message in ready.messages:
             self._check_promise(message)
@@ -297,6 +302,13 @@ class Node:
             election._grants = {}  # and so does a candidacy
         pending = raft._forwarded._pending
         raft._forwarded._pending = {number: (asked, _FRESH) for number, (asked, _) in pending.items()}
+        # A notice of a vote or certificate is never due here: what it does, replies and frames that come late do as well.
+        raft._certifying._since_tick = 2 * _FRESH
+        raft._certifying.seen.clear()  # for others to see
+        raft._patience._heard.clear()
+        raft._patience._begin()
+        raft._patience._certified = voter.log.certified
+        raft._patience.stalled_ticks = -_FRESH
         raft._following._own.clear()  # a cache of signatures already known to be good
 
     # --- invariants that one node shows by itself -----------------------------------------------------------------
@@ -318,10 +330,17 @@ class Node:
             case RequestVote():
                 self._check_vote(message.term, message.candidate)
             case AppendEntries() | InstallSnapshot() | Heartbeat() | HeartbeatReply():
+                if isinstance(message, AppendEntries) and message.proof is not None:
+                    check_commit_proof(message.proof, self.members.network, self.members.configuration)
                 durable = self.disk.hard_state.term >= message.term
                 demand(durable, f"terms: a message of term {message.term} left before that was durable")
-            case AppendReply(ack=Acknowledgement() as ack):
-                self._check_acknowledgement(ack)
+            case AppendReply():
+                if message.ack is not None:
+                    self._check_acknowledgement(message.ack)
+                if message.vote is not None:
+                    self._check_commit_vote(message.vote)
+            case VoteNotice():
+                self._check_commit_vote(message.vote)
             case _:
                 pass  # promises nothing
 
@@ -347,6 +366,21 @@ class Node:
             demand(same_chain, f"acknowledgements: two of term {ack.term} contradict each other")
             ack = above
         self.acknowledged = ack
+
+    def _check_commit_vote(self, vote: CommitVote) -> None:
+        """A vote is durable with its base, for a block of this log, and descends from the one before (P4)."""
+        disk, hard, before = self.disk, self.disk.hard_state, self.certifying
+        block = disk.blocks.get(vote.height)
+        durable = block is not None and block.hash == vote.header_hash
+        demand(durable and hard.last_vote_height >= vote.height, "a commit vote left before it was durable")
+        demand(hard.certificate_height >= vote.base_height, "a base that a crash would forget was named")
+        if before is not None:
+            known = disk.blocks.get(before.height)
+            demand(
+                known is not None and known.hash == before.header_hash and before.height <= vote.height,
+                "a commit vote does not descend from the one before",
+            )
+        self.certifying = vote
 
     @property
     def _up(self) -> Raft:

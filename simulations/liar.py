@@ -10,11 +10,19 @@ from dataclasses import replace
 from enum import StrEnum
 from random import Random
 
-from protocol import certificate, codec, signing
+from protocol import codec, signing
 from protocol.block import Block, Header, body_root, cut, header_form, header_hash
-from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
+from protocol.certificate import (
+    Acknowledgement,
+    CommitProof,
+    ElectionCertificate,
+    ElectionGrant,
+    acknowledge,
+    grant_vote,
+)
 from protocol.checkpoint import Checkpoint, SignedCheckpoint, origin_of, sign_checkpoint
 from protocol.configuration import Configuration
+from protocol.finality import Certificate, CommitVote, cast_vote
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 from protocol.merkle import Frontier, leaf_hash
 from protocol.raft.messages import (
@@ -59,6 +67,7 @@ class Liar:
         self._twins: dict[Digest, Digest] = {}
         self._twin_blocks: dict[Digest, Block] = {}
         self._twin_acks: dict[Digest, dict[NodeId, Acknowledgement]] = {}
+        self._twin_votes: dict[Digest, dict[NodeId, CommitVote]] = {}
         self._real: dict[Term, RequestVote] = {}
         self._grants: dict[Term, dict[NodeId, ElectionGrant]] = {}
 
@@ -86,11 +95,8 @@ class Liar:
         match self.lie, message:
             case Lie.DOUBLE_VOTE, RequestVote():
                 return message, (self._grant_another(source, message),)
-            case Lie.EQUIVOCATE, AppendReply() if (
-                message.ack is not None and message.ack.header_hash in self._twin_blocks
-            ):
-                self._twin_acks.setdefault(message.ack.header_hash, {})[source] = message.ack
-                return replace(message, ack=None), ()
+            case Lie.EQUIVOCATE, AppendReply():
+                return self._take_from_victim(source, message), ()
             case Lie.FORGE_TIP, VoteReply() if message.grant is not None and message.grant.term in self._real:
                 return None, self._count(message.grant)
             case _:
@@ -113,8 +119,16 @@ class Liar:
         proof = append.proof
         if proof is not None and header_hash(proof.header) in self._twins:
             proof = None
+        certificate = append.certificate
+        if certificate is not None and header_hash(certificate.header) in self._twins:
+            certificate = None
         changed = replace(
-            append, blocks=blocks, prev_hash=prev_hash, tip_hash=tip_hash, proof=self._twin_proof() or proof
+            append,
+            blocks=blocks,
+            prev_hash=prev_hash,
+            tip_hash=tip_hash,
+            proof=self._twin_proof() or proof,
+            certificate=self._twin_certificate() or certificate,
         )
         return self._signed(changed)
 
@@ -129,6 +143,32 @@ class Liar:
             self._twin_blocks[twin.hash] = twin
             self.told += 1
         return self._twin_blocks[self._twins[block.hash]].raw
+
+    def _take_from_victim(self, source: NodeId, reply: AppendReply) -> AppendReply:
+        """Keep what a victim signs for its history; the core shall not see it."""
+        if reply.ack is not None and reply.ack.header_hash in self._twin_blocks:
+            self._twin_acks.setdefault(reply.ack.header_hash, {})[source] = reply.ack
+            reply = replace(reply, ack=None)
+        if reply.vote is not None and reply.vote.header_hash in self._twin_blocks:
+            self._twin_votes.setdefault(reply.vote.header_hash, {})[source] = reply.vote
+            reply = replace(reply, vote=None)
+        return reply
+
+    def _twin_certificate(self) -> Certificate | None:
+        """Return a certificate for the newest twin that the victims' votes and an own one make final."""
+        for found, votes in reversed(self._twin_votes.items()):
+            block, needed = self._twin_blocks[found], self._configuration.certificate_quorum
+            if len(votes) + 1 >= needed:
+                counted = list(votes.values())[: needed - 1]
+                base = counted[0]
+                own = cast_vote(
+                    self._key, self._network, epoch=0, incarnation=0, height=block.height, tip=found,
+                    base_height=base.base_height, base=base.base_hash,
+                )  # fmt: skip
+                return Certificate(
+                    block.header, (), tuple(sorted((*counted, own), key=lambda vote: vote.signer))
+                )
+        return None
 
     def _twin_proof(self) -> CommitProof | None:
         """Return a commit proof for the newest twin that the victims' acknowledgements and an own one prove."""
@@ -164,7 +204,7 @@ class Liar:
         grants = self._grants.setdefault(grant.term, {})
         grants[grant.voter] = grant
         request = self._real[grant.term]
-        own = certificate.grant_vote(
+        own = grant_vote(
             self._key, self._network, epoch=request.epoch, incarnation=request.incarnation, term=grant.term,
             candidate=self.me, tip=grant.tip_hash,
         )  # fmt: skip
@@ -209,7 +249,7 @@ class Liar:
 
     def _withhold(self, append: AppendEntries) -> AppendEntries:
         self.told += append.proof is not None
-        return replace(append, proof=None)
+        return replace(append, proof=None, certificate=None)
 
     # --- two votes ------------------------------------------------------------------------------------------------
 
@@ -217,7 +257,7 @@ class Liar:
         """Vote for another member than the one that asks, who may get the vote of the core."""
         self.told += 1
         others = [node for node in self._configuration.voters if node not in (candidate, self.me)]
-        grant = certificate.grant_vote(
+        grant = grant_vote(
             self._key, self._network, epoch=asked.epoch, incarnation=asked.incarnation, term=asked.term,
             candidate=self._rng.choice(others), tip=asked.tip_hash,
         )  # fmt: skip
@@ -245,7 +285,7 @@ class Liar:
         return Block(header, self._key.sign(header_form(header)), block.special, body)
 
     def _acknowledge(self, term: Term, height: Height, tip: Digest) -> Acknowledgement:
-        return certificate.acknowledge(
+        return acknowledge(
             self._key, self._network, epoch=0, incarnation=0, term=term, height=height, tip=tip
         )
 

@@ -93,6 +93,10 @@ class LyingCluster(Cluster):
             self.record("applied", node.index, block.height, block.hash, len(block.transactions))
             if self._applied.setdefault(block.height, block.hash) != block.hash:
                 self.forks.add(block.height)
+            certificate = node.disk.certificate(block.height)
+            if certificate is not None:
+                # Whoever stands upon it can show it; who hears them all has seen it (ledger.md, E3b).
+                self.proven += self._notebook.see(certificate)
 
     def outcome(self) -> LyingRun:
         """Return what has come of it so far."""

@@ -129,12 +129,14 @@ def new_node(seed: int, index: int, key: SigningKey) -> Node:
     return Node(index, key, MemoryStore(), clock, (offset_ms, drift))
 
 
-def found_network(seed: int, keys: list[SigningKey], voters: int) -> Configuration:
-    """Return the genesis of a network whose first members vote; the others follow."""
+def found_network(seed: int, keys: list[SigningKey], voters: int, witnesses: int = 0) -> Configuration:
+    """Return the genesis of a network whose first members vote, the next sign certificates, and the others follow."""
+    roles = ["voter"] * voters + ["witness"] * witnesses + ["observer"] * len(keys)
     cards = []
     for index, key in enumerate(keys):
-        role = "voter" if index < voters else "observer"
         public = PublicKey(key.public)
-        member = Member(f"member-{index}", "clinic", role, NodeId(public), public, public, public, public, ())
+        member = Member(
+            f"member-{index}", "clinic", roles[index], NodeId(public), public, public, public, public, ()
+        )
         cards.append(Card.make(member, key))
     return found(tuple(cards), nonce=determinism.stream(seed, "nonce").randbytes(32))

@@ -65,7 +65,9 @@ def draw_svg(verdict: Verdict) -> str:
     """Return the picture of a run as an SVG document. The verdict must hold its history (`Options.keeps_history`)."""
     options = verdict.options
     told = timeline(
-        verdict.happenings, nodes=options.voters + options.observers, end_s=verdict.virtual_seconds
+        verdict.happenings,
+        nodes=options.voters + options.witnesses + options.observers,
+        end_s=verdict.virtual_seconds,
     )
     outcome = f"{len(verdict.violations)} violations" if verdict.violations else "no violation"
     title = (

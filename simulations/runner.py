@@ -49,6 +49,7 @@ class Options:
     real_signatures: bool = False
     tier: Tier = "b"
     keeps_history: bool = False
+    witnesses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def simulate_one_of_many(options: Options) -> Verdict:
 def story_of(options: Options) -> Story:
     """Return the story of a seed: everything that will happen, drawn in advance."""
     rng = determinism.stream(options.seed, "plans")
-    members = options.voters + options.observers
+    members = options.voters + options.witnesses + options.observers
     rounds = max(1, round(options.virtual_s / ROUND_S))
     length_s = options.virtual_s / rounds
     liar = rng.randrange(options.voters)
@@ -106,6 +107,7 @@ def story_of(options: Options) -> Story:
         seed=options.seed,
         tier=options.tier,
         nodes=options.voters,
+        witnesses=options.witnesses,
         observers=options.observers,
         seconds=options.virtual_s,
         settle_s=SETTLE_S,
@@ -121,6 +123,7 @@ def options_of(story: Story, *, real_signatures: bool = False, keeps_history: bo
         virtual_s=story.seconds,
         scenario="story",
         voters=story.nodes,
+        witnesses=story.witnesses,
         observers=story.observers,
         real_signatures=real_signatures,
         tier=story.tier,
@@ -185,7 +188,9 @@ class _Run:
     def __init__(self, story: Story, options: Options, progress: Progress) -> None:
         self._story = story
         self._progress = progress
-        self.world = World(story.seed, voters=story.nodes, observers=story.observers)
+        self.world = World(
+            story.seed, voters=story.nodes, witnesses=story.witnesses, observers=story.observers
+        )
         if options.keeps_history:
             self.world.history.kept = []
         self.ended_s = 0.0

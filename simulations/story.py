@@ -9,7 +9,7 @@
     at 12 heal
     expect leader_changes >= 1
 
-All times are virtual seconds from the start. A node is a number (voters from 0, then observers), or `leader` or
+All times are virtual seconds from the start. A node is a number (voters from 0, then witnesses, then observers), or `leader` or
 `follower`: whoever that is when it happens (the first in order; nothing happens when there is none). What has no `for`
 lasts until everything is healed. At the end, and at each `heal`, everything is made whole and convergence and progress
 are demanded within `settle` seconds. `parse` and `format_story` are each other's inverse for stories in order of time;
@@ -299,7 +299,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One run: a world, its quality and load, and what happens in it, in order of time. `nodes` counts voters."""
+    """One run: a world, its quality and load, and what happens in it, in order of time. `nodes` counts voters. `witnesses` sign certificates only."""
 
     seed: int
     tier: Tier = "b"
@@ -311,11 +311,12 @@ class Story:
     load: Load = Load()
     events: tuple[Event, ...] = ()
     expect: tuple[Expectation, ...] = ()
+    witnesses: int = 0
 
     @property
     def members(self) -> int:
         """How many nodes there are in all."""
-        return self.nodes + self.observers
+        return self.nodes + self.witnesses + self.observers
 
 
 def halves(members: Sequence[int], bridge: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

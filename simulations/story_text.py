@@ -40,7 +40,7 @@ _ROLES: Final = get_args(Role)
 _CHANCES: Final = ("loss", "duplicate", "reorder")
 _QUALITIES: Final = tuple(field.name for field in dataclasses.fields(Quality))
 _TRAILING: Final = ("every_s", "for_s", "in_write")
-_WORLD: Final = ("tier", "seed", "nodes", "observers", "seconds", "settle")
+_WORLD: Final = ("tier", "seed", "nodes", "witnesses", "observers", "seconds", "settle")
 _NODES_MAX: Final = 99
 
 
@@ -120,6 +120,8 @@ def check(story: Story) -> None:
     """
     if not 1 <= story.nodes <= _NODES_MAX or not 0 <= story.observers <= _NODES_MAX:
         raise StoryError("a world has 1 to 99 nodes and up to 99 observers")
+    if not 0 <= story.witnesses <= (_NODES_MAX if story.tier == "b" else 0):
+        raise StoryError("a world has up to 99 witnesses in tier b, and none in tier a")
     if story.seconds <= 0 or story.settle_s <= 0 or story.load.mean_s <= 0 or story.load.clients < 0:
         raise StoryError("seconds, settle and mean_s are above 0, and clients not below 0")
     _check_quality(tuple(dataclasses.asdict(story.quality).items()))
@@ -132,7 +134,8 @@ def check(story: Story) -> None:
 def format_story(story: Story) -> str:
     """Return a story as text that `parse` reads; comments are not kept."""
     world = (
-        f"world tier={story.tier} seed={story.seed} nodes={story.nodes} observers={story.observers} "
+        f"world tier={story.tier} seed={story.seed} nodes={story.nodes} "
+        f"{f'witnesses={story.witnesses} ' if story.witnesses else ''}observers={story.observers} "
         f"seconds={number_text(story.seconds)} settle={number_text(story.settle_s)}"
     )
     lines = [world]
@@ -213,6 +216,7 @@ def _world(given: dict[str, str], draft: _Draft) -> Story:
         seed=_whole(given["seed"]),
         tier="a" if tier == "a" else "b",
         nodes=_whole(given.get("nodes", str(default.nodes))),
+        witnesses=_whole(given.get("witnesses", str(default.witnesses))),
         observers=_whole(given.get("observers", str(default.observers))),
         seconds=_number(given.get("seconds", str(default.seconds))),
         settle_s=_number(given.get("settle", str(default.settle_s))),

@@ -10,9 +10,20 @@ from node.core import Core
 from protocol import codec
 from protocol.block import Block, genesis_block
 from protocol.configuration import Configuration
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId
-from protocol.raft.messages import AppendEntries, AppendReply, Heartbeat, Message, RequestVote, VoteReply
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    CertificateNotice,
+    Heartbeat,
+    Message,
+    RequestVote,
+    VoteNotice,
+    VoteReply,
+)
 from protocol.raft.state import HardState
+from simulations.certified import Chains, OneCertifiedChain, OneChainOfVotes
 from simulations.checkers import (
     DurableState,
     ElectionSafety,
@@ -29,7 +40,8 @@ from storage.ledger_store import LedgerStore
 
 _CHANNELS = (consensus.CHANNEL, consensus.URGENT_CHANNEL)
 _PROMISES = tuple(
-    codec.tag_of(kind).encode() for kind in (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat)
+    codec.tag_of(kind).encode()
+    for kind in (RequestVote, VoteReply, AppendEntries, AppendReply, Heartbeat, VoteNotice, CertificateNotice)
 )
 _VIOLATIONS_MAX = 20
 _LOG_LINES_MAX = 200
@@ -65,7 +77,10 @@ class Witness:
         """Whether a clock was ever set off its time."""
         self.elections = ElectionSafety(self.report)
         self.logs = LogMatching(self.report)
-        self.durable = ForgivingDurableState(self.report)
+        chains = self.chains = Chains()
+        self.votes = OneChainOfVotes(self.report, chains)
+        self.certificates = OneCertifiedChain(self.report, chains, configuration)
+        self.durable = ForgivingDurableState(self.report, self.certificates.conflicts)
         self.sends = PersistBeforeSend(self.report, self.durable)
         self.chain = StateMachineSafety(self.report, configuration, genesis_block(configuration))
         self.promises = Promises(self.report, self.chain)
@@ -100,6 +115,7 @@ class Witness:
         if keyspace.REBUILT in batch.writes:
             # It says that it lacks what it promised, or that it has asked its peers and may promise again.
             self.durable.forgot(node.id)
+        certified: list[Certificate] = []
         for key, value in batch.writes.items():
             if value is None:
                 continue
@@ -108,9 +124,14 @@ class Witness:
             elif key.startswith(keyspace.BLOCK):
                 # The block of an installed snapshot was cut long ago, also where this very node had led then.
                 self._stored(node, Block.decode(value), is_news=keyspace.STATE_IN_USE not in batch.writes)
+            elif key.startswith(keyspace.CERTIFICATE):
+                certified.append(codec.decode(value, Certificate))
+        for certificate in certified:
+            self.certificates.seen(node.id, certificate)
 
     def _stored(self, node: Node, block: Block, *, is_news: bool) -> None:
         self.logs.stored(block)
+        self.chains.stored(block)
         self.elections.led(block.term, block.header.leader)
         if is_news and block.opening and block.header.leader == node.id:
             self.history.record("leader", node.index, block.term)
@@ -122,6 +143,13 @@ class Witness:
         if channel in _CHANNELS and body.startswith(_PROMISES, 2):
             message: Message = codec.decode_union(body, Message)
             self.sends.sent(node.id, message, lambda height: _hash_at(node, height))
+            if isinstance(message, AppendReply | VoteNotice) and message.vote is not None:
+                self.votes.sent(node.id, message.vote, self.durable.last(node.id))
+            if (
+                isinstance(message, AppendEntries | AppendReply | CertificateNotice)
+                and message.certificate is not None
+            ):
+                self.certificates.seen(node.id, message.certificate)
 
     async def watch(self, node: Node, core: Core) -> None:
         """See what a node applies, until cancelled; what lies below a snapshot it installs, when it has fetched that."""
@@ -131,10 +159,12 @@ class Witness:
             height = await core.applier.history.wait_above(mark)
             store.refresh()
             for block in store.blocks(Height(mark + 1), height):
-                proof = store.proof_at_or_above(block.height)
-                assert proof is not None, "applied with a proof"
+                certificate = store.certificate_at_or_above(block.height)
+                assert certificate is not None, "applied with a certificate"
+                # Who voted for a descendant had seen it committed, and the block with it, in that one's term.
+                voted = (certificate.header, *certificate.links)[-1]
                 self.history.record("applied", node.index, block.height, block.hash, len(block.transactions))
-                self.chain.applied(node.id, block, proof.header.term)
+                self.chain.applied(node.id, block, voted.term)
             mark = height
 
 

@@ -41,17 +41,16 @@ _REBUILD_AFTER_S = 5.0
 _REJOIN_S = 30.0
 _LOOK_EVERY_S = 0.1
 _ROWS_PER_TABLE_BLOCK = 8
-_ROTTEN = (keyspace.BLOCK, keyspace.STATE, keyspace.PROOF)
+_ROTTEN = (keyspace.BLOCK, keyspace.STATE, keyspace.CERTIFICATE)
 
 
 class World(Witness):
     """The nodes, the network between them, and the checkers that watch both."""
 
-    def __init__(self, seed: int, *, voters: int, observers: int) -> None:
-        keys = [
-            SigningKey(determinism.stream(seed, f"key/{i}").randbytes(32)) for i in range(voters + observers)
-        ]
-        super().__init__(found_network(seed, keys, voters))
+    def __init__(self, seed: int, *, voters: int, observers: int, witnesses: int = 0) -> None:
+        members = voters + witnesses + observers
+        keys = [SigningKey(determinism.stream(seed, f"key/{i}").randbytes(32)) for i in range(members)]
+        super().__init__(found_network(seed, keys, voters, witnesses))
         self.seed = seed
         self.network = Network(determinism.stream(seed, "network"))
         self.nodes = tuple(new_node(seed, index, key) for index, key in enumerate(keys))
@@ -277,7 +276,7 @@ class World(Witness):
         self.history.record("disk-free", node.index)
 
     def rot_disk(self, node: Node) -> None:
-        """Flip a bit in a few blocks, commit proofs or rows of state side by side that a node has stored, running or not.
+        """Flip a bit in a few blocks, certificates or rows of state side by side that a node has stored, running or not.
 
         LevelDB has one checksum for some rows. Whoever reads one of them gets Corruption. A node that ends on it is rebuilt by its operator. Only one voter may be
         damaged or rebuilt at a time: when a second one loses its ledger before the first has it back, what both had
@@ -394,7 +393,7 @@ class World(Witness):
 
     async def _rejoined(self, node: Node) -> None:
         """Wait until a node that was rebuilt has its ledger back: two voters that both wait for each other would do so for ever."""
-        is_voter = node.id in self.configuration.voters
+        takes_part = node.id in self.configuration.participants
         with trio.move_on_after(_REJOIN_S):
-            while is_voter and not self._votes(node):  # noqa: ASYNC110 - no task of a node may know that it is watched
+            while takes_part and not self._votes(node):  # noqa: ASYNC110 - no task of a node may know that it is watched
                 await trio.sleep(_LOOK_EVERY_S)

@@ -29,7 +29,8 @@ ATTACHMENT = b"a"
 
 # --- ledger/: the ledger itself ---------------------------------------------------------------------------------
 BLOCK = b"B"
-PROOF = b"P"
+CERTIFICATE = b"P"
+FORK = b"k"
 STATE = b"S"
 APPLIED = b"A"
 HARD_STATE = b"H"
@@ -119,7 +120,8 @@ TABLE = (
     Rows("ledger", ATTACHMENT, "SHA-256 of the attachment", "the attachment", "envelope_store"),
     # ledger/: the ledger itself
     Rows("ledger", BLOCK, "height u64be", "the block's bytes, for ever", "ledger_store"),
-    Rows("ledger", PROOF, "height u64be", "commit proof", "ledger_store"),
+    Rows("ledger", CERTIFICATE, "height u64be", "certificate", "ledger_store"),
+    Rows("ledger", FORK, "height u64be", "two certified stories that part at a height", "ledger_store"),
     Rows("ledger", STATE, "ledger_state's own keys", "ledger_state's own values", "ledger_store"),
     Rows("ledger", APPLIED, "", "how far the state has come", "ledger_store"),
     Rows("ledger", HARD_STATE, "", "Raft hard state", "ledger_store"),

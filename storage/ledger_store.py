@@ -1,4 +1,4 @@
-"""Blocks, proofs, Raft hard state and ledger state in one database (storage.md 2).
+"""Blocks, certificates, Raft hard state and ledger state in one database (storage.md 2).
 
 Blocks are stored once, for ever; the Raft log is an index over them. This module builds batches and reads rows; writing
 is the business of the one writer behind the `Disk` port, so that hard state and entries share one synchronised batch,
@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from protocol import ballots, codec, ledger_rows
 from protocol.block import Block, Header, genesis_block, header_hash
-from protocol.certificate import CommitProof
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Corruption, Malformed, Unavailable
+from protocol.finality import Certificate
+from protocol.fork import CertifiedFork
 from protocol.identifiers import Digest, Height, Rid, Txid, Vid
 from protocol.ledger_rows import Erasure, GrantState, Receipt, Record, Vault
 from protocol.merkle import Frontier
@@ -100,7 +101,7 @@ class LedgerStore:
         return next(self._rows.scan(*keyspace.prefix_range(keyspace.LOST)), None) is not None
 
     def is_rebuilt(self) -> bool:
-        """Return whether this ledger was rebuilt and its voter has not caught up yet (`node.rejoin`)."""
+        """Return whether this ledger was rebuilt and its signer has not caught up yet (`node.rejoin`)."""
         return self._rows.get(keyspace.REBUILT) is not None
 
     def hard_state(self) -> HardState | None:
@@ -166,17 +167,17 @@ class LedgerStore:
         return block
 
     def header(self, height: Height) -> Header:
-        """Return a stored block's header, where the block is damaged that of its own proof."""
+        """Return a stored block's header, where the block is damaged that of its own certificate."""
         try:
             return self.block(height).header
         except Corruption:
-            proof = self.proof(height)
-            if proof is None or proof.header.height != height:
+            certificate = self.certificate(height)
+            if certificate is None or certificate.header.height != height:
                 raise
-            return proof.header
+            return certificate.header
 
     def hash(self, height: Height) -> Digest:
-        """Return a stored block's hash, where the block is damaged that of its own proof's header."""
+        """Return a stored block's hash, where the block is damaged that of its own certificate's header."""
         try:
             return self.block(height).hash
         except Corruption:
@@ -187,20 +188,25 @@ class LedgerStore:
         for height in range(first, last + 1):
             yield self.block(Height(height))
 
-    def proof_at_or_above(self, height: Height) -> CommitProof | None:
-        """Return the commit proof of the lowest proven block at or above `height`."""
+    def certificate_at_or_above(self, height: Height) -> Certificate | None:
+        """Return the certificate of the lowest certified block at or above `height`."""
         for _, row in self._rows.scan(
-            _height_key(keyspace.PROOF, height), keyspace.prefix_range(keyspace.PROOF)[1]
+            _height_key(keyspace.CERTIFICATE, height), keyspace.prefix_range(keyspace.CERTIFICATE)[1]
         ):
-            return _decoded(row, CommitProof)
+            return _decoded(row, Certificate)
         return None
 
-    def proof(self, height: Height) -> CommitProof | None:
-        """Return the commit proof of the highest proven block at or below `height`."""
-        stop = _height_key(keyspace.PROOF, height + 1)
-        for _, row in self._rows.scan(keyspace.PROOF, stop, reverse=True):
-            return _decoded(row, CommitProof)
+    def certificate(self, height: Height) -> Certificate | None:
+        """Return the certificate of the highest certified block at or below `height`."""
+        stop = _height_key(keyspace.CERTIFICATE, height + 1)
+        for _, row in self._rows.scan(keyspace.CERTIFICATE, stop, reverse=True):
+            return _decoded(row, Certificate)
         return None
+
+    def forks(self) -> tuple[CertifiedFork, ...]:
+        """Return the forks that were met, the lowest first."""
+        rows = self._rows.scan(*keyspace.prefix_range(keyspace.FORK))
+        return tuple(_decoded(row, CertifiedFork) for _, row in rows)
 
     def state(self, key: bytes) -> bytes | None:
         """Return a row of ledger state (what `ledger_state.apply` reads)."""
@@ -291,10 +297,11 @@ class LedgerStore:
             batch.delete(last)
         return last + b"\0" if last is not None else None
 
-    def put_installed(self, batch: Batch, block: Block, proof: CommitProof, frontier: Frontier) -> None:
+    def put_installed(self, batch: Batch, block: Block, certificate: Certificate, frontier: Frontier) -> None:
         """Add that the state put aside is that after `block`, and in use from now on; afterwards `refresh`.
 
-        Of the blocks that were stored and not applied, those that continue `block` stay.
+        Of the blocks that were stored and not applied, those that continue `block` stay. The certificate may be for a
+        descendant, to which the snapshot's headers lead.
         """
         mark, tip = self.applied(), self.tip_height()
         assert block.height > mark.height, "a snapshot only brings a member further"
@@ -308,7 +315,7 @@ class LedgerStore:
         batch.put(keyspace.STATE_IN_USE, self._unused)
         batch.put(keyspace.HISTORY, codec.encode(gap))
         installed = AppliedMark(block.height, block.hash, block.header.time_ms, frontier.size, frontier.peaks)
-        self._put_mark(batch, installed, proof)
+        self._put_mark(batch, installed, certificate)
 
     def put_history(self, batch: Batch, blocks: Iterable[Block], mark: HistoryMark | None) -> None:
         """Add blocks below an installed snapshot and the new mark, None when that is all; afterwards `refresh`."""
@@ -353,21 +360,26 @@ class LedgerStore:
             batch.delete(key)
 
     def put_applied(
-        self, batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, proof: CommitProof
+        self, batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, certificate: Certificate
     ) -> None:
-        """Add rows, the mark that explains them and the proof that allows them: they become visible together."""
+        """Add rows, the mark that explains them and the certificate that allows them: they become visible together."""
         for key, value in writes.items():
             if value is None:
                 batch.delete(self._state + key)
             else:
                 batch.put(self._state + key, value)
-        self._put_mark(batch, mark, proof)
+        self._put_mark(batch, mark, certificate)
 
     @staticmethod
-    def put_proof(batch: Batch, proof: CommitProof) -> None:
-        """Add the proof of a block that is applied."""
-        batch.put(_height_key(keyspace.PROOF, proof.header.height), codec.encode(proof))
+    def put_certificate(batch: Batch, certificate: Certificate) -> None:
+        """Add the certificate of a block that is applied."""
+        batch.put(_height_key(keyspace.CERTIFICATE, certificate.header.height), codec.encode(certificate))
 
-    def _put_mark(self, batch: Batch, mark: AppliedMark, proof: CommitProof) -> None:
+    @staticmethod
+    def put_fork(batch: Batch, fork: CertifiedFork) -> None:
+        """Add two certified stories, which the caller has checked."""
+        batch.put(_height_key(keyspace.FORK, fork.height), codec.encode(fork))
+
+    def _put_mark(self, batch: Batch, mark: AppliedMark, certificate: Certificate) -> None:
         batch.put(keyspace.APPLIED, codec.encode(mark))
-        self.put_proof(batch, proof)
+        self.put_certificate(batch, certificate)

@@ -1,7 +1,7 @@
 """A damaged ledger database made anew without an operator, when nothing is lost in it but what other members have too.
 
 One byte changed in a table costs the rows of one table block. Blocks are fetched again from any member and checked by
-hash; of the commit proofs any later one says as much. Everything else (state, applied mark, hard state, blocks not yet
+hash; of the certificates any later one says as much. Everything else (state, applied mark, hard state, blocks not yet
 applied, this facility's own rows) must be whole, and *the newest*: a stale vote or a stale row must never come back.
 
 How that is known. Damage does not tell what it hit: the lost bytes may be a newer version of a row of which an older one
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from protocol import codec, limits
 from protocol.block import Block, Header
-from protocol.certificate import CommitProof
 from protocol.errors import Corruption, Malformed
+from protocol.finality import Certificate
 from protocol.identifiers import Height
 from storage import keyspace
 from storage.key_value import Batch, KeyValue
@@ -27,25 +27,25 @@ _GENESIS = Height(0)
 _BATCH_BYTES = 4 * limits.MIB
 _ABOVE_BLOCKS = keyspace.prefix_range(keyspace.BLOCK)[1]
 _ABOVE_TREE = keyspace.prefix_range(keyspace.TREE)[1]
-_ABOVE_PROOFS = keyspace.prefix_range(keyspace.PROOF)[1]
+_ABOVE_CERTIFICATES = keyspace.prefix_range(keyspace.CERTIFICATE)[1]
 
 
 @dataclass(slots=True)
 class Damage:
-    """What is wrong with a ledger database, where it is blocks and commit proofs only.
+    """What is wrong with a ledger database, where it is blocks and certificates only.
 
-    `is_met` when a table is damaged at all; `blocks` and `proofs` are the heights at or below `applied` of which the
+    `is_met` when a table is damaged at all; `blocks` and `certificates` are the heights at or below `applied` of which the
     newest row may be lost. Where blocks were fetched and written again, none may be, and the table is still damaged.
     """
 
     is_met: bool = False
     blocks: list[Height] = field(default_factory=list)
-    proofs: list[Height] = field(default_factory=list)
+    certificates: list[Height] = field(default_factory=list)
     applied: Height = _GENESIS
 
 
 def intact_rows(rows: KeyValue, damage: Damage) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every row of a ledger database, in its newest version; note in `damage` the applied blocks and proofs that are lost.
+    """Yield every row of a ledger database, in its newest version; note in `damage` the applied blocks and certificates that are lost.
 
     Raises:
         Corruption: something else is damaged, or may be. What was yielded is then no whole database.
@@ -59,10 +59,10 @@ def intact_rows(rows: KeyValue, damage: Damage) -> Iterator[tuple[bytes, bytes]]
     yield from _unapplied(rows, height)
     yield from rows.scan(_ABOVE_BLOCKS, keyspace.TREE)
     yield from _tree(rows, damage)
-    yield from rows.scan(_ABOVE_TREE, keyspace.PROOF)
-    yield from _family(rows, keyspace.PROOF, damage, damage.proofs)
-    # No proof stands above the applied mark: they are written together.
-    yield from rows.scan(_ABOVE_PROOFS, keyspace.SEQUENCE_END)
+    yield from rows.scan(_ABOVE_TREE, keyspace.CERTIFICATE)
+    yield from _family(rows, keyspace.CERTIFICATE, damage, damage.certificates)
+    yield from _certified_above(rows, damage)
+    yield from rows.scan(_ABOVE_CERTIFICATES, keyspace.SEQUENCE_END)
 
 
 class Survey:
@@ -92,7 +92,7 @@ def mend(damaged: KeyValue, fresh: KeyValue, genesis: Block) -> Damage:
     Durable only when `fresh` has been closed.
 
     Raises:
-        Corruption: more than blocks and proofs is damaged, or may be, or a voter could not even say what its newest block
+        Corruption: more than blocks and certificates is damaged, or may be, or a voter could not even say what its newest block
             is; nothing may be done with `fresh`.
         StorageFull, OSError: it could not be written.
     """
@@ -102,8 +102,10 @@ def mend(damaged: KeyValue, fresh: KeyValue, genesis: Block) -> Damage:
         if batch.bytes > _BATCH_BYTES:
             fresh.write(batch, sync=False)
             batch = Batch()
-    if damage.applied in damage.blocks and damage.applied in damage.proofs and damage.applied > 0:
-        raise Corruption(f"neither block {damage.applied}, which is the newest, nor its proof can be read")
+    if damage.applied in damage.blocks and damage.applied in damage.certificates and damage.applied > 0:
+        raise Corruption(
+            f"neither block {damage.applied}, which is the newest, nor its certificate can be read"
+        )
     fresh.write(batch, sync=False)
     batch = Batch()
     for height in damage.blocks:
@@ -112,8 +114,10 @@ def mend(damaged: KeyValue, fresh: KeyValue, genesis: Block) -> Damage:
         else:
             _check_network(fresh, damage.applied, genesis)
             batch.put(_key(keyspace.BLOCK, 0), genesis.raw)
-    if damage.applied in damage.proofs:
-        put_lost(batch, damage.applied)  # no later proof stands for this one: it comes back with its block
+    if damage.applied in damage.certificates:
+        put_lost(
+            batch, damage.applied
+        )  # no later certificate stands for this one: it comes back with its block
     fresh.write(batch, sync=True)
     return damage
 
@@ -122,7 +126,7 @@ def mend(damaged: KeyValue, fresh: KeyValue, genesis: Block) -> Damage:
 
 
 def put_lost(batch: Batch, height: Height) -> None:
-    """Note in a batch that an applied block, or its proof, is to be fetched from another member."""
+    """Note in a batch that an applied block, or its certificate, is to be fetched from another member."""
     batch.put(_key(keyspace.LOST, height), b"")
 
 
@@ -131,12 +135,12 @@ def clear_lost(batch: Batch, height: Height) -> None:
     batch.delete(_key(keyspace.LOST, height))
 
 
-def put_fetched(batch: Batch, blocks: Iterable[Block], proofs: Iterable[CommitProof]) -> None:
-    """Add blocks and proofs that came from another member to a batch. The caller has checked them."""
+def put_fetched(batch: Batch, blocks: Iterable[Block], certificates: Iterable[Certificate]) -> None:
+    """Add blocks and certificates that came from another member to a batch. The caller has checked them."""
     for block in blocks:
         batch.put(_key(keyspace.BLOCK, block.height), block.raw)
-    for proof in proofs:
-        batch.put(_key(keyspace.PROOF, proof.header.height), codec.encode(proof))
+    for certificate in certificates:
+        batch.put(_key(keyspace.CERTIFICATE, certificate.header.height), codec.encode(certificate))
 
 
 def lost_heights(rows: KeyValue) -> tuple[Height, ...]:
@@ -199,6 +203,19 @@ def _unapplied(rows: KeyValue, applied: Height) -> Iterator[tuple[bytes, bytes]]
         height += 1
 
 
+def _certified_above(rows: KeyValue, damage: Damage) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the certificate that was stored before the last of its blocks was applied. Not a scan either."""
+    for height in range(damage.applied + 1, damage.applied + limits.UNCERTIFIED_BLOCKS_MAX + 1):
+        key = _key(keyspace.CERTIFICATE, height)
+        try:
+            row = rows.get(key)
+        except Corruption:
+            damage.is_met = True  # if it was there at all, its blocks bring it again when they are applied
+            continue
+        if row is not None:
+            yield key, row
+
+
 # --- details ------------------------------------------------------------------------------------------------------
 
 
@@ -210,14 +227,16 @@ def _applied_height(row: bytes) -> Height:
 
 
 def _check_network(fresh: KeyValue, applied: Height, genesis: Block) -> None:
-    """Check by the newest block, or its proof, that genesis is the lost block 0: a home may have been given another's."""
-    block, proof = (fresh.get(_key(prefix, applied)) for prefix in (keyspace.BLOCK, keyspace.PROOF))
+    """Check by the newest block, or its certificate, that genesis is the lost block 0: a home may have been given another's."""
+    block, certificate = (
+        fresh.get(_key(prefix, applied)) for prefix in (keyspace.BLOCK, keyspace.CERTIFICATE)
+    )
     try:
         header: Header | None = None
         if block is not None:
             header = Block.decode(block).header
-        elif proof is not None:
-            header = codec.decode(proof, CommitProof).header
+        elif certificate is not None:
+            header = codec.decode(certificate, Certificate).header
     except Malformed as error:
         raise Corruption(f"block {applied} of the ledger does not decode: {error}") from None
     if header is None or header.net != genesis.header.net:

@@ -2,7 +2,7 @@
 
 Three voters and three observers as six processes on loopback. The voters order transactions of 1,060 bytes with two
 signatures each while the observers are away. Then each observer in turn starts with an empty ledger, pulls every block
-from the voters, verifies every link, root, proof and signature, and applies it, durably.
+from the voters, verifies every link, root, certificate and signature, and applies it, durably.
 
     catchup           transactions per second of the first observer, the voters idle
     catchup_sampled   the same of the second, which verifies one transaction's signatures in sixteen (history = "sampled")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from node.cli.audit_checkpoint import checkpoint
+from node.cli.audit_receipt import receipt
+from node.cli.audit_update import update
 from node.cli.client import Client
 from node.cli.output import Document, facts, progress, say, shown_ids, table
 from node.cli.session import HomeOption, JsonOption, Session, noun
@@ -17,6 +19,8 @@ from protocol.errors import Unavailable
 app = noun("audit", "Every certified access, and the proof of the whole ledger.")
 
 app.command("checkpoint")(checkpoint)
+app.command("receipt")(receipt)
+app.command("update")(update)
 _COLUMNS = ("time", "action", "facility", "purpose", "category", "record", "actor", "transaction", "height")
 
 

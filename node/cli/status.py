@@ -20,6 +20,7 @@ def _show(document: Document) -> None:
             ("leader", document["leader"] or "none"),
             ("term", document["term"]),
             ("height", document["height"]),
+            ("ordered height", document["ordered_height"]),
             ("certified height", document["certified_height"]),
             ("history height", document["history_height"]),
             ("tree", f"{document['tree_size']} transactions, root {document['tree_root']}"),

@@ -22,6 +22,7 @@ from node.web.routes_log import checkpoint_report_routes, checkpoint_routes, wit
 from node.web.routes_members import member_routes
 from node.web.routes_node import node_routes, public_routes
 from node.web.routes_patients import patient_routes
+from node.web.routes_receipts import receipt_routes
 from node.web.routes_records import record_routes
 from node.web.routes_storage import storage_routes
 from protocol.errors import Refused
@@ -53,6 +54,7 @@ def api(services: Services, metrics: Metrics) -> Starlette:
             *record_routes(services, metrics),
             *consent_routes(services, metrics),
             *audit_routes(services, metrics),
+            *receipt_routes(services.receipts, services.updates, metrics),
             *checkpoint_report_routes(services, metrics),
             *foreign_routes(services.foreign, metrics),
             *backup_routes(services, metrics),

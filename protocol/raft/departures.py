@@ -19,8 +19,8 @@ class Departures:
         self._until: dict[NodeId, Height] = {}
 
     def add(self, node: NodeId) -> None:
-        """Hear that a node with progress has left by the newest configuration."""
-        self._until[node] = self._voter.membership.height
+        """Hear that a node with progress has left by the newest configuration, or still has."""
+        self._until.setdefault(node, self._voter.membership.height)
 
     def tick(self) -> None:
         """Forget who knows by now, who is silent for an election time-out (it will ask), and who has come back."""
@@ -29,7 +29,7 @@ class Departures:
             progress = self._progress[node]
             is_back = node in voter.receivers
             is_silent = voter.tick - progress.heard_tick >= limits.ELECTION_TICKS_MAX
-            if is_back or is_silent or progress.commit_height >= height:
+            if is_back or is_silent or progress.certified_height >= height:
                 del self._until[node]
                 if not is_back:
                     del self._progress[node]

@@ -32,6 +32,8 @@ class Election:
         self._draws = 0
         self._heard_leader = False
         self._elapsed = 0
+        self.is_starved = False
+        """Nothing has become final for too long: no leader is worth keeping (P6)."""
         self._pre_votes: set[NodeId] = set()
         self._grants: dict[NodeId, ElectionGrant] = {}
         self._timeout = self._draw()
@@ -62,6 +64,8 @@ class Election:
         A leader holds its own lease: CheckQuorum ends it. A leader that asks for votes has given up leading.
         """
         voter = self._voter
+        if self.is_starved:
+            return False  # what this leader leads to is not certified (P6)
         if voter.leader == voter.me:
             return True
         recent = voter.tick - voter.leader_heard_tick < limits.ELECTION_TICKS_MIN
@@ -191,6 +195,7 @@ class Election:
     def _request(self, *, transfer: bool = False) -> RequestVote:
         voter = self._voter
         hard, log = voter.hard, voter.log
+        base_height, base = voter.base
         form = request_vote_form(
             voter.network,
             epoch=hard.epoch,
@@ -200,8 +205,8 @@ class Election:
             tip=log.tip,
             tip_hash=log.tip_hash,
             ack_term=hard.ack_term,
-            base_height=hard.certificate_height,
-            base_hash=hard.certificate_hash,
+            base_height=base_height,
+            base_hash=base,
         )
         return RequestVote(
             hard.epoch,
@@ -211,8 +216,8 @@ class Election:
             log.tip,
             log.tip_hash,
             hard.ack_term,
-            hard.certificate_height,
-            hard.certificate_hash,
+            base_height,
+            base,
             voter.key.sign(form),
             transfer,
         )

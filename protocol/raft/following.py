@@ -1,16 +1,19 @@
 """The follower's side of replication: what is taken from a leader, and what is promised in return (Raft §5.3; P0, P2, P3).
 
 A frame is taken whole or in part (a prefix of its blocks), never changed. Nothing is truncated before the blocks that
-take its place have been checked, and never at or below the committed height or this term's marker.
+take its place have been checked, and never at or below what is certified, or this term's marker; nor at or below what is
+proven or voted for here, but for a certificate (P4).
 """
 
 from collections import deque
 
-from protocol import certificate, limits
-from protocol.block import Block, check_link
+from protocol import certificate, limits, signing
+from protocol.block import Block, Header, check_link, header_form
 from protocol.certificate import Acknowledgement, CommitProof
 from protocol.errors import Invalid, RemoteFault
-from protocol.identifiers import Height, NodeId
+from protocol.finality import Certificate
+from protocol.identifiers import Digest, Height, NodeId
+from protocol.raft.certifying import Certifying
 from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
@@ -23,6 +26,7 @@ from protocol.raft.messages import (
     offer_valid,
 )
 from protocol.raft.snapshot import check_offer
+from protocol.raft.state import Contradiction
 from protocol.raft.voter import Voter
 
 
@@ -33,8 +37,11 @@ class Following:
     written and one acknowledgement, for the highest block, is signed.
     """
 
-    def __init__(self, voter: Voter) -> None:
+    def __init__(self, voter: Voter, certifying: Certifying) -> None:
         self._voter = voter
+        self._certifying = certifying
+        self.expected: Digest | None = None
+        """The configuration that is pending in the state applied here; no other is taken (ledger.md 7.1)."""
         self._reply_to: NodeId | None = None
         self._refusal: Refusal | None = None
         self._own: deque[Acknowledgement] = deque(maxlen=limits.OWN_ACKNOWLEDGEMENTS_CACHED)
@@ -72,26 +79,23 @@ class Following:
         Raises:
             RemoteFault: which rule the frame breaks. Of a frame with a bad block nothing was taken.
         """
-        voter = self._voter
-        proof = checked.message.proof
+        voter, message = self._voter, checked.message
         try:
-            if proof is not None:
-                self._commit(
-                    proof
-                )  # of blocks that are here: a configuration is taken only upon a committed block
-            matched = self._extend(checked.message, checked.blocks)
+            if message.certificate is not None and not self._learn(message, message.certificate):
+                return
+            matched = self._extend(message, checked.blocks)
             if matched is not None:
                 voter.mark(matched, voter.log.hash(matched))
-            if proof is not None:
-                self._commit(proof)
+            self._certifying.catch_up()
+            self._commit(message.proof)
         except RemoteFault:
             if not voter.leader_dead:
                 voter.condemn_leader()
             raise
-        self._owe(checked.message.leader, self._refusal)
+        self._owe(message.leader, self._refusal)
 
     def take_offer(self, offer: InstallSnapshot) -> None:
-        """Take an offer of the term's verified leader: nothing is truncated for it, and nothing promised.
+        """Take an offer of the term's verified leader: nothing is promised for it.
 
         Raises:
             RemoteFault: it offers what it cannot have; such a leader is treated as dead for the term.
@@ -99,25 +103,57 @@ class Following:
         voter = self._voter
         try:
             check_offer(voter, offer)
-            self._commit(offer.proof)  # its block may be in this log, above what the leader takes for its end
+            # Its block may be in this log, above what the leader takes for its end.
+            if not self._learn(offer, offer.certificate):
+                return
         except RemoteFault:
             if not voter.leader_dead:
                 voter.condemn_leader()
             raise
-        # From what this log has committed the leader may have the blocks: the offer came late, and the reply says so.
-        if voter.log.committed < offer.first and offer.height > self._offered:
+        # From what this log has certified the leader may have the blocks: the offer came late, and the reply says so.
+        if voter.log.certified < offer.first and offer.height > self._offered:
             self._offered = voter.behind = offer.height
         self._owe(offer.leader, self._refusal)
 
     def send_reply(self) -> None:
-        """Queue the reply owed, if any. It must not leave before the log and the marker, as they are now, are durable."""
-        target, voter = self._reply_to, self._voter
+        """Queue the reply owed, if any. It must not leave before the log, the marker and the vote are durable."""
+        target = self._reply_to
         if target is None:
             return
         refusal, self._refusal, self._reply_to = self._refusal, None, None
-        voter.send(
-            target, AppendReply(voter.term, voter.me, self._acknowledgement(), voter.log.committed, refusal)
+        self._send(target, self._acknowledgement(), refusal, is_following=True)
+
+    def send_term(self, leader: NodeId) -> None:
+        """Answer somebody who leads a term that is over: it learns so from the reply, and steps down."""
+        self._send(leader, None, None)
+
+    def _send(
+        self,
+        target: NodeId,
+        ack: Acknowledgement | None,
+        refusal: Refusal | None,
+        *,
+        is_following: bool = False,
+        certificate: Certificate | None = None,
+        proof: CommitProof | None = None,
+    ) -> None:
+        voter, log = self._voter, self._voter.log
+        vote = self._certifying.uncertified_vote if is_following else None
+        reply = AppendReply(
+            voter.term, voter.me, ack, log.committed, refusal, vote, log.certified, certificate, proof
         )
+        voter.send(target, reply)
+
+    def _learn(self, message: AppendEntries | InstallSnapshot, certificate: Certificate) -> bool:
+        """Learn the leader's certificate; return whether its term is still the current one (P5)."""
+        if certificate.header.term > message.term:
+            raise Invalid("a certificate of a later term than its sender leads")
+        self._certifying.learn(certificate)
+        if self._voter.term == message.term:
+            return True
+        self.forget()
+        self.send_term(message.leader)
+        return False
 
     def forget(self) -> None:
         """Owe nothing more: the term or the role has changed, and an acknowledgement of the old one is worthless."""
@@ -129,7 +165,7 @@ class Following:
     def _acknowledgement(self) -> Acknowledgement | None:
         voter = self._voter
         height = voter.marked_height()
-        if height is None or (height < voter.log.committed and height < voter.log.first()):
+        if height is None or (height < voter.log.certified and height < voter.log.first()):
             return None  # or acknowledged before the log began where it now does: the next frame raises the marker
         if not self._own or (self._own[-1].term, self._own[-1].height) != (voter.term, height):
             self._own.append(voter.acknowledge(height))
@@ -140,7 +176,7 @@ class Following:
         log = self._voter.log
         if append.tip_hash != (blocks[-1].hash if blocks else append.prev_hash):
             raise Invalid("a frame's tip is not that of its blocks")
-        if append.prev_height < log.committed and append.prev_height < log.first():
+        if append.prev_height < log.certified and append.prev_height < log.first():
             # Sent before this log began where it now does: there is nothing here to compare it with, nor any need.
             self._refusal = self._refuse(append)
             return None
@@ -151,13 +187,20 @@ class Following:
                 self._refusal = self._refuse(append)
             return None
         if log.hash(append.prev_height) != append.prev_hash:
-            self._check_unbound(append.prev_height)
+            if self._must_leave(append.prev_height, blocks):
+                self._leave_tail(append)
+                return None
+            self._check_unbound(append.prev_height, append)
             self._refusal = self._refuse(append)
             return None
         known = self._known(append, blocks)
         first_new = Height(append.prev_height + known + 1)
         if known < len(blocks) and first_new <= log.tip_height:
-            self._check_unbound(first_new)
+            self._note_two_headers(blocks[known])
+            if self._must_leave(first_new, blocks):
+                self._leave_tail(append)
+                return None
+            self._check_unbound(first_new, append)
         taken = self._append_checked(append, blocks[known:], first_new)
         return Height(append.prev_height + known + taken)
 
@@ -181,11 +224,13 @@ class Following:
         below = Height(first - 1)
         predecessor, predecessor_hash, frontier = log.header(below), log.hash(below), log.frontier(below)
         configuration = voter.membership.at(below)
-        room = 2 * limits.UNCOMMITTED_BYTES_MAX - log.uncommitted_bytes
+        is_changing = voter.changing and voter.membership.height <= below
+        room = 2 * limits.UNCERTIFIED_BYTES_MAX - log.uncertified_bytes
         for block in blocks:
             room -= len(block.raw)
-            if self._held(block) or room < 0 or (block.is_configuration and below > log.committed):
+            if self._held(block) or room < 0 or self._must_wait(block, is_changing=is_changing):
                 break  # not refused: the leader sends it again, and meanwhile this voter does not acknowledge it
+            self._check_certified(block, predecessor)
             check_link(block, predecessor, predecessor_hash, frontier, configuration)
             if block.term > append.term or (
                 block.term == append.term and block.header.leader != append.leader
@@ -197,7 +242,7 @@ class Following:
             taken.append((block, frontier))
             predecessor, predecessor_hash, below = block.header, block.hash, block.height
             if block.is_configuration:
-                configuration = block.next_configuration()
+                configuration, is_changing = block.next_configuration(), True
         if taken and first <= log.tip_height:
             voter.truncate_from(first)
         for block, after in taken:
@@ -221,35 +266,86 @@ class Following:
             raise Invalid(f"block {block.height} has stayed ahead of the clock")
         return True
 
-    def _check_unbound(self, height: Height) -> None:
-        """Check that the leader may differ from this log at `height`.
+    def _must_wait(self, block: Block, *, is_changing: bool) -> bool:
+        """Return whether a block may be taken only when more is certified or applied here (ledger.md 7.2, 1 and 2)."""
+        if is_changing:
+            return not block.opening
+        if not block.is_configuration:
+            return False
+        return block.height > self._voter.log.certified + 1 or block.header.next_config_hash != self.expected
+
+    def _check_certified(self, block: Block, predecessor: Header) -> None:
+        """Check a block against the certificate that is remembered (P4, 2), and a configuration's term (7.2, 1).
 
         Raises:
-            Invalid: the block there is committed, or was acknowledged in this term (P2).
+            Invalid: it conflicts with that certificate, or is not of its predecessor's term.
         """
-        voter = self._voter
-        if height <= voter.log.committed:
-            raise Invalid(f"a frame conflicts with the committed block {height}")
+        ahead = self._certifying.ahead
+        if ahead is not None and block.height == ahead.height and block.header != ahead.header:
+            raise Invalid(f"block {block.height} conflicts with a certificate")
+        if block.is_configuration and block.term != predecessor.term:
+            raise Invalid(f"configuration block {block.height} is not of its predecessor's term")
+
+    def _must_leave(self, height: Height, blocks: tuple[Block, ...]) -> bool:
+        """Return whether a frame that differs at `height` from what binds this log is right: it holds a certified block."""
+        ahead, voter = self._certifying.ahead, self._voter
+        if ahead is None or not voter.base[0] < height <= voter.bound:
+            return False
+        return any(block.header == ahead.header for block in blocks)
+
+    def _leave_tail(self, append: AppendEntries) -> None:
+        """Give up the own tail, which may have been voted for: a certificate has shown that the frame's chain is the one."""
+        self._certifying.give_up_tail()
+        if self._voter.term == append.term:
+            self._refusal = self._refuse(append)
+
+    def _check_unbound(self, height: Height, append: AppendEntries) -> None:
+        """Check that the leader may differ from this log at `height`; what forbids it is sent first (Refusal).
+
+        An honest leader may not know the branch: it learns it so, and steps down.
+
+        Raises:
+            Invalid: the block there is certified or proven, was voted for (P4, 3), or acknowledged in this term (P2).
+        """
+        voter, log = self._voter, self._voter.log
+        if height <= voter.base[0]:
+            certificate = voter.certificate_at(log.certified)
+            self._send(append.leader, None, None, certificate=certificate)
+            raise Invalid(f"a frame conflicts with the certified block {height}")
+        if height <= voter.bound:
+            self._send(append.leader, None, None, proof=voter.proof)
+            raise Invalid(f"a frame conflicts with block {height}, proven to be committed")
         marked = voter.marked_height()
         if marked is not None and height <= marked:
             raise Invalid(f"a frame conflicts with block {marked}, acknowledged in this term")
+
+    def _note_two_headers(self, block: Block) -> None:
+        """Keep what convicts a leader that has signed two blocks of one height in one term (E1)."""
+        voter = self._voter
+        mine = voter.log.header(block.height)
+        theirs = block.header
+        is_same_place = (mine.leader, mine.epoch, mine.term) == (theirs.leader, theirs.epoch, theirs.term)
+        if is_same_place and signing.verify(theirs.leader, header_form(theirs), block.signature):
+            voter.contradictions.append(Contradiction("E1", voter.log.block(block.height), block))
 
     def _refuse(self, append: AppendEntries) -> Refusal:
         log = self._voter.log
         hints: list[Hint] = []
         height = min(append.prev_height, log.tip_height)
-        while height > log.committed and len(hints) < limits.REFUSAL_HINTS_MAX - 1:
+        while height > log.certified and len(hints) < limits.REFUSAL_HINTS_MAX - 1:
             term = log.term(height)
             hints.append(Hint(height, term, log.hash(height)))
-            while height > log.committed and log.term(height) == term:
+            while height > log.certified and log.term(height) == term:
                 height = Height(height - 1)
-        # The committed block is common to this log and every leader's (Raft §5.4, leader completeness).
-        hints.append(Hint(log.committed, log.term(log.committed), log.hash(log.committed)))
+        # The certified block is common to this log and every leader's that the others will follow (P5).
+        hints.append(Hint(log.certified, log.term(log.certified), log.hash(log.certified)))
         return Refusal(append.prev_height, needs_election=False, hints=tuple(hints))
 
-    def _commit(self, proof: CommitProof) -> None:
+    def _commit(self, proof: CommitProof | None) -> None:
         """Commit on a verified proof whose block is in the log; one for a block not here yet is left for later."""
         voter, log = self._voter, self._voter.log
+        if proof is None:
+            return
         height = proof.header.height
         is_new = log.committed < height <= log.tip_height
         if not is_new or proof.header != log.header(height):
@@ -269,7 +365,7 @@ def check_elects(voter: Voter, message: AppendEntries | InstallSnapshot | Heartb
     if election is None or (election.term, election.candidate) != (message.term, message.leader):
         raise Invalid("an election certificate is of another election than its sender's")
     log = voter.log
-    for height in range(log.tip_height, log.committed - 1, -1):
+    for height in range(log.tip_height, log.certified - 1, -1):
         if log.hash(Height(height)) == election.tip_hash:
             certificate.check_election(election, voter.network, voter.membership.at(Height(height)))
             return

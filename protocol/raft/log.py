@@ -1,12 +1,13 @@
 """The Raft log: recent blocks in memory, older ones read back from the store, and what of it is durable.
 
 ```
-     genesis … │ evicted: read through LogReader │ cached, committed │ cached, uncommitted │
-               first()                                       committed                   tip
-                                                         persisted lies anywhere at or above committed
+     genesis … │ evicted: read through LogReader │ cached, certified │ cached, ordered │ cached, neither │
+               first()                                       certified         committed               tip
 ```
+What is certified is never truncated, nor unlearnt: a start begins there. `committed` is what a commit proof has ordered; it
+is forgotten in a restart, and `persisted` may lie anywhere.
 Whoever was installed from a snapshot holds nothing between genesis and `first()` until history has been fetched.
-Every block above `committed` carries the Merkle frontier after it, so that the next block can be cut or checked without
+Every block above `certified` carries the Merkle frontier after it, so that the next block can be cut or checked without
 reading the tree.
 """
 
@@ -16,8 +17,8 @@ from typing import Protocol
 
 from protocol import limits
 from protocol.block import Block, Header
-from protocol.certificate import CommitProof
 from protocol.errors import LocalFault
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, Term
 from protocol.merkle import Frontier
 
@@ -33,7 +34,7 @@ class LogReader(Protocol):
     def first(self) -> Height:
         """Return the lowest height from which every block up to the tip is held; 0 with the whole history.
 
-        It falls while history is fetched, may rise while the log lives, never above the height committed at its start,
+        It falls while history is fetched, may rise while the log lives, never above the height certified at its start,
         and is asked for often.
         """
         ...
@@ -50,10 +51,10 @@ class LogReader(Protocol):
         """Return the block at `height`."""
         ...
 
-    def proof(self, height: Height) -> CommitProof | None:
-        """Return the stored commit proof with the greatest height at or below `height`, if there is one.
+    def certificate(self, height: Height) -> Certificate | None:
+        """Return the stored certificate with the greatest height at or below `height`, if there is one.
 
-        With it a follower that was away commits while it catches up, instead of holding everything until it has the tip.
+        With it a follower that was away applies while it catches up, instead of holding everything until it has the tip.
         """
         ...
 
@@ -70,22 +71,22 @@ class Log:
     def __init__(
         self,
         reader: LogReader,
-        committed: Height,
-        frontier_at_committed: Frontier,
+        certified: Height,
+        frontier_at_certified: Frontier,
         tail: Sequence[Block] = (),
     ) -> None:
-        """`tail` holds the durable blocks above `committed`, in order, as they were checked before they were stored."""
+        """`tail` holds the durable blocks above `certified`, in order, as they were checked before they were stored."""
         self._reader = reader
         self._entries: dict[int, _Entry] = {}
-        self._first = committed + 1
+        self._first = certified + 1
         self._bytes = 0
-        self._frontier_at_committed = frontier_at_committed
-        self._committed = committed
-        self._persisted: int = committed
-        self._tip = reader.header(committed)
-        self._tip_hash = reader.hash(committed)
-        self._uncommitted_bytes = 0
-        self._written: int = committed  # the highest height handed out for writing, and not rewritten since
+        self._frontier_at_certified = frontier_at_certified
+        self._certified = self._committed = certified
+        self._persisted: int = certified
+        self._tip = reader.header(certified)
+        self._tip_hash = reader.hash(certified)
+        self._uncertified_bytes = 0
+        self._written: int = certified  # the highest height handed out for writing, and not rewritten since
         self._truncate_from: Height | None = None
         for block in tail:
             self.append(block)
@@ -108,8 +109,13 @@ class Log:
 
     @property
     def committed(self) -> Height:
-        """Height up to which blocks are committed: they are never truncated."""
+        """Height up to which blocks are ordered, as a commit proof has shown."""
         return self._committed
+
+    @property
+    def certified(self) -> Height:
+        """Height up to which blocks are certified: they are never truncated."""
+        return self._certified
 
     @property
     def persisted(self) -> Height:
@@ -122,9 +128,14 @@ class Log:
         return self.tip_height - self._committed
 
     @property
-    def uncommitted_bytes(self) -> int:
-        """Bytes of the blocks above the committed one."""
-        return self._uncommitted_bytes
+    def uncertified_count(self) -> int:
+        """Blocks above the certified one."""
+        return self.tip_height - self._certified
+
+    @property
+    def uncertified_bytes(self) -> int:
+        """Bytes of the blocks above the certified one."""
+        return self._uncertified_bytes
 
     def first(self) -> Height:
         """Return the lowest height from which this log holds every block: below it nothing may be asked for, but genesis."""
@@ -152,16 +163,21 @@ class Log:
         """Return the term of the block at `height`."""
         return self.header(height).term
 
-    def proof(self, height: Height) -> CommitProof | None:
-        """Return the stored proof with the greatest height at or below `height`."""
-        return self._reader.proof(height)
+    def certificate(self, height: Height) -> Certificate | None:
+        """Return the stored certificate with the greatest height at or below `height`."""
+        return self._reader.certificate(height)
+
+    def holds(self, height: int, digest: bytes) -> bool:
+        """Return whether the block with this header hash is here at `height`; False where this log has nothing to compare."""
+        is_here = height == _GENESIS or self.first() <= height <= self.tip_height
+        return is_here and self.hash(Height(height)) == digest
 
     def frontier(self, height: Height) -> Frontier:
-        """Return the Merkle frontier after the block at `height`, which must not be below the committed one."""
-        if height == self._committed:
-            return self._frontier_at_committed
-        if height < self._committed:
-            raise LocalFault(f"the frontier at {height} is gone; {self._committed} is committed")
+        """Return the Merkle frontier after the block at `height`, which must not be below the certified one."""
+        if height == self._certified:
+            return self._frontier_at_certified
+        if height < self._certified:
+            raise LocalFault(f"the frontier at {height} is gone; {self._certified} is certified")
         return self._entries[height].frontier
 
     def append(self, block: Block, frontier: Frontier | None = None) -> None:
@@ -171,23 +187,24 @@ class Log:
             frontier = self.frontier(self.tip_height).append(block.leaves())
         self._entries[block.height] = _Entry(block, frontier)
         self._bytes += len(block.raw)
-        self._uncommitted_bytes += len(block.raw)
+        self._uncertified_bytes += len(block.raw)
         self._tip, self._tip_hash = block.header, block.hash
         self._evict()
 
     def truncate_from(self, height: Height) -> None:
-        """Remove the block at `height` and all above it.
+        """Remove the block at `height` and all above it, ordered ones too: only a certificate is for ever.
 
         Raises:
-            LocalFault: one of them is committed. The caller has refused such a message before (Raft §5.3).
+            LocalFault: one of them is certified. The caller has refused such a message before (P4).
         """
-        if height <= self._committed:
-            raise LocalFault(f"truncation at {height} would remove committed blocks up to {self._committed}")
+        if height <= self._certified:
+            raise LocalFault(f"truncation at {height} would remove certified blocks up to {self._certified}")
         for gone in range(height, self.tip_height + 1):
             size = len(self._entries.pop(gone).block.raw)
             self._bytes -= size
-            self._uncommitted_bytes -= size
+            self._uncertified_bytes -= size
         below = Height(height - 1)
+        self._committed = min(self._committed, below)
         entry = self._entries.get(below)
         self._tip = entry.block.header if entry else self._reader.header(below)
         self._tip_hash = entry.block.hash if entry else self._reader.hash(below)
@@ -198,16 +215,22 @@ class Log:
             self._persisted = min(self._persisted, below)
 
     def commit(self, height: Height) -> None:
-        """Move the committed height up to `height`. Never moves it down."""
-        assert self._committed <= height <= self.tip_height, (
-            "the committed height only rises, and within the log"
+        """Move the committed height up to `height`: only a truncation moves it down."""
+        assert self._committed <= height <= self.tip_height, "it only rises, and within the log"
+        self._committed = height
+
+    def certify(self, height: Height) -> None:
+        """Move the certified height up to `height`, and the committed one at least as far. Never moves it down."""
+        assert self._certified <= height <= self.tip_height, (
+            "the certified height only rises, and within the log"
         )
         frontier = self.frontier(height)
-        self._uncommitted_bytes -= sum(
-            len(self._entries[above].block.raw) for above in range(self._committed + 1, height + 1)
+        self._uncertified_bytes -= sum(
+            len(self._entries[above].block.raw) for above in range(self._certified + 1, height + 1)
         )
-        self._frontier_at_committed = frontier
-        self._committed = height
+        self._frontier_at_certified = frontier
+        self._certified = height
+        self._committed = max(self._committed, height)
         self._evict()
 
     def take_unpersisted(self) -> tuple[Height | None, tuple[Block, ...]]:
@@ -236,9 +259,9 @@ class Log:
         return self._reader
 
     def _evict(self) -> None:
-        # Uncommitted blocks stay: they may be truncated, cut upon or handed on. Their bytes are bounded elsewhere.
+        # Uncertified blocks stay: they may be truncated, cut upon or handed on. Their bytes are bounded elsewhere.
         while self._bytes > limits.LOG_CACHE_BYTES_MAX and self._first <= min(
-            self._committed, self._persisted
+            self._certified, self._persisted
         ):
             self._bytes -= len(self._entries.pop(self._first).block.raw)
             self._first += 1

@@ -2,16 +2,20 @@
 
 from typing import assert_never
 
+from protocol import certificate as certificates
 from protocol import limits
+from protocol.block import config_hash_above
 from protocol.configuration import Configuration
-from protocol.errors import Invalid, LocalFault, NotLeader
-from protocol.identifiers import Height, NetworkId, NodeId, Term
+from protocol.errors import Invalid, LocalFault, NotLeader, Refused
+from protocol.finality import Certificate
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 from protocol.raft.election import Election
 from protocol.raft.following import Following, check_elects
 from protocol.raft.log import Log
 from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
+    CertificateNotice,
     CheckedAppend,
     Heartbeat,
     HeartbeatReply,
@@ -23,10 +27,12 @@ from protocol.raft.messages import (
     ReadIndexRequest,
     RequestVote,
     TimeoutNow,
+    VoteNotice,
     VoteReply,
     author,
 )
 from protocol.raft.output import Output
+from protocol.raft.patience import Patience
 from protocol.raft.read_index import ForwardedReads
 from protocol.raft.replication import Leadership
 from protocol.raft.state import HardState, Ready, Role
@@ -48,38 +54,47 @@ class Raft(View):
         log: Log,
         timeout_seed: bytes,
     ) -> None:
-        """`configuration` is the one in force above the log's committed height; the log's tail may hold another.
+        """`configuration` is the one in force above the log's certified height; the log's tail may hold another.
 
         `log` and `hard_state` are what the last durable batch left; `timeout_seed` differs between nodes and starts.
 
         Raises:
-            Corruption: the log lacks a block that the hard state says was acknowledged.
-            LocalFault: this node is neither voter nor learner.
+            Corruption: the log lacks a block that the hard state says was acknowledged, voted for or certified.
+            LocalFault: this node is neither voter, witness nor learner.
         """
         super().__init__(
             Voter(key=key, network=network, configuration=configuration, hard_state=hard_state, log=log)
         )
         if not self._voter.membership.remembers(self._voter.me):
-            raise LocalFault("only a voter or a learner runs Raft")
+            raise LocalFault("only a voter, a witness or a learner runs Raft")
         self._election = Election(self._voter, timeout_seed)
-        self._following = Following(self._voter)
+        self._following = Following(self._voter, self._certifying)
         self._forwarded = ForwardedReads(self._voter, timeout_seed)
         self._output = Output(self._voter)
+        self._patience = Patience(self._voter)
         self._voter.begin()
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
-    def tick(self, now_ms: int) -> None:
-        """Let limits.TICK_MS pass. `now_ms` is Unix time, used for block times only."""
+    def tick(self, now_ms: int, *, waiting: bool = False) -> None:
+        """Let limits.TICK_MS pass. `now_ms` is Unix time, used for block times only.
+
+        `waiting`: a transaction that was received here waits to become final (P6).
+        """
         voter = self._voter
         voter.tick += 1
         voter.now_ms = now_ms
         self._forwarded.tick()
+        gives_up = self._patience.tick(waiting=waiting)
+        self._certifying.tick(self._patience.stalled_ticks)
+        self._election.is_starved = self._patience.is_starved
         if self._leadership is not None:
             if not self._leadership.tick():
                 # CheckQuorum: a leader cut off must not go on for ever (ledger.md 3.1 no. 13, 15).
                 self._become_follower()
-        elif voter.may_campaign and (self._election.tick() or voter.configuration.voters == (voter.me,)):
+        elif self._may_campaign and (
+            self._election.tick() or gives_up or voter.configuration.voters == (voter.me,)
+        ):
             self._start_election()
 
     def step(self, sender: NodeId, message: Input, now_ms: int) -> None:
@@ -102,6 +117,7 @@ class Raft(View):
         ):
             # A leader may be a voter by blocks that it is about to send; it is known by its election (P0).
             raise Invalid("a Raft message from somebody who takes no part in it here")
+        self._patience.heard(sender)
         match message:
             case PreVote():
                 self._on_pre_vote(message)
@@ -125,6 +141,11 @@ class Raft(View):
                 self._forwarded.take_reply(message)
             case TimeoutNow():
                 self._on_timeout_now(message)
+            case VoteNotice():
+                self._certifying.take_vote(message.vote)
+                self._certifying.answer_notice(message.vote)
+            case CertificateNotice():
+                self._learn(message.certificate)
             case _:
                 assert_never(message)
 
@@ -133,7 +154,7 @@ class Raft(View):
 
         Raises:
             NotLeader: forward them to the leader it names.
-            Unavailable: 64 blocks or 16 MiB wait for a quorum already.
+            Unavailable: 64 blocks or 16 MiB wait to become final already.
         """
         self._voter.now_ms = now_ms
         if self._leadership is None:
@@ -163,22 +184,32 @@ class Raft(View):
 
         Raises:
             NotLeader: this node does not lead.
-            Refused: more than one voter would change, or a new one was no learner.
-            Unavailable: this term has committed nothing yet, blocks are under way, or the learner to promote lags.
+            Refused: it is not the expected one, more than one voter would change, or a new one was no learner.
+            Unavailable: nothing of this term is certified yet, blocks are under way, or the learner to promote lags.
         """
         self._voter.now_ms = now_ms
         if self._leadership is None:
             raise NotLeader(self._voter.leader)
+        if following.digest != self._following.expected:
+            raise Refused("this configuration is not the one that the ledger's state says is pending")
         return self._leadership.propose_configuration(following)
 
-    def commit_acknowledged(self) -> None:
-        """Commit what a quorum has acknowledged, as `ready` does first.
+    def expect_configuration(self, digest: Digest | None) -> None:
+        """Hear which configuration is pending in the applied state (ledger.md 7.1): no other is proposed or taken.
 
-        Called before a block is cut, it gives that block the free slot, and its frames the proof: else each commit costs a
-        frame, and its answer, of its own.
+        To be said after each start, and whenever it changes; a block that comes before is held, and sent again.
+        """
+        self._following.expected = digest
+
+    def commit_acknowledged(self) -> None:
+        """Commit what a quorum has acknowledged and certify what q have voted for, as `ready` does first.
+
+        Called before a block is cut, it gives that block the free slot, and its frames proof and certificate: else each
+        costs a frame, and its answer, of its own.
         """
         if self._leadership is not None:
             self._leadership.advance_commit()
+        self._certifying.count()
 
     def transfer_leadership(self, target: NodeId) -> None:
         """Hand the leadership to `target`: proposals stop, it is brought up to date and told to campaign (thesis §3.10).
@@ -215,15 +246,21 @@ class Raft(View):
         prompt = self._output.prompt()
         if prompt is not None or self._output.is_waiting:
             return prompt
+        self._certifying.cast()
         if self._leadership is None:
             self._following.send_reply()
         return self._output.everything()
 
     def advance(self, ready: Ready) -> None:
-        """Hear that `ready` is durable, its messages sent and its committed blocks handed on."""
+        """Hear that `ready` is durable, its messages sent and its certified blocks handed on."""
         self._output.advance(ready)
 
     # --- elections ------------------------------------------------------------------------------------------------
+
+    @property
+    def _may_campaign(self) -> bool:
+        # Who knows of a certified block that it does not hold cannot lead: it would cut another in its place (P5).
+        return self._voter.may_campaign and self._certifying.ahead is None
 
     def _start_election(self) -> None:
         self._become_follower()
@@ -241,7 +278,7 @@ class Raft(View):
         voter = self._voter
         self._role = Role.LEADER
         voter.leader = voter.term_leader = voter.me
-        self._leadership = Leadership(voter, self._election.certificate())
+        self._leadership = Leadership(voter, self._certifying, self._election.certificate())
 
     def _become_follower(self, term: Term | None = None) -> None:
         """Follow nobody, in `term` if that is higher than the current one."""
@@ -289,7 +326,7 @@ class Raft(View):
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         # Only of the leader that is followed now: one that came late must not end the term of its sender's successor.
         voter = self._voter
-        if message.term == voter.term and voter.leader == message.leader and voter.may_campaign:
+        if message.term == voter.term and voter.leader == message.leader and self._may_campaign:
             self._become_follower()
             self._election.restart()
             self._campaign(transfer=True)
@@ -299,20 +336,15 @@ class Raft(View):
     def _on_append(self, checked: CheckedAppend) -> None:
         append = checked.message
         if append.term < self._voter.term:
-            self._send_term(append.leader)
+            self._following.send_term(append.leader)
         elif self._follow(append):
             self._following.take(checked)
 
     def _on_offer(self, offer: InstallSnapshot) -> None:
         if offer.term < self._voter.term:
-            self._send_term(offer.leader)
+            self._following.send_term(offer.leader)
         elif self._follow(offer):
             self._following.take_offer(offer)
-
-    def _send_term(self, leader: NodeId) -> None:
-        """Answer somebody who leads a term that is over: it learns so from the reply, and steps down."""
-        voter = self._voter
-        voter.send(leader, AppendReply(voter.term, voter.me, None, voter.log.committed, None))
 
     def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
         voter = self._voter
@@ -331,7 +363,10 @@ class Raft(View):
             self._become_follower(message.term)
         if not self._following.accept_leader(message):
             return False
-        if self._role is not Role.FOLLOWER:
+        # Who asks for another leader because nothing becomes final is not stopped by hearing that this one lives (P6).
+        if self._role is not Role.FOLLOWER and not (
+            self._role is Role.PRE_CANDIDATE and self._patience.is_starved
+        ):
             self._become_follower()
         voter.leader = message.leader
         voter.leader_heard_tick = voter.tick
@@ -339,12 +374,43 @@ class Raft(View):
         return True
 
     def _on_reply(self, reply: AppendReply | HeartbeatReply) -> None:
+        if isinstance(reply, AppendReply):
+            self._take_answer(reply)
         if self._catch_up(reply.term) or self._leadership is None or reply.term != self._voter.term:
             return
         if isinstance(reply, AppendReply):
             self._leadership.take_reply(reply)
         else:
             self._leadership.take_heartbeat_reply(reply)
+
+    def _take_answer(self, reply: AppendReply) -> None:
+        """Take what a frame was refused with: a leader that did not know the branch steps down (ledger.md 1.1, Refusal).
+
+        Raises:
+            Invalid: it does not hold.
+        """
+        if reply.certificate is not None:
+            self._learn(reply.certificate)
+        proof = reply.proof
+        if proof is not None and proof.header.term > self._voter.term:
+            configuration = self._voter.membership.of(config_hash_above(proof.header))
+            if configuration is not None:
+                certificates.check_commit_proof(proof, self._voter.network, configuration)
+                self._become_follower(proof.header.term)
+
+    def _learn(self, certificate: Certificate) -> None:
+        """Take a certificate from anybody (P5): follow in its term, and lead no longer when it is not of this log.
+
+        Raises:
+            Invalid: it does not hold.
+        """
+        certifying = self._certifying
+        is_left = certifying.learn(certificate)
+        # Of a block that is here the term is known already.
+        if certifying.ahead is certificate and certificate.header.term > self._voter.term:
+            self._become_follower(certificate.header.term)
+        elif is_left or (certifying.ahead is not None and self._role is not Role.FOLLOWER):
+            self._become_follower()
 
     def _on_read_index_request(self, request: ReadIndexRequest) -> None:
         # Refused at once rather than left to its time-out: the asker knows an old leader, or this one has too much to do.
@@ -354,7 +420,7 @@ class Raft(View):
             self._leadership.reads.add(request.voter, request.request)
 
     def _leave_if_removed(self, leadership: Leadership) -> None:
-        """Step down once the own removal is committed (Raft thesis §4.2.2); until then nobody else may be able to lead."""
+        """Step down once the own removal is certified (Raft thesis §4.2.2); until then nobody else may be able to lead."""
         if not self._voter.is_voter and not self._voter.changing:
             leadership.name_successor()
             self._become_follower()

@@ -1,4 +1,4 @@
-"""Which configuration is in force along the log: the newest in the log, committed or not (ledger.md 7.2; Raft thesis §4.1)."""
+"""Which configuration is in force along the log: the newest in the log, certified or not (ledger.md 7.2; Raft thesis §4.1)."""
 
 from protocol.block import Block
 from protocol.configuration import Configuration
@@ -9,12 +9,12 @@ class Membership:
     """The configuration in force at the start, and those that blocks have set since.
 
     A configuration block counts from the moment it is in the log, and no longer when it is truncated. At most one is
-    not committed, because the block below it must be (rule 1). The one before the newest is kept: whoever it lets go
+    not certified, because the block below it must be (rule 1). The one before the newest is kept: whoever it lets go
     still has duties, and is told.
     """
 
     def __init__(self, base: Height, configuration: Configuration) -> None:
-        """`configuration` is in force above `base`, which is committed."""
+        """`configuration` is in force above `base`, which is certified."""
         self._entries: list[tuple[Height, Configuration]] = [(base, configuration)]
         self.newest = configuration
         """The configuration in force: elections, acknowledgements and blocks to come count in it."""
@@ -45,19 +45,19 @@ class Membership:
             self._entries.append((block.height, self.newest))
 
     def truncate_from(self, height: Height) -> None:
-        """Hear that the block at `height` and all above it are gone; none of them was committed."""
+        """Hear that the block at `height` and all above it are gone; none of them was certified."""
         while len(self._entries) > 1 and self._entries[-1][0] >= height:
             self._entries.pop()
             self.newest = self._entries[-1][1]
 
-    def commit(self, height: Height) -> None:
-        """Hear that `height` is committed: of the configurations at or below it, the newest two are kept."""
+    def certify(self, height: Height) -> None:
+        """Hear that `height` is certified: of the configurations at or below it, the newest two are kept."""
         while len(self._entries) > 2 and self._entries[2][0] <= height:
             self._entries.pop(0)
 
     def remembers(self, node: NodeId) -> bool:
         """Return whether `node` takes or took part in Raft under a configuration that is still kept."""
         return any(
-            node in configuration.voters or node in configuration.learners
+            node in configuration.signers or node in configuration.learners
             for _, configuration in self._entries
         )

@@ -6,12 +6,14 @@
 | RequestVote | candidate → voter | yes (E5) | the candidate's own vote |
 | VoteReply | voter → candidate | its grant is | the vote |
 | AppendEntries | leader → follower | yes | no |
-| AppendReply | follower → leader | its acknowledgement is | blocks and marker |
+| AppendReply | follower → leader | its acknowledgement and vote are | blocks, marker, commit vote |
 | InstallSnapshot | leader → follower | yes | no |
 | Heartbeat | leader → follower | no: never evidence | no |
 | HeartbeatReply | follower → leader | no: never evidence | its term |
 | ReadIndexRequest, ReadIndexReply | voter ↔ leader | no: never evidence | no |
 | TimeoutNow | leader → successor | no | no |
+| VoteNotice | signer → signer | its vote is | the commit vote |
+| CertificateNotice | signer → signer | its votes are | no |
 
 The transport has authenticated the sender; a signature is there so that a third party can be shown the message.
 """
@@ -23,10 +25,12 @@ from protocol import limits, signing
 from protocol.block import Block, Header, check_body, header_hash
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
 from protocol.codec import Bytes64, Size, wire
+from protocol.finality import Certificate, CommitVote
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 
 NodeField = Annotated[NodeId, Size(32)]
 DigestField = Annotated[Digest, Size(32)]
+_GENESIS = Height(0)
 
 
 @wire("pre-vote")
@@ -137,8 +141,8 @@ class AppendEntries:
 
     A block keeps the bytes, header, term and signature it was cut with; the leader's own term stands here. `tip_hash`
     is the last block's hash, or `prev_hash` without blocks. `election` rides along until the follower has acknowledged
-    something in this term (P0), `proof` when the follower may not have it (P3). There is no commit index: a bare one
-    is never acted on.
+    something in this term (P0), `certificate` when the follower may not have it (P5), `proof` too, above that (P3). There is
+    no commit index: a bare one is never acted on.
     """
 
     epoch: int
@@ -151,6 +155,7 @@ class AppendEntries:
     election: ElectionCertificate | None
     proof: CommitProof | None
     signature: Bytes64
+    certificate: Certificate | None = None
 
 
 def append_form(
@@ -212,7 +217,7 @@ class Refusal:
     """The follower does not hold the frame's `prev`, or has not seen the election certificate of the term.
 
     `hints`, highest first, name the last block of each term in its log at or below `prev_height`, down to its
-    committed block: enough for the leader to find the common prefix in one round trip (Raft §5.3, end).
+    certified block: enough for the leader to find the common prefix in one round trip (Raft §5.3, end).
     """
 
     prev_height: Height
@@ -223,13 +228,21 @@ class Refusal:
 @wire("append-reply")
 @dataclass(frozen=True, slots=True)
 class AppendReply:
-    """Follower to leader: what is durable here (P2), how far it has committed, and what it could not take."""
+    """Follower to leader: what is durable here (P2), how far it has committed, and what it could not take.
+
+    `vote` is its newest commit vote, as long as it knows no certificate for that (P4). A frame that conflicts with what is
+    certified, proven or voted for here is answered with the `certificate` or the commit `proof` that shows why (Refusal).
+    """
 
     term: Term
     voter: NodeField
     ack: Acknowledgement | None
     commit_height: Height
     refusal: Refusal | None
+    vote: CommitVote | None = None
+    certified_height: Height = _GENESIS
+    certificate: Certificate | None = None
+    proof: CommitProof | None = None
 
 
 @wire("install-snapshot")
@@ -238,28 +251,28 @@ class InstallSnapshot:
     """Leader to follower: what you need next I do not hold; get state and blocks from whoever has them (Raft §7).
 
     An offer, not the data: that is verified by hashes and a quorum's word, so it may come from any member, and does not
-    end with a leadership. `first` is the lowest height from which the leader holds every block; `proof` commits the
-    newest block that it can prove, at or above `first`. `election` rides along as in AppendEntries.
+    end with a leadership. `first` is the lowest height from which the leader holds every block; `certificate` is
+    for the newest block that it has one for, at or above `first`. `election` rides along as in AppendEntries.
     """
 
     epoch: int
     term: Term
     leader: NodeField
     first: Height
-    proof: CommitProof
+    certificate: Certificate
     election: ElectionCertificate | None
     signature: Bytes64
 
     @property
     def height(self) -> Height:
         """Height of the block that is offered."""
-        return self.proof.header.height
+        return self.certificate.height
 
 
 def offer_form(
     network: NetworkId, *, epoch: int, term: Term, leader: NodeId, first: Height, offered_hash: Digest
 ) -> bytes:
-    """Return the bytes a leader signs for an offer; `offered_hash` is the header hash of the block that its proof commits."""
+    """Return the bytes a leader signs for an offer; `offered_hash` is the header hash of the certified block."""
     return signing.signed_form("install-snapshot", network, epoch, term, leader, first, offered_hash)
 
 
@@ -271,7 +284,7 @@ def offer_valid(offer: InstallSnapshot, network: NetworkId) -> bool:
         term=offer.term,
         leader=offer.leader,
         first=offer.first,
-        offered_hash=header_hash(offer.proof.header),
+        offered_hash=header_hash(offer.certificate.header),
     )
     return signing.verify(offer.leader, form, offer.signature)
 
@@ -331,6 +344,27 @@ class TimeoutNow:
     leader: NodeField
 
 
+@wire("vote-notice")
+@dataclass(frozen=True, slots=True)
+class VoteNotice:
+    """Signer to signer: my commit vote has not become part of a certificate that I know of (P4, P6).
+
+    The leader may withhold certificates; any q signers can make one without it. Whoever has one for that block answers with
+    it. Headers need not come along: a vote for a block that its receiver does not hold is of no use to it yet.
+    """
+
+    vote: CommitVote
+
+
+@wire("certificate-notice")
+@dataclass(frozen=True, slots=True)
+class CertificateNotice:
+    """Signer to signer: a certificate that you seem to lack (P5)."""
+
+    sender: NodeField
+    certificate: Certificate
+
+
 Message = (
     PreVote
     | PreVoteReply
@@ -344,6 +378,8 @@ Message = (
     | ReadIndexRequest
     | ReadIndexReply
     | TimeoutNow
+    | VoteNotice
+    | CertificateNotice
 )
 """What travels; `codec.decode(data, Message)` reads it."""
 Input = Message | CheckedAppend
@@ -366,5 +402,9 @@ def author(message: Input) -> NodeId:
             return message.leader
         case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
             return message.voter
+        case VoteNotice():
+            return message.vote.signer
+        case CertificateNotice():
+            return message.sender
         case _:
             assert_never(message)

@@ -3,6 +3,7 @@
 from protocol.identifiers import NodeId
 from protocol.raft.messages import (
     AppendEntries,
+    CertificateNotice,
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
@@ -14,7 +15,7 @@ from protocol.raft.state import HardState, Ready
 from protocol.raft.voter import Voter
 
 _OF_A_TERM = AppendEntries | InstallSnapshot | Heartbeat | HeartbeatReply
-_READS = ReadIndexRequest | ReadIndexReply
+_PROMISES_NOTHING = ReadIndexRequest | ReadIndexReply | CertificateNotice
 
 
 class Output:
@@ -22,7 +23,6 @@ class Output:
 
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
-        self._persisted = voter.hard
         self._outstanding: Ready | None = None
 
     @property
@@ -33,21 +33,36 @@ class Output:
     def everything(self) -> Ready | None:
         """Return all that is queued, to be advanced, or None. Its messages wait for its write."""
         voter = self._voter
-        committed, proof = voter.take_committed()
+        certified, certificate = voter.take_certified()
         truncate_from, append = voter.log.take_unpersisted()
-        # Looked at before it is compared: nearly always it is the very same one.
-        is_new = voter.hard is not self._persisted and voter.hard != self._persisted
-        hard_state: HardState | None = voter.hard if is_new else None
+        hard_state = self._changed(is_written=truncate_from is not None or bool(append))
         messages, voter.outbox = tuple(voter.outbox), []
         reads = voter.take_reads()
         behind, voter.behind = voter.behind, None
-        work = hard_state or append or messages or committed or reads
+        contradictions, voter.contradictions = tuple(voter.contradictions), []
+        work = hard_state or append or messages or certified or reads or contradictions
         if not work and truncate_from is None and behind is None:
             return None
         self._outstanding = Ready(
-            hard_state, truncate_from, append, messages, committed, proof, reads, behind
+            hard_state,
+            truncate_from,
+            append,
+            messages,
+            certified,
+            certificate,
+            reads,
+            behind,
+            contradictions,
         )
         return self._outstanding
+
+    def _changed(self, *, is_written: bool) -> HardState | None:
+        """Return the hard state if it is to be written; `is_written`: there is a batch anyway."""
+        voter = self._voter
+        # Looked at before it is compared: nearly always it is the very same one.
+        if is_written or (voter.hard is not voter.durable and voter.hard != voter.durable):
+            voter.note_certificate()
+        return voter.hard if voter.hard is not voter.durable and voter.hard != voter.durable else None
 
     def prompt(self) -> Ready | None:
         """Return what waits for no write, be one under way or not, or None."""
@@ -69,11 +84,11 @@ class Output:
             return
         self._outstanding = None
         if ready.hard_state is not None:
-            self._persisted = ready.hard_state
+            self._voter.durable = ready.hard_state
         self._voter.log.mark_persisted(ready.append)
 
     def _is_prompt(self, message: Message) -> bool:
         # Leading or following in a term is a promise not to vote in an earlier one: the term itself must be durable.
         if isinstance(message, _OF_A_TERM):
-            return message.term <= self._persisted.term
-        return isinstance(message, _READS)
+            return message.term <= self._voter.durable.term
+        return isinstance(message, _PROMISES_NOTHING)

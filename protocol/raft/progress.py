@@ -59,6 +59,10 @@ class Progress:
     """What it said it has committed."""
     proof_height: Height = _NONE
     """Height of the newest proof sent to it."""
+    certified_height: Height = _NONE
+    """Up to where it said it has certificates."""
+    certificate_height: Height = _NONE
+    """Height of the newest certificate sent to it."""
     election_due: bool = True
     """The election certificate rides along until the follower has acknowledged something in this term (P0)."""
     nudge_due: bool = True
@@ -81,8 +85,12 @@ class Progress:
         self.replicating, self.snapshotting, self.paused, self.probe_blocks = False, False, False, blocks
         self.in_flight.clear()
         self.in_flight_bytes = 0
-        self.proof_height = self.commit_height  # what rode on a refused frame was of no use to it
+        self.forget_sent()  # what rode on a refused frame was of no use to it
         self.next_height = self.probe_goal = max(height, Height(self.match_height + 1))
+
+    def forget_sent(self) -> None:
+        """Take for lost what proofs and certificates it has not said it has."""
+        self.proof_height, self.certificate_height = self.commit_height, self.certified_height
 
     def offer_snapshot(self) -> None:
         """Send nothing but offers, the first of them at once, until `probe_from`."""
@@ -113,8 +121,11 @@ class Progress:
             )
         return not self.paused
 
-    def is_settled(self, committed: Height) -> bool:
-        """Return whether the follower has answered for all that was sent, and knows that `committed` is: nothing to repeat."""
+    def is_settled(self, committed: Height, certified: Height) -> bool:
+        """Return whether the follower has answered for all that was sent, and knows what is committed and certified."""
         return (
-            self.replicating and self.match_height + 1 == self.next_height and self.commit_height >= committed
+            self.replicating
+            and self.match_height + 1 == self.next_height
+            and self.commit_height >= committed
+            and self.certified_height >= certified
         )

@@ -1,4 +1,4 @@
-"""The leader's side of replication: frames out, acknowledgements in, commit proofs (Raft §5.3, §5.4.2; P1, P3).
+"""The leader's side of replication: frames out, acknowledgements and votes in, commit proofs (Raft §5.3, §5.4.2; P1, P3).
 
 Frames are made when the driver asks for work, so that whatever came in before is in them; one signature and one
 message object serve all followers that need the same frame.
@@ -10,7 +10,9 @@ from protocol.block import Block
 from protocol.certificate import CommitProof, ElectionCertificate
 from protocol.configuration import Configuration, change_fault
 from protocol.errors import Invalid, Refused, Unavailable
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId
+from protocol.raft.certifying import Certifying
 from protocol.raft.departures import Departures
 from protocol.raft.heartbeat import Heartbeats
 from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow, append_form
@@ -21,14 +23,15 @@ from protocol.raft.snapshot import Offers
 from protocol.raft.transfer import Transfer
 from protocol.raft.voter import Voter
 
-_FrameKey = tuple[Height, Height, bool, Height]
+_FrameKey = tuple[Height, Height, bool, Height, Height]
 
 
 class Leadership:
     """One node's leadership of one term, from its opening block to its end."""
 
-    def __init__(self, voter: Voter, election: ElectionCertificate) -> None:
+    def __init__(self, voter: Voter, certifying: Certifying, election: ElectionCertificate) -> None:
         self._voter = voter
+        self._certifying = certifying
         self._election = election
         self._signatures: dict[tuple[Digest, Digest], bytes] = {}
         # A part of the leadership, and gone with it: one that outlived it would refuse writes for ever (hashicorp #696).
@@ -39,8 +42,9 @@ class Leadership:
         self._offers = Offers(voter, election)
         self.reads = LeaderReads(voter, self._heartbeats)
         self._departures = Departures(voter, self._progress)
-        if voter.proof is None:
-            voter.proof = voter.log.proof(voter.log.committed)
+        newest = voter.certificate_at(voter.log.certified)
+        if newest is not None and not voter.certificates:
+            voter.certificates.append(newest)
         # The opening commits the older terms' tail: counting alone may not (Raft §5.4.2, §8; canonical/raft #336).
         self._cut((), opening=codec.encode(election))
 
@@ -49,22 +53,24 @@ class Leadership:
         voter = self._voter
         if self._transfer is not None and self._transfer.tick():
             self._transfer = None
+        for node in [node for node in self._progress if node not in voter.receivers]:
+            self._departures.add(node)
         self._departures.tick()
         for progress in self._progress.values():
             if voter.tick % limits.HEARTBEAT_TICKS == 0:
                 progress.nudge_due = True
-                progress.proof_height = progress.commit_height
+                progress.forget_sent()
         return self._heartbeats.tick()
 
     @property
     def has_room(self) -> bool:
-        """Whether another block may be cut before one is committed."""
+        """Whether another block may be cut before one is certified (P6)."""
         log = self._voter.log
         return (
             self._transfer is None
             and not self._voter.changing
-            and log.uncommitted_count < limits.UNCOMMITTED_BLOCKS_MAX
-            and log.uncommitted_bytes < limits.UNCOMMITTED_BYTES_MAX
+            and log.uncertified_count < limits.UNCERTIFIED_BLOCKS_MAX
+            and log.uncertified_bytes < limits.UNCERTIFIED_BYTES_MAX
         )
 
     @property
@@ -89,42 +95,39 @@ class Leadership:
         """Cut one block of `transactions` (P1); return its height.
 
         Raises:
-            Unavailable: too much is uncommitted, the membership changes, or the leadership is being handed over.
+            Unavailable: too much is not final yet, the membership changes, or the leadership is being handed over.
         """
         if self._voter.changing:
-            # Above a configuration that is not committed only the opening of a term may stand (ledger.md 7.2, 2).
+            # Above a configuration that is not certified only the opening of a term may stand (ledger.md 7.2, 2).
             raise Unavailable("the membership is being changed; retry in a moment")
         if self._transfer is not None:
             raise Unavailable("the leadership is being handed over; retry in a moment")
         if not self.has_room:
-            raise Unavailable("too many blocks wait for a quorum; retry when one has been committed")
+            raise Unavailable("too many blocks wait to become final; retry when one has")
         return self._cut(transactions)
 
     def propose_configuration(self, following: Configuration) -> Height:
-        """Cut a configuration block (ledger.md 7.2); return its height. It counts from now on, committed or not.
+        """Cut a configuration block (ledger.md 7.2); return its height. It counts from now on, certified or not.
 
         Raises:
             Refused: it does not lawfully follow the configuration in force.
-            Unavailable: this term has committed nothing yet, something is under way, or a learner to promote lags.
+            Unavailable: nothing of this term is certified yet, something is under way, or a learner to promote lags.
         """
         voter, log = self._voter, self._voter.log
         fault = change_fault(voter.configuration, following)
         if fault is not None:
             raise Refused(f"the membership cannot change like this: {fault}")
-        # Until a block of its own term is committed a leader may not know of a change that its predecessor began; two
+        # Until a block of its own term is certified a leader may not know of a change that its predecessor began; two
         # changes of one parent could then both be committed (the single-server bug of 2015; ledger.md 7.2, 1).
-        if log.committed != log.tip_height or log.tip.term != voter.term or self._transfer is not None:
+        if log.certified != log.tip_height or log.tip.term != voter.term or self._transfer is not None:
             raise Unavailable("the membership cannot change while blocks are under way; retry in a moment")
         for node in set(following.voters) - set(voter.configuration.voters):
             progress = self._progress.get(node)
-            if progress is None or progress.match_height < log.committed:
+            if progress is None or progress.match_height < log.certified:
                 raise Unavailable(
                     "the learner to promote has not caught up; retry when it holds the newest block"
                 )
-        leaving = set(voter.receivers) - set(following.voters) - set(following.learners)
         height = self._cut((), configuration=following)
-        for node in sorted(leaving):
-            self._departures.add(node)
         for node in voter.receivers:
             self._progress.setdefault(node, Progress(height, voter.tick))
         return height
@@ -142,10 +145,10 @@ class Leadership:
         voter.send(best, TimeoutNow(voter.term, voter.me))
 
     def take_reply(self, reply: AppendReply) -> None:
-        """Take a follower's reply of this term.
+        """Take a follower's reply of this term; what it says of proofs and certificates is for the machine.
 
         Raises:
-            Invalid: its acknowledgement is not for this log, or its signature does not verify.
+            Invalid: its acknowledgement is not for this log, or a signature does not verify.
         """
         progress = self._progress.get(reply.voter)
         if progress is None:
@@ -154,8 +157,11 @@ class Leadership:
         # As it says, be it less than before: what is committed is not durable by itself, and after a restart the proof is
         # needed again. A late reply only costs a proof that it has.
         progress.commit_height = min(reply.commit_height, self._voter.log.tip_height)
+        progress.certified_height = min(reply.certified_height, self._voter.log.tip_height)
         if reply.ack is not None:
             self._take_acknowledgement(progress, reply)
+        if reply.vote is not None:
+            self._certifying.take_vote(reply.vote)
         self._offers.take_reply(progress)
         refusal = reply.refusal
         if refusal is None:
@@ -203,20 +209,27 @@ class Leadership:
         self.reads.advance()
         self._heartbeats.send()
         frames: dict[_FrameKey, AppendEntries] = {}
-        committed, tip = self._voter.log.committed, self._voter.log.tip_height
-        proven = self._voter.proof.header.height if self._voter.proof is not None else Height(0)
+        voter, log, proof = self._voter, self._voter.log, self._voter.proof
+        tip = log.tip_height
+        proven = (
+            proof.header.height if proof is not None and proof.header.height > log.certified else Height(0)
+        )
         for node, progress in self._progress.items():
             sent = False
-            if progress.next_height <= committed and self._offers.serve(node, progress):
+            if progress.next_height <= log.committed and self._offers.serve(node, progress):
                 continue
             while (
                 progress.next_height <= tip if progress.replicating else not sent
             ) and progress.window_open():
                 self._send(node, progress, frames, blocks=progress.replicating or progress.probe_blocks)
                 sent = True
-            nudge = progress.nudge_due and not progress.is_settled(committed)
-            # A proof leaves at once: a follower commits one hop after the leader, not one heartbeat.
-            news = progress.replicating and progress.proof_height < proven < progress.next_height
+            nudge = progress.nudge_due and not progress.is_settled(log.committed, log.certified)
+            # Proofs and certificates leave at once: a follower has them one hop after the leader, not one heartbeat.
+            news = progress.replicating and (
+                progress.proof_height < proven < progress.next_height
+                or voter.certificate_for(progress.certificate_height, Height(progress.next_height - 1))
+                is not None
+            )
             if not sent and (nudge or news):
                 self._send(node, progress, frames, blocks=False)
             progress.nudge_due = False
@@ -234,24 +247,35 @@ class Leadership:
     def _send(
         self, node: NodeId, progress: Progress, frames: dict[_FrameKey, AppendEntries], *, blocks: bool
     ) -> None:
-        prev = Height(progress.next_height - 1)
+        voter, prev = self._voter, Height(progress.next_height - 1)
         batch = self._batch(progress.next_height) if blocks else ()
         tip = Height(prev + len(batch))
         starts_anew = bool(batch) and batch[0].is_configuration
+        certificate = voter.certificate_for(progress.certificate_height, prev if starts_anew else tip)
+        if certificate is not None:
+            progress.certificate_height = certificate.height
         proof = self._proof_for(progress, prev if starts_anew else tip)
+        if proof is not None:
+            progress.proof_height = proof.header.height
         election = progress.election_due
-        key = (prev, tip, election, proof.header.height if proof else Height(0))
+        key = (
+            prev,
+            tip,
+            election,
+            proof.header.height if proof else Height(0),
+            certificate.height if certificate else Height(0),
+        )
         frame = frames.get(key)
         if frame is None:
-            frame = frames[key] = self._frame(prev, batch, self._election if election else None, proof)
-        if proof:
-            progress.proof_height = proof.header.height
+            frame = frames[key] = self._frame(
+                prev, batch, self._election if election else None, proof, certificate
+            )
         if progress.replicating:
             if batch:
                 progress.sent(tip, sum(len(block.raw) for block in batch))
         else:
             progress.probed(batch)
-        self._voter.send(node, frame)
+        voter.send(node, frame)
 
     def _frame(
         self,
@@ -259,6 +283,7 @@ class Leadership:
         batch: tuple[Block, ...],
         election: ElectionCertificate | None,
         proof: CommitProof | None,
+        certificate: Certificate | None,
     ) -> AppendEntries:
         voter = self._voter
         prev_hash = voter.log.hash(prev)
@@ -274,7 +299,7 @@ class Leadership:
             signature = self._signatures[prev_hash, tip_hash] = voter.key.sign(form)
         raws = tuple([block.raw for block in batch])
         return AppendEntries(
-            epoch, term, voter.me, prev, prev_hash, raws, tip_hash, election, proof, signature
+            epoch, term, voter.me, prev, prev_hash, raws, tip_hash, election, proof, signature, certificate
         )
 
     def _batch(self, first: Height) -> tuple[Block, ...]:
@@ -284,20 +309,22 @@ class Leadership:
         while len(batch) < limits.APPEND_BLOCKS_MAX and first + len(batch) <= log.tip_height:
             block = log.block(Height(first + len(batch)))
             total += len(block.raw)
-            # A configuration begins a frame, with the proof of the block below it (ledger.md 7.2, 1).
-            if batch and (total > limits.APPEND_BYTES_MAX or block.is_configuration):
+            # A configuration stands alone in a frame: it needs the certificate of the block below it, and what stands above
+            # needs its own (ledger.md 7.2, 1 and 2).
+            if batch and (
+                total > limits.APPEND_BYTES_MAX or block.is_configuration or batch[-1].is_configuration
+            ):
                 break
             batch.append(block)
         return tuple(batch)
 
     def _proof_for(self, progress: Progress, tip: Height) -> CommitProof | None:
-        """Return the newest proof for a block at or below `tip` that this follower may not have."""
-        log, newest = self._voter.log, self._voter.proof
-        if progress.proof_height >= min(tip, log.committed):
+        """Return the newest commit proof, if this follower may need it: not below a certificate that it gets or has."""
+        proof = self._voter.proof
+        if proof is None or proof.header.height > tip:
             return None
-        if newest is None or newest.header.height > tip:
-            newest = log.proof(tip)  # it is catching up: let it commit as it goes
-        return newest if newest is not None and newest.header.height > progress.proof_height else None
+        known = max(progress.proof_height, progress.certificate_height)
+        return proof if proof.header.height > known else None
 
     def _take_acknowledgement(self, progress: Progress, reply: AppendReply) -> None:
         voter, ack = self._voter, reply.ack
@@ -309,8 +336,8 @@ class Leadership:
             raise Invalid("an acknowledgement of another voter or term")
         if ack.height < progress.match_height:
             return  # delayed on the way: a newer one is here
-        if ack.height < voter.log.committed and ack.height < voter.log.first():
-            return  # not held here any more, so not to be compared; it counts for nothing that is not committed
+        if ack.height < voter.log.certified and ack.height < voter.log.first():
+            return  # not held here any more, so not to be compared; it counts for nothing that is not certified
         if ack.height > voter.log.tip_height or voter.log.hash(ack.height) != ack.header_hash:
             raise Invalid(f"an acknowledgement of block {ack.height} that is not in the leader's log")
         if not certificate.acknowledgement_valid(ack, voter.network):
@@ -322,7 +349,7 @@ class Leadership:
         """Return where this log and the follower's last agree, by what it says of its terms (Raft §5.3, end).
 
         Two logs that hold blocks of one term hold the same ones up to the shorter run's end (log matching). A wrong
-        guess costs a round trip, nothing else; the search is bounded as a follower's uncommitted tail is.
+        guess costs a round trip, nothing else; the search is bounded as a follower's uncertified tail is.
         """
         log = self._voter.log
         first = log.first()
@@ -333,7 +360,7 @@ class Leadership:
             height = Height(min(hint.height, log.tip_height))
             if height == hint.height and log.hash(height) == hint.hash:
                 return max(height, match_height)
-            for _ in range(2 * limits.UNCOMMITTED_BLOCKS_MAX):
+            for _ in range(2 * limits.UNCERTIFIED_BLOCKS_MAX):
                 if height <= bottom or log.term(height) <= hint.term:
                     break
                 height = Height(height - 1)
@@ -342,11 +369,11 @@ class Leadership:
                 return height if height < hint.height else Height(height - 1)
         return match_height
 
-    def _has_moved_on(self, progress: Progress, committed: Hint) -> bool:
-        """Return whether a follower has committed, of this log, what it was to be sent next: it was installed meanwhile."""
+    def _has_moved_on(self, progress: Progress, certified: Hint) -> bool:
+        """Return whether a follower has certified, of this log, what it was to be sent next: it was installed meanwhile."""
         log = self._voter.log
-        is_held = max(progress.next_height, log.first()) <= committed.height <= log.tip_height
-        return is_held and log.hash(committed.height) == committed.hash
+        is_held = max(progress.next_height, log.first()) <= certified.height <= log.tip_height
+        return is_held and log.hash(certified.height) == certified.hash
 
     def _cut(
         self,

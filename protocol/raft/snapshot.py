@@ -9,11 +9,12 @@ Unlike in Raft nothing of this belongs to a term: an installation outlives the l
 (scylladb #29092), and a snapshot that is at hand is no reason to install it (camunda #6092, ledger.md 3.1 no. 38).
 """
 
-from protocol import certificate
-from protocol.block import config_hash_above, header_hash
-from protocol.certificate import CommitProof, ElectionCertificate
+from protocol import finality
+from protocol.block import header_hash
+from protocol.certificate import ElectionCertificate
 from protocol.errors import Invalid
-from protocol.identifiers import Digest, Height, NodeId
+from protocol.finality import Certificate
+from protocol.identifiers import ZERO, Digest, Height, NodeId
 from protocol.raft.messages import InstallSnapshot, offer_form
 from protocol.raft.progress import Progress
 from protocol.raft.voter import Voter
@@ -48,24 +49,26 @@ class Offers:
         return True
 
     def take_reply(self, progress: Progress) -> None:
-        """Hear of a reply: who has committed or acknowledged a block that is held here can be sent the next."""
+        """Hear of a reply: who has certified or acknowledged a block that is held here can be sent the next."""
         if not progress.snapshotting:
             return
-        height = max(progress.commit_height, progress.match_height)
+        height = max(progress.certified_height, progress.match_height)
         if height >= self._voter.log.first():
             progress.probe_from(Height(height + 1), blocks=True)
 
     def _offer(self, node: NodeId, progress: Progress, first: Height) -> None:
-        voter, proof = self._voter, self._voter.proof
-        if proof is None or proof.header.height < first:
+        voter = self._voter
+        certificate = voter.certificate_at(voter.log.certified)
+        if certificate is None or certificate.height < first:
             return  # nothing can be proven yet: the opening of this term will be
         epoch, term = voter.hard.epoch, voter.term
         election = self._election if progress.election_due else None
-        signature = self._sign(first, proof)
-        voter.send(node, InstallSnapshot(epoch, term, voter.me, first, proof, election, signature))
+        signature = self._sign(first, certificate)
+        offer = InstallSnapshot(epoch, term, voter.me, first, certificate, election, signature)
+        voter.send(node, offer)
 
-    def _sign(self, first: Height, proof: CommitProof) -> bytes:
-        voter, offered_hash = self._voter, header_hash(proof.header)
+    def _sign(self, first: Height, certificate: Certificate) -> bytes:
+        voter, offered_hash = self._voter, header_hash(certificate.header)
         if self._signed is None or self._signed[:2] != (first, offered_hash):
             form = offer_form(
                 voter.network,
@@ -80,23 +83,23 @@ class Offers:
 
 
 def check_offer(voter: Voter, offer: InstallSnapshot) -> None:
-    """Check that what a leader offers was committed, as well as a log can tell that ends before it.
+    """Check that what a leader offers was certified, as well as a log can tell that ends before it.
 
     Whoever installs something checks it again, by hashes and in the configurations on the way there.
 
     Raises:
-        Invalid: its proof does not hold, or it leaves out what is offered.
+        Invalid: its certificate does not hold, or it leaves out what is offered.
     """
-    proof = offer.proof
-    if offer.first > offer.height or offer.term < proof.header.term:
+    certificate = offer.certificate
+    if offer.first > offer.height or offer.term < certificate.header.term:
         raise Invalid("an offer of a block that its leader cannot have")
-    configuration = voter.membership.of(config_hash_above(proof.header))
-    if configuration is not None:
-        certificate.check_commit_proof(proof, voter.network, configuration)
+    configuration = voter.membership.of(certificate.header.config_hash)
+    if configuration is not None and certificate.header.next_config_hash == ZERO:
+        finality.check_certificate(certificate, voter.network, configuration)
         return
     # The membership has changed meanwhile. As with elections, somebody known here must stand for it.
-    known = [ack for ack in proof.acknowledgements if voter.membership.remembers(ack.voter)]
-    if proof.header.net != voter.network or not known:
-        raise Invalid("an offer without an acknowledgement of anybody known here")
-    if not all(certificate.acknowledgement_valid(ack, voter.network) for ack in known):
-        raise Invalid("an acknowledgement in an offer does not verify")
+    known = [vote for vote in certificate.votes if voter.membership.remembers(vote.signer)]
+    if certificate.header.net != voter.network or not known:
+        raise Invalid("an offer without a commit vote of anybody known here")
+    if not all(finality.vote_valid(vote, voter.network) for vote in known):
+        raise Invalid("a commit vote in an offer does not verify")

@@ -1,8 +1,10 @@
 """What may be seen of a Raft machine between its inputs; nothing here changes it."""
 
-from protocol.certificate import Acknowledgement
+from protocol.certificate import Acknowledgement, CommitProof
 from protocol.configuration import Configuration
+from protocol.finality import Certificate, CommitVote
 from protocol.identifiers import Height, NodeId, Term
+from protocol.raft.certifying import Certifying
 from protocol.raft.replication import Leadership
 from protocol.raft.state import Role
 from protocol.raft.voter import Voter
@@ -13,6 +15,7 @@ class View:
 
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
+        self._certifying = Certifying(voter)
         self._leadership: Leadership | None = None
         self._role = Role.FOLLOWER
 
@@ -33,8 +36,13 @@ class View:
 
     @property
     def commit_height(self) -> Height:
-        """Height up to which blocks are committed, as a proof has shown."""
+        """Height up to which blocks are ordered, as a commit proof has shown since the start, or a certificate."""
         return self._voter.log.committed
+
+    @property
+    def certified_height(self) -> Height:
+        """Height up to which blocks are certified."""
+        return self._voter.log.certified
 
     @property
     def tip_height(self) -> Height:
@@ -45,6 +53,21 @@ class View:
     def uncommitted_count(self) -> int:
         """Blocks above the committed height."""
         return self._voter.log.uncommitted_count
+
+    @property
+    def uncertified_count(self) -> int:
+        """Blocks above the certified height."""
+        return self._voter.log.uncertified_count
+
+    @property
+    def commit_proof(self) -> CommitProof | None:
+        """The newest commit proof that this node has seen since it started."""
+        return self._voter.proof
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The newest certificate of a block in the log that this node has seen since it started."""
+        return self._voter.certificates[-1] if self._voter.certificates else None
 
     @property
     def may_propose(self) -> bool:
@@ -64,3 +87,7 @@ class View:
     def acknowledgement_of(self, voter: NodeId) -> Acknowledgement | None:
         """Return the newest acknowledgement of another voter that this node has seen since it started."""
         return self._voter.acknowledgements.get(voter)
+
+    def last_vote_of(self, signer: NodeId) -> CommitVote | None:
+        """Return the newest commit vote of another signer that this node has verified since it started."""
+        return self._certifying.seen.get(signer)

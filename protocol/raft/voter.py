@@ -1,4 +1,4 @@
-"""What one voter knows, whatever its role: identity, hard state, log, term's leader, proofs, clock.
+"""What one voter knows, whatever its role: identity, hard state, log, term's leader, what is proven, clock.
 
 The phases (`election`, `following`, `replication`) read and change it; `machine` alone decides which phase is in charge.
 """
@@ -6,17 +6,18 @@ The phases (`election`, `following`, `replication`) read and change it; `machine
 import dataclasses
 from collections import deque
 
-from protocol import certificate
+from protocol import certificate, limits
 from protocol.block import Block
 from protocol.certificate import Acknowledgement, CommitProof
 from protocol.configuration import Configuration
 from protocol.errors import Corruption
+from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
 from protocol.raft.membership import Membership
 from protocol.raft.messages import Message
-from protocol.raft.state import HardState, ReadState
+from protocol.raft.state import Contradiction, HardState, ReadState
 from protocol.signing import SigningKey
 
 
@@ -35,8 +36,8 @@ class Voter:
         self.key = key
         self.me = NodeId(key.public)
         self.network = network
-        self.membership = Membership(log.committed, configuration)
-        self.hard = hard_state
+        self.membership = Membership(log.certified, configuration)
+        self.hard = self.durable = hard_state
         self.log = log
         self.outbox: list[tuple[NodeId, Message]] = []
         self.reads: list[ReadState] = []
@@ -53,15 +54,18 @@ class Voter:
         self.leader_heard_tick = 0
         self.proof: CommitProof | None = None
         """The newest commit proof seen."""
+        self.certificates: deque[Certificate] = deque(maxlen=limits.CERTIFICATES_CACHED)
+        """The newest certificates of blocks in this log, rising; older ones are in the store."""
+        self.contradictions: list[Contradiction] = []
         self.behind: Height | None = None
         """Height of an offer of the leader's that the driver has not been told of."""
         self.acknowledgements: dict[NodeId, Acknowledgement] = {}
         """The newest one seen of each other voter: who asks after a crash what it had promised is told."""
-        self.undelivered: deque[CommitProof] = deque()
-        self.delivered = log.committed
-        for height in range(log.committed + 1, log.tip_height + 1):
+        self.undelivered: deque[Certificate] = deque()
+        self.delivered = log.certified
+        for height in range(log.certified + 1, log.tip_height + 1):
             self.membership.append(log.block(Height(height)))
-        self._check_marker()
+        self._check_promises()
 
     def begin(self) -> None:
         """Take from the log what it says of terms: once, when what is in the hard state counts as durable."""
@@ -80,7 +84,7 @@ class Voter:
 
     @property
     def configuration(self) -> Configuration:
-        """The configuration in force: the newest in the log, committed or not (ledger.md 7.2, 3)."""
+        """The configuration in force: the newest in the log, certified or not (ledger.md 7.2, 3)."""
         return self.membership.newest
 
     @property
@@ -90,8 +94,30 @@ class Voter:
 
     @property
     def changing(self) -> bool:
-        """Whether a configuration block waits to be committed."""
-        return self.membership.height > self.log.committed
+        """Whether a configuration block waits to be certified."""
+        return self.membership.height > self.log.certified
+
+    @property
+    def base(self) -> tuple[Height, Digest]:
+        """Height and hash of the highest block of this log that is known to be certified (P4).
+
+        After a restart that may lie above what is applied: the hard state remembers it, its certificate is gone.
+        """
+        hard, certified = self.hard, self.log.certified
+        if hard.certificate_height > certified:
+            return hard.certificate_height, hard.certificate_hash
+        return certified, self.log.hash(certified)
+
+    @property
+    def signers(self) -> frozenset[NodeId]:
+        """Whose votes count now: while the membership changes, those before and those after (ledger.md 7.2, 4)."""
+        before = self.membership.replaced if self.changing else None
+        return frozenset([*self.configuration.signers, *(before.signers if before is not None else ())])
+
+    @property
+    def other_signers(self) -> tuple[NodeId, ...]:
+        """Who is told of votes and certificates besides this node, in order."""
+        return tuple(sorted(self.signers - {self.me}))
 
     @property
     def other_voters(self) -> tuple[NodeId, ...]:
@@ -100,9 +126,16 @@ class Voter:
 
     @property
     def receivers(self) -> tuple[NodeId, ...]:
-        """To whom a leader sends blocks: the other voters, and the learners."""
-        learners = [node for node in self.configuration.learners if node != self.me]
-        return self.other_voters + tuple(learners)
+        """To whom a leader sends blocks: the other voters, the witnesses and the learners.
+
+        What the latter two acknowledge tells the leader what to send next, and is counted for nothing (P6). Who leaves
+        is one of them until that is certified: its vote may be needed for it (ledger.md 7.2, 4).
+        """
+        before = self.membership.replaced if self.changing else None
+        leaving = before.signers if before is not None else ()
+        others = (*self.configuration.witnesses, *self.configuration.learners, *leaving)
+        counted = {self.me, *self.configuration.voters}
+        return self.other_voters + tuple(dict.fromkeys(node for node in others if node not in counted))
 
     def may_lead(self, node: NodeId) -> bool:
         """Return whether a candidacy of `node` is heard.
@@ -113,11 +146,15 @@ class Voter:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this node stands for election: a voter does, and one on its way out."""
-        return self._counts_or_leaves(self.me)
+        """Whether this node stands for election: a voter does, and one on its way out.
+
+        But not before it holds the certified block that made it leave its tail: what it would say of its log could not be
+        told from a lie (E5b).
+        """
+        return self._counts_or_leaves(self.me) and self.base[0] >= self.hard.left_height
 
     def _counts_or_leaves(self, node: NodeId) -> bool:
-        # Until its leaving is committed, a voter that leaves may hold the only log that can win (Raft thesis §4.2.2).
+        # Until its leaving is certified, a voter that leaves may hold the only log that can win (Raft thesis §4.2.2).
         before = self.membership.replaced
         is_leaving = self.changing and before is not None and node in before.voters
         return is_leaving or node in self.configuration.voters
@@ -196,32 +233,108 @@ class Voter:
         )
 
     def commit(self, proof: CommitProof) -> None:
-        """Take a verified proof for a block of this log; it and its ancestors are committed (P3)."""
+        """Take a verified proof for a block of this log; it and its ancestors are ordered (P3)."""
         height = proof.header.height
         if height > self.log.committed:
             self.log.commit(height)
-            self.membership.commit(height)
-            self.undelivered.append(proof)
         if self.proof is None or height > self.proof.header.height:
             self.proof = proof
 
-    def take_committed(self) -> tuple[tuple[Block, ...], CommitProof | None]:
-        """Return committed blocks not handed out yet, as far as a proof reaches that lies within the durable log."""
-        proof = None
-        while self.undelivered and self.undelivered[0].header.height <= self.log.persisted:
-            proof = self.undelivered.popleft()
-            above = Height(proof.header.height + 1)
-            if above <= self.log.tip_height and self.log.header(above).next_config_hash != ZERO:
-                # The proof of the block below a configuration is handed out by itself, and so stored: whoever catches up
-                # takes the configuration only upon that very proof (ledger.md 7.2, 1).
+    def certify(self, certificate: Certificate) -> None:
+        """Take a verified certificate for a block of this log above the certified height; all up to there is final (P5)."""
+        self.log.certify(certificate.height)
+        self.membership.certify(certificate.height)
+        self.undelivered.append(certificate)
+        self.certificates.append(certificate)
+
+    def certificate_for(self, known: Height, tip: Height) -> Certificate | None:
+        """Return what somebody with certificates up to `known` and blocks up to `tip` needs next, or None.
+
+        The newest for a block at or below `tip`; but above a configuration block nothing is certified before it is (ledger.md
+        7.2, 4). Nobody holds more uncertified blocks than are looked through for one.
+        """
+        log = self.log
+        if known >= min(tip, log.certified):
+            return None
+        for height in range(
+            max(known, log.first()) + 1, min(tip, known + 2 * limits.UNCERTIFIED_BLOCKS_MAX) + 1
+        ):
+            if log.header(Height(height)).next_config_hash != ZERO:
+                tip = Height(height)
                 break
-        if proof is None:
+        newest = self.certificate_at(tip)
+        return newest if newest is not None and newest.height > known else None
+
+    def certificate_at(self, height: Height) -> Certificate | None:
+        """Return the certificate with the greatest height at or below `height`, of those known here."""
+        for known in reversed(self.certificates):
+            if known.height <= height:
+                return known
+        return self.log.certificate(height)
+
+    @property
+    def bound(self) -> Height:
+        """Height up to which this log is given up for nothing but a certificate: what is ordered or voted for (P4, 3)."""
+        hard, log = self.hard, self.log
+        if hard.last_vote_height > log.committed and log.holds(hard.last_vote_height, hard.last_vote_hash):
+            return hard.last_vote_height
+        return log.committed
+
+    def roll_back(self, certificate: Certificate) -> None:
+        """Give up the uncertified tail, some of it proven or voted for: another block is certified in its place (P5).
+
+        That takes a liar. All of it goes, though the lower part may be common: that comes again. What was promised of it is
+        undone in a way that contradicts nothing: this node says nothing more in a term in which it has acknowledged some of
+        it (E2), and neither votes nor stands before it holds the certified block (E3, E5b).
+        """
+        base, base_hash = self.base
+        self.truncate_from(Height(base + 1))
+        marked, hard = self.marked_height(), self.hard
+        is_marked = marked is not None and marked > base
+        if hard.ack_hash != ZERO and hard.ack_height > base:
+            hard = dataclasses.replace(hard, ack_height=base, ack_hash=base_hash)
+        self.hard = dataclasses.replace(hard, left_height=max(hard.left_height, certificate.height))
+        self.proof = None
+        term = max(Term(hard.term + is_marked), certificate.header.term)
+        if term > hard.term:
+            self.enter_term(term)
+
+    def note_certificate(self) -> None:
+        """Bring the hard state's certificate up to date, because it is written anyway (ledger.md decision 6)."""
+        height, digest = self.base
+        if self.hard.certificate_height != height:
+            self.hard = dataclasses.replace(self.hard, certificate_height=height, certificate_hash=digest)
+
+    def take_certified(self) -> tuple[tuple[Block, ...], Certificate | None]:
+        """Return certified blocks not handed out yet, as far as a certificate reaches that lies within the durable log."""
+        certificate = None
+        while self.undelivered and self.undelivered[0].height <= self.log.persisted:
+            certificate = self.undelivered.popleft()
+            above = Height(certificate.height + 1)
+            is_below = above <= self.log.tip_height and self.log.header(above).next_config_hash != ZERO
+            if is_below or certificate.header.next_config_hash != ZERO:
+                # Handed out by itself, and so stored: whoever catches up takes a configuration only upon the certificate of
+                # the block below it, and what stands above only upon its own (ledger.md 7.2, 1 and 4).
+                break
+        if certificate is None:
             return (), None
-        blocks = tuple(
-            [self.log.block(Height(h)) for h in range(self.delivered + 1, proof.header.height + 1)]
-        )
-        self.delivered = proof.header.height
-        return blocks, proof
+        blocks = tuple([self.log.block(Height(h)) for h in range(self.delivered + 1, certificate.height + 1)])
+        self.delivered = certificate.height
+        return blocks, certificate
+
+    def _check_promises(self) -> None:
+        hard, log = self.hard, self.log
+        if hard.certificate_height > log.certified and not log.holds(
+            hard.certificate_height, hard.certificate_hash
+        ):
+            raise Corruption(f"block {hard.certificate_height} is certified and not in the log")
+        self._check_marker()
+        is_above = hard.last_vote_height > self.base[0]
+        if is_above and not log.holds(hard.last_vote_height, hard.last_vote_hash) and not hard.left_height:
+            if not self._has_lost(hard.last_vote_height):
+                raise Corruption(f"block {hard.last_vote_height} was voted for and is not in the log")
+            # What was installed here is certified, and the tail that was voted for did not follow it (P4, 1).
+            self.hard = dataclasses.replace(hard, left_height=log.certified)
 
     def _check_marker(self) -> None:
         # A marker is written in one batch with the blocks it speaks of, so a log without them was damaged, or restored
@@ -239,10 +352,10 @@ class Voter:
     def _has_lost(self, height: Height) -> bool:
         """Return whether the acknowledged block at `height` lost to what was installed here since.
 
-        Terms never fall along a chain, so an acknowledged block has no committed one of a later term among its ancestors:
+        Terms never fall along a chain, so an acknowledged block has no certified one of a later term among its ancestors:
         it stood on another branch, and was rightly left (ledger.md 3.1 no. 37). Blocks that this log took later than the
         acknowledgement came with a newer marker, so there can be none above.
         """
         log = self.log
-        has_lost = log.term(log.committed) > self.hard.ack_term
-        return has_lost and (height <= log.committed or log.tip_height == log.committed)
+        has_lost = log.term(log.certified) > self.hard.ack_term
+        return has_lost and (height <= log.certified or log.tip_height == log.certified)

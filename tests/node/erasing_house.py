@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from node.announcing import Announcer
-from node.applier import Committed
+from node.applier import Certified
 from node.destruction import Destruction
 from node.erased_rows import ErasedRows
 from node.erasure import Erasures
@@ -97,10 +97,10 @@ class ErasingFacility(Facility):
         """Apply the blocks that were missed."""
         source = self.ledger.members[0].store
         for height in range(self.store.applied().height + 1, source.applied().height + 1):
-            proof = source.proof(Height(height))
-            assert proof is not None
+            certificate = source.certificate(Height(height))
+            assert certificate is not None
             await self.member.applier.apply(
-                Committed((source.block(Height(height)),), proof, is_stored=False)
+                Certified((source.block(Height(height)),), certificate, is_stored=False)
             )
 
 

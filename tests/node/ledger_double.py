@@ -1,6 +1,6 @@
 """A network in one process whose order is made by a queue instead of Raft; everything else is the real thing.
 
-Blocks are cut, signed, checked and proven as real ones (every voter acknowledges), applied by the real `Applier` over a
+Blocks are cut, signed, checked and certified as real ones, applied by the real `Applier` over a
 real `LedgerStore` per member, and awaited by the real `Submitter`. What is missing is disagreement.
 
     async with running(LedgerDouble(3)) as ledger:
@@ -15,19 +15,21 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
-from node.applier import Applier, Committed
+from node.applier import Applier, Certified
 from node.identity import Identity
 from node.ports import CallHandler, PeerStatus, StreamHandler
 from node.receipts import Receipts, Submitter
+from node.standing import Standing
 from protocol import block as blocks
 from protocol import certificate
 from protocol.block import Block
-from protocol.certificate import CommitProof, ElectionCertificate
+from protocol.certificate import ElectionCertificate
 from protocol.codec import encode
 from protocol.configuration import Card, Configuration, Member, found, network_id
 from protocol.errors import CarechainError, RemoteFault, Unavailable
+from protocol.finality import Certificate, cast_vote
 from protocol.hpke import x25519_public
-from protocol.identifiers import Height, NetworkId, NodeId, PublicKey, Term
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, PublicKey, Term
 from protocol.passphrase import Hardness
 from protocol.signing import SigningKey
 from storage.envelope_store import EnvelopeStore
@@ -225,6 +227,7 @@ class MemberDouble:
             clock=ledger.clock,
             leader=lambda: self.member.node,
             propose=ledger.propose,
+            standing=Standing(self.member.node, self.store, lambda: self.applier.mark.height, lambda: None),
         )
 
 
@@ -295,22 +298,23 @@ class LedgerDouble:
             now_ms=self.clock.now_ms(),
         )
         blocks.check_body(block)
-        acknowledgements = tuple(
-            certificate.acknowledge(
+        votes = tuple(
+            cast_vote(
                 key,
                 self.network,
                 epoch=0,
                 incarnation=0,
-                term=Term(1),
                 height=Height(block.height),
                 tip=block.hash,
+                base_height=mark.height,
+                base=Digest(mark.hash),
             )
-            for key in self._voters
+            for key in self._voters[: self.genesis.certificate_quorum]
         )
-        committed = Committed((block,), CommitProof(block.header, (), acknowledgements), is_stored=False)
+        certified = Certified((block,), Certificate(block.header, (), votes), is_stored=False)
         for member in self.members:
             if member.transport.is_up:
-                await member.applier.apply(committed)
+                await member.applier.apply(certified)
         return block
 
 

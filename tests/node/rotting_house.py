@@ -7,17 +7,17 @@ from typing import TypeVar, TypeVarTuple
 import trio
 import trio.testing
 
-from node.applier import Applier, Committed
+from node.applier import Applier, Certified
 from node.block_repair import BlockRepair
-from node.catchup import BlockServer
+from node.block_server import BlockServer
 from node.damage_notice import DamageNotice
 from node.receipts import Receipts
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block
 from protocol.catchup import BlocksFrom, Segment
-from protocol.certificate import CommitProof
 from protocol.errors import StorageFull
+from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId
 from protocol.merkle import Frontier
 from storage.key_value import Batch
@@ -27,7 +27,7 @@ from storage.mend import lost_heights, put_lost
 from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SilentLog
 from tests.node.scripted_transport import ScriptedTransport, Stream
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, acknowledgement, successor
+from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, certificate_of, successor
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -45,10 +45,7 @@ def long_chain() -> tuple[Block, ...]:
 
 
 CHAIN = long_chain()
-PROOFS = {
-    number: CommitProof(CHAIN[number].header, (), tuple(acknowledgement(n, CHAIN[number]) for n in (0, 1)))
-    for number in (3, MIDDLE, TIP)
-}
+CERTIFICATES = {number: certificate_of(CHAIN[number]) for number in (3, MIDDLE, TIP)}
 
 
 def key(prefix: bytes, height: int) -> bytes:
@@ -88,8 +85,8 @@ class House:
 
     async def fill(self) -> None:
         first = 1
-        for last, proof in PROOFS.items():
-            await self.applier.apply(Committed(CHAIN[first : last + 1], proof, is_stored=False))
+        for last, certificate in CERTIFICATES.items():
+            await self.applier.apply(Certified(CHAIN[first : last + 1], certificate, is_stored=False))
             first = last + 1
 
     def lose(self, prefix: bytes, height: int) -> None:
@@ -125,10 +122,10 @@ async def served_by_another() -> Stream:
     return stream
 
 
-def sending(*blocks: Block, proof: CommitProof | None = None) -> Stream:
+def sending(*blocks: Block, certificate: Certificate | None = None) -> Stream:
     async def stream(_body: bytes) -> AsyncGenerator[bytes, None]:
         await trio.lowlevel.checkpoint()
-        yield codec.encode(Segment(tuple(block.raw for block in blocks), proof))
+        yield codec.encode(Segment(tuple(block.raw for block in blocks), certificate))
 
     return stream
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import trio
 
-from node.applier import Applier, Committed
-from node.catchup import CHANNEL as BLOCKS
-from node.catchup import BlockServer, Follower
+from node.applier import Applier, Certified
+from node.block_server import CHANNEL as BLOCKS
+from node.block_server import BlockServer
+from node.catchup import Follower
+from node.forks import Forks
 from node.history import History
 from node.receipts import Receipts
 from node.snapshot_claims import Claims, StateCheck
@@ -18,7 +20,6 @@ from node.snapshots import CHUNKS, ChunksFrom, SnapshotMaker, SnapshotServer, Sn
 from node.verification import Verification
 from protocol import codec, ledger_state
 from protocol.block import Block
-from protocol.certificate import CommitProof
 from protocol.identifiers import Height, NodeId, Vid
 from protocol.merkle import Frontier
 from protocol.signing import SigningKey
@@ -37,7 +38,16 @@ from tests.node.ledger_double import (
     SilentLog,
 )
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, FACILITY, NETWORK, NODES, VOTERS, acknowledgement, filled, key
+from tests.protocol.chain import (
+    CONFIGURATION,
+    FACILITY,
+    NETWORK,
+    NODES,
+    VOTERS,
+    certificate_of,
+    filled,
+    key,
+)
 
 UNIT = 2
 CHUNK_BYTES = 1_024
@@ -63,10 +73,6 @@ def built() -> tuple[Block, ...]:
         frontier = frontier.append(block.leaves())
         blocks.append(block)
     return tuple(blocks)
-
-
-def proof_of(block: Block) -> CommitProof:
-    return CommitProof(block.header, (), (acknowledgement(0, block), acknowledgement(1, block)))
 
 
 @functools.cache
@@ -127,7 +133,7 @@ class Member:
         self.verification = Verification(NETWORK, workers, self.log)
         changing = trio.Lock()
         self.claims = Claims(
-            self.snapshots, CONFIGURATION, transport=self.transport, verification=self.verification, clock=self.clock
+            self.snapshots, self.store, transport=self.transport, verification=self.verification, clock=self.clock
         )  # fmt: skip
         self.state_check = StateCheck(self.space, self.maker, self.claims, clock=self.clock, log=self.log)
         self.installer = Installer(
@@ -141,6 +147,7 @@ class Member:
         self.follower = Follower(
             store=self.store, applier=self.applier, transport=self.transport, verification=self.verification,
             clock=self.clock, entropy=entropy, log=self.log, installer=self.installer,
+            forks=Forks(self.store, self.disk, self.transport, self.log),
         )  # fmt: skip
         SnapshotServer(self.space, workers).serve(self.transport)
         self.transport.serve_stream(BLOCKS, BlockServer(self.store, self.log, UNIT).serve)
@@ -150,7 +157,7 @@ class Member:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.maker.run)
             for block in built()[self.applier.mark.height + 1 : last + 1]:
-                await self.applier.apply(Committed((block,), proof_of(block), is_stored=False))
+                await self.applier.apply(Certified((block,), certificate_of(block), is_stored=False))
                 if is_snapshot_height(block.height, UNIT):
                     await self.made(block.height)
             nursery.cancel_scope.cancel()

@@ -2,9 +2,8 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import AppliedHeight, Applier, Committed
+from node.applier import AppliedHeight, Applier, Certified
 from node.receipts import Receipts
-from protocol.certificate import CommitProof
 from protocol.errors import LocalFault, StorageFull
 from protocol.identifiers import Height, Txid
 from protocol.merkle import Frontier
@@ -13,14 +12,14 @@ from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
 from tests.node.ledger_double import InlineDisk
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, acknowledgement
+from tests.protocol.chain import CONFIGURATION, certificate_of
 
 CHAIN = chain.build()
 
 
-def committed(first: int, last: int, *, is_stored: bool = False) -> Committed:
-    proof = CommitProof(CHAIN[last].header, (), tuple(acknowledgement(n, CHAIN[last]) for n in (0, 1)))
-    return Committed(CHAIN[first : last + 1], proof, is_stored)
+def certified(first: int, last: int, *, is_stored: bool = False) -> Certified:
+    certificate = certificate_of(CHAIN[last])
+    return Certified(CHAIN[first : last + 1], certificate, is_stored)
 
 
 def applier_on(rows: MemoryStore, receipts: Receipts | None = None) -> Applier:
@@ -34,57 +33,57 @@ def contents(rows: MemoryStore) -> dict[bytes, bytes]:
 async def test_blocks_rows_mark_and_proof_become_visible_together() -> None:
     rows = MemoryStore()
     applier = applier_on(rows)
-    await applier.apply(committed(1, 3))
+    await applier.apply(certified(1, 3))
     store = LedgerStore(rows, CONFIGURATION)
     assert (store.applied().height, store.applied().hash) == (3, CHAIN[3].hash)
     assert store.applied().tree_size == len(CHAIN[2].transactions)
     assert store.block(Height(2)) == CHAIN[2]
-    proof = store.proof(Height(3))
-    assert proof is not None
-    assert proof.header == CHAIN[3].header
+    certificate = store.certificate(Height(3))
+    assert certificate is not None
+    assert certificate.header == CHAIN[3].header
 
 
 async def test_applying_again_changes_nothing() -> None:
     rows = MemoryStore()
     applier = applier_on(rows)
-    await applier.apply(committed(1, 2))
+    await applier.apply(certified(1, 2))
     before = contents(rows)
-    await applier.apply(committed(1, 2))
-    await applier.apply(committed(1, 1))
+    await applier.apply(certified(1, 2))
+    await applier.apply(certified(1, 1))
     assert contents(rows) == before
-    await applier.apply(committed(1, 3))
+    await applier.apply(certified(1, 3))
     assert applier.height.value == 3
 
 
 @pytest.mark.parametrize("keep", [0, 1])
 async def test_a_crash_at_any_batch_gives_the_same_state_after_applying_again(keep: int) -> None:
     whole, broken = MemoryStore(), MemoryStore()
-    await applier_on(whole).apply(committed(1, 2))
-    await applier_on(whole).apply(committed(3, 3))
+    await applier_on(whole).apply(certified(1, 2))
+    await applier_on(whole).apply(certified(3, 3))
 
     blocks = Batch()
     LedgerStore.put_blocks(blocks, CHAIN[1:])
     first = applier_on(broken)
     broken.write(blocks, sync=True)
-    await first.apply(committed(1, 2, is_stored=True))
-    await first.apply(committed(3, 3, is_stored=True))
+    await first.apply(certified(1, 2, is_stored=True))
+    await first.apply(certified(3, 3, is_stored=True))
     assert broken.unsynced == 2
     broken.crash(keep)
     again = applier_on(broken)
     assert again.mark.height == (2 if keep else 0)
-    await again.apply(committed(1, 2, is_stored=True))
-    await again.apply(committed(3, 3, is_stored=True))
+    await again.apply(certified(1, 2, is_stored=True))
+    await again.apply(certified(3, 3, is_stored=True))
     assert contents(broken) == contents(whole)
 
 
 async def test_a_gap_or_another_chain_is_never_applied() -> None:
     applier = applier_on(MemoryStore())
     with pytest.raises(LocalFault):
-        await applier.apply(committed(2, 3))
+        await applier.apply(certified(2, 3))
     assert applier.height.value == 0
-    await applier.apply(committed(1, 1))
+    await applier.apply(certified(1, 1))
     with pytest.raises(LocalFault):
-        await applier.apply(committed(3, 3))
+        await applier.apply(certified(3, 3))
     assert applier.height.value == 1
 
 
@@ -97,7 +96,7 @@ async def test_what_could_not_be_written_is_not_applied_and_resolves_nobody() ->
     applier = Applier(LedgerStore(rows, CONFIGURATION), FullDisk(rows), receipts)
     txid = Txid(bytes(32))
     with receipts.expect((txid,)) as waiter, pytest.raises(StorageFull):
-        await applier.apply(committed(1, 2))
+        await applier.apply(certified(1, 2))
     assert (applier.mark.height, applier.height.value, waiter.receipts) == (0, 0, {})
 
 
@@ -129,6 +128,6 @@ async def test_37_blocks_that_lost_do_not_stay_above_what_a_voter_applies_while_
     LedgerStore.put_blocks(tail, (*CHAIN[1:2], rival, above))
     rows.write(tail, sync=True)
 
-    await applier.apply(committed(1, 2))
+    await applier.apply(certified(1, 2))
 
     assert LedgerStore(rows, CONFIGURATION).tip_height() == 2

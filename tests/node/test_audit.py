@@ -7,7 +7,7 @@ from protocol import codec
 from protocol.cid import cid_of, cid_text
 from protocol.errors import Forbidden, Refused
 from protocol.ledger_rows import Record, record_key, vault_key
-from storage.keyspace import ATTACHMENT, BLOCK, PROOF, STATE, prefix_range
+from storage.keyspace import ATTACHMENT, BLOCK, CERTIFICATE, STATE, prefix_range
 from tests.node.facility_double import FacilityDouble, facilities
 
 Clock = trio.testing.MockClock
@@ -134,17 +134,17 @@ async def test_a_missing_block_is_named_and_the_rest_is_verified(autojump_clock:
         assert result["height"] == hospital.store.applied().height
 
 
-async def test_a_commit_proof_for_something_else_is_named(autojump_clock: Clock) -> None:
+async def test_a_certificate_for_something_else_is_named(autojump_clock: Clock) -> None:
     async with facilities() as (hospital, clinic, _):
         await story(hospital, clinic)
-        proofs = dict(hospital.member.rows.scan(*prefix_range(PROOF)))
-        keys = sorted(proofs)
-        flip(hospital, keys[2], lambda _: proofs[keys[1]])
+        certificates = dict(hospital.member.rows.scan(*prefix_range(CERTIFICATE)))
+        keys = sorted(certificates)
+        flip(hospital, keys[2], lambda _: certificates[keys[1]])
 
         result = await result_of(hospital)
 
         assert result["ok"] is False
-        assert "commit proof" in str(result["problems"])
+        assert "certificate" in str(result["problems"])
 
 
 async def test_changed_state_is_named_by_record(autojump_clock: Clock) -> None:

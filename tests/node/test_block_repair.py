@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.catchup import BlockServer
+from node.block_server import BlockServer
 from node.ledger_audit import LedgerAudit
 from protocol import codec
 from protocol.block import Block
@@ -16,16 +16,16 @@ from protocol.identifiers import Height
 from protocol.merkle import Frontier
 from storage import keyspace
 from storage.key_value import Batch
-from storage.keyspace import BLOCK, HARD_STATE, PROOF, STATE
+from storage.keyspace import BLOCK, CERTIFICATE, HARD_STATE, STATE
 from storage.ledger_store import HistoryMark
 from storage.mend import lost_heights, put_lost
 from tests.node.ledger_double import InlineWorkers
 from tests.node.rotting_house import (
+    CERTIFICATES,
     CHAIN,
     HONEST,
     LIAR,
     MIDDLE,
-    PROOFS,
     TIP,
     House,
     key,
@@ -62,32 +62,32 @@ async def test_29_damaged_blocks_are_found_and_fetched_by_hash_and_the_database_
 
 
 @pytest.mark.parametrize("heights", [(3,), (MIDDLE,), (TIP,), (3, MIDDLE, TIP)])
-async def test_29_damaged_proofs_cost_no_blocks(
+async def test_29_damaged_certificates_cost_no_blocks(
     house: House, heights: tuple[int, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
-    house.rot(*(key(PROOF, height) for height in heights))
+    house.rot(*(key(CERTIFICATE, height) for height in heights))
 
     await run_until_made_anew(house)
 
     assert house.asked() == []
 
 
-async def test_the_proof_of_the_newest_block_comes_back_with_it(
+async def test_the_certificate_of_the_newest_block_comes_back_with_it(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
-    house.lose(PROOF, TIP)
+    house.lose(CERTIFICATE, TIP)
 
     await run_for(house, 1)
 
-    assert house.store.proof(Height(TIP)) == PROOFS[TIP]
+    assert house.store.certificate(Height(TIP)) == CERTIFICATES[TIP]
     assert house.is_whole()
 
 
-async def test_a_proof_that_nobody_has_keeps_no_voter_from_voting(
+async def test_a_certificate_that_nobody_has_keeps_no_voter_from_voting(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     house.transport.streams[HONEST] = sending(*CHAIN[TIP:])  # all have gone on, and prove a newer block
-    house.lose(PROOF, TIP)
+    house.lose(CERTIFICATE, TIP)
 
     house.rot(key(BLOCK, 10))
 
@@ -321,7 +321,7 @@ async def test_who_is_asked_for_a_damaged_block_serves_nothing_and_has_it_looked
     assert house.is_whole()
 
 
-@pytest.mark.parametrize("row", [key(BLOCK, 5), key(PROOF, MIDDLE)])
+@pytest.mark.parametrize("row", [key(BLOCK, 5), key(CERTIFICATE, MIDDLE)])
 async def test_an_audit_that_meets_damage_has_it_looked_into(
     house: House, row: bytes, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -4,17 +4,19 @@ import pytest
 import trio
 import trio.testing
 
-from node import catchup
-from node.applier import Applier, Committed
-from node.catchup import BlockServer, Follower
+from node import block_server
+from node.applier import Applier, Certified
+from node.block_server import BlockServer
+from node.catchup import Follower
+from node.forks import Forks
 from node.gossip import TOPIC
 from node.receipts import Receipts
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block
 from protocol.catchup import Announce, BlocksFrom, Segment
-from protocol.certificate import CommitProof
 from protocol.errors import Invalid, RemoteFault, Unavailable
+from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId
 from protocol.merkle import Frontier
 from storage.keyspace import BLOCK
@@ -23,19 +25,15 @@ from storage.memory import MemoryStore
 from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SeededEntropy, SilentLog
 from tests.node.scripted_transport import ScriptedTransport, Stream
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, acknowledgement
+from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, certificate_of
 
 CHAIN = chain.build()
 ME = NodeId(bytes(32))
 LIAR, HONEST = NODES[1], NODES[2]
 
 
-def proof_of(block: Block, *voters: int) -> CommitProof:
-    return CommitProof(block.header, (), tuple(acknowledgement(n, block) for n in voters or (0, 1)))
-
-
-def segment(*blocks: Block, proof: CommitProof | None = None) -> bytes:
-    return codec.encode(Segment(tuple(block.raw for block in blocks), proof))
+def segment(*blocks: Block, certificate: Certificate | None = None) -> bytes:
+    return codec.encode(Segment(tuple(block.raw for block in blocks), certificate))
 
 
 def sending(*frames: bytes, then: Callable[[], object] | None = None) -> Stream:
@@ -49,7 +47,7 @@ def sending(*frames: bytes, then: Callable[[], object] | None = None) -> Stream:
     return stream
 
 
-ALL = sending(segment(*CHAIN[1:], proof=proof_of(CHAIN[3])))
+ALL = sending(segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3])))
 
 
 class House:
@@ -62,13 +60,15 @@ class House:
         self.applier = Applier(self.store, InlineDisk(rows), Receipts())
         self.transport = ScriptedTransport(ME, (LIAR, HONEST))
         self.verification = Verification(NETWORK, InlineWorkers(), self.log)
+        self.forks = Forks(self.store, InlineDisk(rows), self.transport, self.log)
         self.follower = Follower(
             store=self.store, applier=self.applier, transport=self.transport, verification=self.verification,
             clock=DoubleClock(), entropy=SeededEntropy("observer"), log=self.log,
+            forks=self.forks,
         )  # fmt: skip
 
-    def announce(self, sender: NodeId, *blocks: Block, proof: CommitProof) -> None:
-        body = codec.encode(Announce(proof, tuple(block.raw for block in blocks)))
+    def announce(self, sender: NodeId, *blocks: Block, certificate: Certificate) -> None:
+        body = codec.encode(Announce(certificate, tuple(block.raw for block in blocks)))
         self.transport.deliver(TOPIC, sender, body)
 
 
@@ -83,12 +83,12 @@ async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_h
     server = BlockServer(house.store, house.log)
     ask = codec.encode(BlocksFrom(Height(1)))
     assert [frame async for frame in server.serve(ME, ask)] == []
-    await house.applier.apply(Committed(CHAIN[1:3], chain.proof(CHAIN), is_stored=False))
-    await house.applier.apply(Committed(CHAIN[3:], proof_of(CHAIN[3]), is_stored=False))
+    await house.applier.apply(Certified(CHAIN[1:3], chain.linked_certificate(CHAIN), is_stored=False))
+    await house.applier.apply(Certified(CHAIN[3:], certificate_of(CHAIN[3]), is_stored=False))
     segments = [codec.decode(frame, Segment) async for frame in server.serve(ME, ask)]
-    # Both groups under the proof of the second: who catches up checks one, and writes once.
+    # Both groups under the certificate of the second: who catches up checks one, and writes once.
     assert [len(one.blocks) for one in segments] == [3]
-    assert [one.proof.header.height for one in segments if one.proof] == [3]
+    assert [one.certificate.header.height for one in segments if one.certificate] == [3]
     for height in (4, 2**64 - 1):
         assert [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(height))))] == []
     for bad in (b"", b"\xc1", codec.encode(BlocksFrom(Height(0)))):
@@ -96,19 +96,19 @@ async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_h
             await anext(server.serve(ME, bad))
 
 
-async def test_the_server_gathers_no_more_than_its_bound_and_goes_beyond_it_only_to_the_next_proof(
+async def test_the_server_gathers_no_more_than_its_bound_and_goes_beyond_it_only_to_the_next_certificate(
     house: House, autojump_clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await house.applier.apply(Committed(CHAIN[1:3], chain.proof(CHAIN), is_stored=False))
-    await house.applier.apply(Committed(CHAIN[3:], proof_of(CHAIN[3]), is_stored=False))
-    monkeypatch.setattr(catchup, "_GATHERED_BYTES", 1)
+    await house.applier.apply(Certified(CHAIN[1:3], chain.linked_certificate(CHAIN), is_stored=False))
+    await house.applier.apply(Certified(CHAIN[3:], certificate_of(CHAIN[3]), is_stored=False))
+    monkeypatch.setattr(block_server, "_GATHERED_BYTES", 1)
     server = BlockServer(house.store, house.log)
 
     frames = [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(1))))]
 
     segments = [codec.decode(frame, Segment) for frame in frames]
     assert [len(one.blocks) for one in segments] == [2, 1]
-    assert [one.proof.header.height for one in segments if one.proof] == [2, 3]
+    assert [one.certificate.header.height for one in segments if one.certificate] == [2, 3]
 
 
 async def test_the_leader_is_asked_last(house: House, autojump_clock) -> None:
@@ -132,8 +132,8 @@ async def test_the_leader_is_asked_last(house: House, autojump_clock) -> None:
 
 async def test_damaged_blocks_are_served_to_nobody_and_told_once(house: House, autojump_clock) -> None:
     other = House()
-    await other.applier.apply(Committed(CHAIN[1:2], proof_of(CHAIN[1]), is_stored=False))
-    await other.applier.apply(Committed(CHAIN[2:], proof_of(CHAIN[3]), is_stored=False))
+    await other.applier.apply(Certified(CHAIN[1:2], certificate_of(CHAIN[1]), is_stored=False))
+    await other.applier.apply(Certified(CHAIN[2:], certificate_of(CHAIN[3]), is_stored=False))
     other.rows.damage([BLOCK + (2).to_bytes(8, "big")])
     server = BlockServer(other.store, other.log)
     for _ in range(2):
@@ -145,7 +145,7 @@ async def test_damaged_blocks_are_served_to_nobody_and_told_once(house: House, a
 
 async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House, autojump_clock) -> None:
     other = House()
-    await other.applier.apply(Committed(CHAIN[1:], proof_of(CHAIN[3]), is_stored=False))
+    await other.applier.apply(Certified(CHAIN[1:], certificate_of(CHAIN[3]), is_stored=False))
 
     async def served(body: bytes) -> AsyncGenerator[bytes, None]:
         async for frame in BlockServer(other.store, other.log).serve(ME, body):
@@ -165,13 +165,13 @@ UNSIGNED = chain.successor(CHAIN[1], Frontier(), body=(b"garbage",))
     [
         (b"garbage",),
         (codec.encode(Segment((b"garbage",), None)),),
-        (segment(CHAIN[2], CHAIN[3], proof=proof_of(CHAIN[3])),),
-        (segment(CHAIN[1], CHAIN[3], proof=proof_of(CHAIN[3])),),
-        (segment(CHAIN[2], CHAIN[1], proof=proof_of(CHAIN[1])),),
-        (segment(*CHAIN[1:], proof=proof_of(CHAIN[2])),),
-        (segment(*CHAIN[1:], proof=proof_of(CHAIN[3], 0)),),
-        (segment(CHAIN[1], WRONG_BODY, CHAIN[3], proof=proof_of(CHAIN[3])),),
-        (segment(CHAIN[1], UNSIGNED, proof=proof_of(UNSIGNED)),),
+        (segment(CHAIN[2], CHAIN[3], certificate=certificate_of(CHAIN[3])),),
+        (segment(CHAIN[1], CHAIN[3], certificate=certificate_of(CHAIN[3])),),
+        (segment(CHAIN[2], CHAIN[1], certificate=certificate_of(CHAIN[1])),),
+        (segment(*CHAIN[1:], certificate=certificate_of(CHAIN[2])),),
+        (segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3], 0)),),
+        (segment(CHAIN[1], WRONG_BODY, CHAIN[3], certificate=certificate_of(CHAIN[3])),),
+        (segment(CHAIN[1], UNSIGNED, certificate=certificate_of(UNSIGNED)),),
         (segment(CHAIN[1]), segment(CHAIN[1])),
     ],
     ids=[
@@ -180,7 +180,7 @@ UNSIGNED = chain.successor(CHAIN[1], Frontier(), body=(b"garbage",))
         "gap",
         "hole",
         "backwards",
-        "other-proof",
+        "other-certificate",
         "few-acks",
         "wrong-body",
         "bad-transaction",
@@ -201,7 +201,9 @@ async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(
 
 
 async def test_what_was_proven_before_the_lie_is_kept(house: House, autojump_clock) -> None:
-    house.transport.streams[LIAR] = sending(segment(*CHAIN[1:3], proof=chain.proof(CHAIN)), b"garbage")
+    house.transport.streams[LIAR] = sending(
+        segment(*CHAIN[1:3], certificate=chain.linked_certificate(CHAIN)), b"garbage"
+    )
     await house.follower._pull()
     assert house.applier.height.value == 2
     assert house.verification.faults == {LIAR: 1}
@@ -220,7 +222,7 @@ async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(
         await house.follower._pull_from(LIAR)
 
 
-async def test_a_peer_that_drips_genuine_blocks_without_proof_runs_out_of_time(
+async def test_a_peer_that_drips_genuine_blocks_without_certificate_runs_out_of_time(
     house: House, autojump_clock
 ) -> None:
     async def drip(_body: bytes) -> AsyncGenerator[bytes, None]:
@@ -250,7 +252,7 @@ async def test_endless_unproven_data_ends_at_a_bound(house: House, monkeypatch, 
             yield segment(tip)
 
     house.transport.streams[LIAR] = endless
-    with pytest.raises(Invalid, match="without ever proving"):
+    with pytest.raises(Invalid, match="without ever certifying"):
         await house.follower._pull_from(LIAR)
     assert house.applier.height.value == 0
 
@@ -261,7 +263,7 @@ async def test_an_announcement_with_its_blocks_is_applied_without_asking_anybody
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.asked.clear()
-    house.announce(HONEST, *CHAIN[1:], proof=proof_of(CHAIN[3]))
+    house.announce(HONEST, *CHAIN[1:], certificate=certificate_of(CHAIN[3]))
     await trio.testing.wait_all_tasks_blocked()
     assert (house.applier.height.value, house.follower.last_leader) == (3, NODES[0])
     assert house.transport.asked == []
@@ -273,17 +275,17 @@ async def test_an_announcement_without_blocks_makes_the_follower_pull(
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.streams[HONEST] = ALL
-    house.announce(HONEST, proof=proof_of(CHAIN[3]))
+    house.announce(HONEST, certificate=certificate_of(CHAIN[3]))
     await trio.testing.wait_all_tasks_blocked()
     assert house.applier.height.value == 3
 
 
-async def test_nobody_names_a_leader_without_a_proof(house: House, nursery, autojump_clock) -> None:
+async def test_nobody_names_a_leader_without_a_certificate(house: House, nursery, autojump_clock) -> None:
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     usurper = chain.successor(CHAIN[2], Frontier(), leader=1)
-    house.announce(LIAR, proof=proof_of(usurper, 1))
-    house.announce(LIAR, usurper, proof=proof_of(usurper, 1))
+    house.announce(LIAR, certificate=certificate_of(usurper, 1))
+    house.announce(LIAR, usurper, certificate=certificate_of(usurper, 1))
     house.transport.deliver(TOPIC, LIAR, b"garbage")
     await trio.testing.wait_all_tasks_blocked()
     assert house.follower.last_leader is None
@@ -294,12 +296,12 @@ async def test_nobody_names_a_leader_without_a_proof(house: House, nursery, auto
 async def test_old_announcements_without_end_do_not_keep_a_follower_from_polling(
     house: House, nursery, autojump_clock
 ) -> None:
-    await house.applier.apply(Committed(CHAIN[1:2], proof_of(CHAIN[1]), is_stored=False))
+    await house.applier.apply(Certified(CHAIN[1:2], certificate_of(CHAIN[1]), is_stored=False))
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
-    house.transport.streams[HONEST] = sending(segment(*CHAIN[2:], proof=proof_of(CHAIN[3])))
+    house.transport.streams[HONEST] = sending(segment(*CHAIN[2:], certificate=certificate_of(CHAIN[3])))
     for _ in range(10):
-        house.announce(LIAR, proof=proof_of(CHAIN[1]))
+        house.announce(LIAR, certificate=certificate_of(CHAIN[1]))
         await trio.sleep(0.5)
     assert house.applier.height.value == 3
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from node.applier import Committed
+from node.applier import Certified
 from node.checkpoints import CHANNEL
 from node.evidence import EvidenceDesk, convicted
 from protocol.checkpoint import SignedCheckpoint
@@ -73,9 +73,12 @@ async def test_a_member_that_was_away_learns_all_signatures(autojump_clock) -> N
         assert signers[0].names(newest(signers[0])) == 3
         signers[3].member.transport.is_up = True
         store = ledger.members[0].store
-        blocks, proof = tuple(store.blocks(Height(1), store.tip_height())), store.proof(store.tip_height())
-        assert proof is not None
-        await signers[3].member.applier.apply(Committed(blocks, proof, is_stored=False))
+        blocks, certificate = (
+            tuple(store.blocks(Height(1), store.tip_height())),
+            store.certificate(store.tip_height()),
+        )
+        assert certificate is not None
+        await signers[3].member.applier.apply(Certified(blocks, certificate, is_stored=False))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(signers[3].checkpoints.run)
             await trio.sleep(15)

@@ -22,7 +22,6 @@ Run = Callable[..., tuple[int, str, str]]
 ABSENT = ("recover",)
 ABSENT_VERBS = {
     "consent": ("simulate",),
-    "audit": ("receipt",),
     "bench": ("read",),
 }
 

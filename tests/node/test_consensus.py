@@ -5,14 +5,15 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import AppliedHeight, Committed
+from node.applier import AppliedHeight, Certified
 from node.consensus import CHANNEL, URGENT_CHANNEL, Consensus
 from node.verification import Verification
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.block import Block
-from protocol.certificate import CommitProof, ElectionCertificate
+from protocol.certificate import ElectionCertificate
 from protocol.errors import NotLeader, StorageFull, Unavailable
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
@@ -65,7 +66,7 @@ class House:
             raft=raft, store=self.store, disk=self.disk, transport=self.transport, verification=self.verification,
             clock=DoubleClock(), applied=self.applied,
         )  # fmt: skip
-        self.send, self.committed = trio.open_memory_channel[Committed](64)
+        self.send, self.certified = trio.open_memory_channel[Certified](64)
 
     async def run(self) -> None:
         await self.consensus.run(self.send)
@@ -80,19 +81,19 @@ class House:
 
 def frame(
     entries: tuple[Block, ...], *, below: Block, election: ElectionCertificate | None = None,
-    proof: CommitProof | None = None, term: int = 3,
+    certificate: Certificate | None = None, term: int = 3,
 ) -> AppendEntries:  # fmt: skip
     tip = entries[-1].hash if entries else below.hash
     form = append_form(NETWORK, epoch=0, term=Term(term), leader=LEADER, prev_hash=below.hash, tip_hash=tip)
     return AppendEntries(
-        0, Term(term), LEADER, below.height, below.hash, tuple(entry.raw for entry in entries), tip, election, proof,
-        VOTERS[0].sign(form),
+        0, Term(term), LEADER, below.height, below.hash, tuple(entry.raw for entry in entries), tip, election, None,
+        VOTERS[0].sign(form), certificate,
     )  # fmt: skip
 
 
 ELECTION = chain.election(term=3, leader=0, tip=CHAIN[0].hash)
 OPENING = frame(CHAIN[1:2], below=CHAIN[0], election=ELECTION)
-PROOF = CommitProof(CHAIN[3].header, (), tuple(chain.acknowledgement(n, CHAIN[3]) for n in (0, 2)))
+CERTIFICATE = chain.certificate_of(CHAIN[3], 0, 2)
 
 
 async def settle(house: House) -> None:
@@ -168,19 +169,19 @@ async def test_a_disk_that_cannot_write_stops_the_voter_without_a_promise(autoju
     assert house.transport.sent == []
 
 
-async def test_what_is_proven_is_handed_on_with_its_proof(nursery, autojump_clock) -> None:
+async def test_what_is_final_is_handed_on_with_its_certificate(nursery, autojump_clock) -> None:
     house = House()
     nursery.start_soon(house.run)
     await settle(house)
     house.deliver(OPENING)
     house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
-    house.deliver(frame((), below=CHAIN[3], proof=PROOF))
+    house.deliver(frame((), below=CHAIN[3], certificate=CERTIFICATE))
     await settle(house)
-    committed = house.committed.receive_nowait()
-    assert (committed.blocks, committed.proof, committed.is_stored) == (CHAIN[1:], PROOF, True)
+    certified = house.certified.receive_nowait()
+    assert (certified.blocks, certified.certificate, certified.is_stored) == (CHAIN[1:], CERTIFICATE, True)
 
 
-FEW = CommitProof(CHAIN[1].header, (), (chain.acknowledgement(0, CHAIN[1]),))
+FEW = chain.certificate_of(CHAIN[1], 0)
 BAD_BODY = Block(CHAIN[2].header, CHAIN[2].signature, b"", CHAIN[2].transactions[::-1])
 
 
@@ -194,7 +195,7 @@ BAD_BODY = Block(CHAIN[2].header, CHAIN[2].signature, b"", CHAIN[2].transactions
         (NodeId(bytes(32)), codec.encode(OPENING)),
         (LEADER, codec.encode(frame((BAD_BODY,), below=CHAIN[1]))),
         (LEADER, codec.encode(frame((CHAIN[3],), below=CHAIN[1]))),
-        (LEADER, codec.encode(frame((), below=CHAIN[1], proof=FEW))),
+        (LEADER, codec.encode(frame((), below=CHAIN[1], certificate=FEW))),
         (NODES[2], codec.encode(frame(CHAIN[1:2], below=CHAIN[0]))),
     ],
     ids=[
@@ -286,16 +287,16 @@ async def test_proposals_are_bounded_in_bytes_until_the_driver_takes_them(nurser
 
 async def test_when_the_applier_is_behind_the_driver_waits_and_goes_on(nursery, autojump_clock) -> None:
     house = House()
-    house.send, house.committed = trio.open_memory_channel[Committed](0)
+    house.send, house.certified = trio.open_memory_channel[Certified](0)
     nursery.start_soon(house.run)
     await settle(house)
     house.deliver(OPENING)
     house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
-    house.deliver(frame((), below=CHAIN[3], proof=PROOF))
+    house.deliver(frame((), below=CHAIN[3], certificate=CERTIFICATE))
     await trio.sleep(30)
     assert not house.sent(PreVote)
     with trio.fail_after(5):
-        assert (await house.committed.receive()).blocks == CHAIN[1:]
+        assert (await house.certified.receive()).blocks == CHAIN[1:]
     await trio.sleep(5)
     assert house.sent(PreVote)
     assert Digest(CHAIN[3].hash) == house.store.hash(Height(3))

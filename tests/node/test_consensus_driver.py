@@ -202,7 +202,7 @@ async def test_34_few_blocks_are_cut_before_one_is_committed_and_the_rest_waits(
             VOTERS[2], NETWORK, epoch=0, incarnation=0, term=raft.term, height=Height(height),
             tip=house.store.hash(Height(height)),
         )  # fmt: skip
-        house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None), OTHER)
+        house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None, None, Height(0), None, None), OTHER)
         await settle(house)
     assert raft.tip_height > tip
     assert ordered(house) == list(RAW[:6])
@@ -222,7 +222,7 @@ async def test_34_a_few_transactions_wait_for_the_block_ahead_of_them(nursery, a
             VOTERS[2], NETWORK, epoch=0, incarnation=0, term=raft.term, height=raft.tip_height,
             tip=house.store.hash(raft.tip_height),
         )  # fmt: skip
-        house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None), OTHER)
+        house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None, None, Height(0), None, None), OTHER)
         await settle(house)
         assert ordered(house) == list(RAW[: count + 1])
 
@@ -248,7 +248,7 @@ async def test_the_proof_of_a_block_rides_on_the_frame_of_the_one_that_waited_fo
         height=opening,
         tip=house.store.hash(opening),
     )
-    house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None), OTHER)
+    house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None, None, Height(0), None, None), OTHER)
     await settle(house)
     frames = house.sent(AppendEntries)[before:]
     assert any(sent.blocks and sent.proof and sent.proof.header.height == opening for sent in frames)
@@ -264,7 +264,9 @@ async def test_47_a_read_that_no_quorum_confirmed_is_an_error(nursery, autojump_
 
     async def end() -> None:
         await settle(house)
-        house.deliver(AppendReply(Term(raft.term + 1), OTHER, None, Height(0), None), OTHER)
+        house.deliver(
+            AppendReply(Term(raft.term + 1), OTHER, None, Height(0), None, None, Height(0), None, None), OTHER
+        )
 
     nursery.start_soon(end)
     with trio.fail_after(5), pytest.raises(Unavailable):

@@ -17,7 +17,7 @@ from tests.node.daemons import carechain, caught_up
 pytestmark = pytest.mark.slow
 
 STATUS_FIELDS = {
-    "facility", "network", "role", "leader", "term", "height", "certified_height", "tree_size", "tree_root", "voters",
+    "facility", "network", "role", "leader", "term", "height", "certified_height", "ordered_height", "tree_size", "tree_root", "voters",
     "quorum", "release_gate", "addresses", "http", "problems", "peers",
 }  # fmt: skip
 RECORD_FIELDS = {
@@ -74,7 +74,7 @@ def test_status_has_every_field(house: House) -> None:
         "voter",
         "observer",
     )
-    assert report["height"] >= report["certified_height"] > 0
+    assert report["height"] >= report["ordered_height"] >= report["certified_height"] > 0
     for peer in report["peers"]:
         assert {"name", "peer_id", "connected", "address", "found_by"} <= set(peer)
         assert peer["found_by"] in ("mdns", "config", "genesis", "book", "inbound")

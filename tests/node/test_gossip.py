@@ -2,11 +2,11 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import Committed
+from node.applier import Certified
 from node.gossip import Announcer
 from protocol import codec, limits
 from protocol.catchup import Announce
-from protocol.certificate import CommitProof
+from protocol.finality import Certificate
 from protocol.identifiers import NodeId
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
@@ -36,14 +36,14 @@ def raft(*, leads: bool) -> Raft:
     return machine
 
 
-def committed(*, links: int = 0) -> Committed:
-    proof = CommitProof(
-        CHAIN[2].header, (CHAIN[3].header,) * links, tuple(chain.acknowledgement(n, CHAIN[2]) for n in (0, 1))
+def certified(*, links: int = 0) -> Certified:
+    certificate = Certificate(
+        CHAIN[2].header, (CHAIN[3].header,) * links, tuple(chain.commit_vote(n, CHAIN[2]) for n in (0, 1))
     )
-    return Committed(CHAIN[1:3], proof, is_stored=True)
+    return Certified(CHAIN[1:3], certificate, is_stored=True)
 
 
-async def published(announcer: Announcer, transport: ScriptedTransport, *groups: Committed) -> list[Announce]:
+async def published(announcer: Announcer, transport: ScriptedTransport, *groups: Certified) -> list[Announce]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(announcer.run)
         for group in groups:
@@ -59,32 +59,32 @@ def transport() -> ScriptedTransport:
     return ScriptedTransport(NodeId(key("hospital").public))
 
 
-async def test_a_leader_announces_blocks_with_their_proof_and_bodies(transport) -> None:
+async def test_a_leader_announces_blocks_with_their_certificate_and_bodies(transport) -> None:
     announcer = Announcer(transport, raft(leads=True), SilentLog())
-    assert await published(announcer, transport, committed()) == [
-        Announce(committed().proof, tuple(block.raw for block in CHAIN[1:3]))
+    assert await published(announcer, transport, certified()) == [
+        Announce(certified().certificate, tuple(block.raw for block in CHAIN[1:3]))
     ]
 
 
 async def test_a_follower_announces_nothing(transport) -> None:
-    assert await published(Announcer(transport, raft(leads=False), SilentLog()), transport, committed()) == []
+    assert await published(Announcer(transport, raft(leads=False), SilentLog()), transport, certified()) == []
 
 
 @pytest.mark.parametrize(("body", "links"), [(1_000, 0), (limits.GOSSIP_BODY_BYTES_MAX, 64)])
-async def test_large_bodies_or_proofs_leave_the_blocks_to_be_pulled(
+async def test_large_bodies_or_certificates_leave_the_blocks_to_be_pulled(
     transport, monkeypatch, body, links
 ) -> None:
     monkeypatch.setattr(limits, "GOSSIP_BODY_BYTES_MAX", body)
     monkeypatch.setattr(limits, "PUBLISH_BYTES_MAX", 20_000 if not links else 18_000)
     announcer = Announcer(transport, raft(leads=True), SilentLog())
-    (announcement,) = await published(announcer, transport, committed(links=links))
+    (announcement,) = await published(announcer, transport, certified(links=links))
     assert announcement.blocks == ()
-    assert announcement.proof.header == CHAIN[2].header
+    assert announcement.certificate.header == CHAIN[2].header
 
 
 async def test_announcing_never_waits_for_a_slow_network(transport) -> None:
     announcer = Announcer(transport, raft(leads=True), SilentLog())
     with trio.fail_after(5):
         for _ in range(200):
-            await announcer.announce(committed())
+            await announcer.announce(certified())
     assert 0 < len(await published(announcer, transport)) < 200

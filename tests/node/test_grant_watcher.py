@@ -2,7 +2,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import Committed
+from node.applier import Certified
 from node.patients import LocalPatient
 from node.vaults import NOT_YOURS
 from protocol.errors import Forbidden
@@ -197,9 +197,9 @@ async def test_a_wrap_that_nobody_has_yet_is_opened_once_it_comes(autojump_clock
         hospital.member.transport.is_up = laboratory.member.transport.is_up = False
         clinic.member.transport.is_up = True
         for block in hospital.store.blocks(Height(height + 1), hospital.store.applied().height):
-            proof = hospital.store.proof_at_or_above(block.height)
-            assert proof is not None
-            await clinic.member.applier.apply(Committed((block,), proof, is_stored=False))
+            certificate = hospital.store.certificate_at_or_above(block.height)
+            assert certificate is not None
+            await clinic.member.applier.apply(Certified((block,), certificate, is_stored=False))
         await trio.sleep(5)
         assert not list(clinic.held)
 

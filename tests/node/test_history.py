@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from node.catchup import CHANNEL as BLOCKS
+from node.block_server import CHANNEL as BLOCKS
 from node.ledger_audit import LedgerAudit
 from protocol import codec
 from protocol.block import Block
@@ -19,10 +19,9 @@ from tests.node.snapshot_house import (
     Member,
     built,
     observer,
-    proof_of,
     voters,
 )
-from tests.protocol.chain import CONFIGURATION, VOTERS, key
+from tests.protocol.chain import CONFIGURATION, VOTERS, certificate_of, key
 
 Network = dict[NodeId, DirectTransport]
 
@@ -58,7 +57,7 @@ def serving(member: Member, *segments: Segment) -> None:
 
 
 def segment(first: int, last: int) -> Segment:
-    return Segment(tuple(block.raw for block in built()[first : last + 1]), proof_of(built()[last]))
+    return Segment(tuple(block.raw for block in built()[first : last + 1]), certificate_of(built()[last]))
 
 
 async def test_blocks_below_a_snapshot_are_refused_with_how_far_they_have_come(
@@ -98,7 +97,7 @@ async def test_blocks_that_are_not_the_ledgers_are_refused_and_come_from_another
     swapped = segment(1, 9)
     blocks = (*swapped.blocks[:4], swapped.blocks[3], *swapped.blocks[5:])
     serving(members[0], dataclasses.replace(swapped, blocks=blocks))
-    serving(members[1], dataclasses.replace(swapped, proof=proof_of(built()[8])))
+    serving(members[1], dataclasses.replace(swapped, certificate=certificate_of(built()[8])))
     await filled_in(member)
     assert tuple(member.store.blocks(Height(0), NEWEST)) == built()[: NEWEST + 1]
     assert set(member.verification.faults) <= {NodeId(signer.public) for signer in VOTERS[:2]}

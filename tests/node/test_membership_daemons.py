@@ -5,14 +5,12 @@ from functools import partial
 
 import pytest
 
-from node.core import Core
 from node.demo_network import Facility, Network, command, until
 from node.home import Home
 from tests.node.daemons import carechain, caught_up, consortium, verified
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(Core, "reconfigure"), reason="the core proposes no configurations yet"),
 ]
 
 

@@ -20,11 +20,13 @@ from node.identity import Identity, opened_keystore
 from protocol import block as blocks
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits
+from protocol.catchup import Announce
 from protocol.certificate import CommitProof, acknowledge
 from protocol.errors import CarechainError
+from protocol.finality import Certificate, cast_vote
 from protocol.identifiers import Cid, Digest, Height, NodeId, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
-from protocol.raft.messages import AppendEntries, PreVote, PreVoteReply
+from protocol.raft.messages import AppendEntries, CertificateNotice, PreVote, PreVoteReply, VoteNotice
 from protocol.signing import SigningKey
 from protocol.transaction import EnvelopeReceipt, Grant, Read, RecordCommit, Revoke, VaultOpen, encoded, sign
 from tests.node.daemons import carechain, caught_up, consortium
@@ -271,7 +273,7 @@ async def test_a_lying_voter_makes_nothing_final_and_deposes_nobody(house: House
 
 
 def announcements(house: House, key: SigningKey) -> Iterator[bytes]:
-    """Forged proof that a block of ours is committed: with our acknowledgement alone, and with it three times."""
+    """Forged word that a block of ours is committed, or final: with our signature alone, and with it three times."""
     raw = house.ledger[0][1]
     for term in (Term(1), Term(1_000_000)):
         lone = blocks.cut(
@@ -286,4 +288,14 @@ def announcements(house: House, key: SigningKey) -> Iterator[bytes]:
         own = acknowledge(key, house.net, epoch=0, incarnation=0, term=term, height=Height(1), tip=lone.hash)
         for acknowledgements in ((own,), (own, own, own), (own, replace(own, voter=house.node("clinic")))):
             yield codec.encode(CommitProof(lone.header, (), acknowledgements))
+        vote = cast_vote(
+            key, house.net, epoch=0, incarnation=0, height=Height(1), tip=lone.hash,
+            base_height=Height(0), base=blocks.header_hash(house.founding),
+        )  # fmt: skip
+        me = NodeId(key.public)
+        yield codec.encode(VoteNotice(vote))
+        for votes in ((vote,), (vote, vote), (vote, replace(vote, signer=house.node("clinic")))):
+            forged = Certificate(lone.header, (), votes)
+            yield codec.encode(CertificateNotice(me, forged))
+            yield codec.encode(Announce(forged, (lone.raw,)))
         yield lone.raw

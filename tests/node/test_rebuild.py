@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from node import rebuild
-from node.applier import Applier, Committed
+from node.applier import Applier, Certified
 from node.home import Home
 from node.identity import Identity
 from node.rebuild import Databases, check_room_to_mend, is_of_ledger, mend_ledger, naming_cure
@@ -22,7 +22,7 @@ from storage.keyspace import APPLIED, BLOCK, HARD_STATE, LOST, SEQUENCE_END
 from storage.ledger_store import LedgerStore
 from storage.mend import clear_lost, lost_heights, put_lost
 from tests.node.ledger_double import InlineDisk, LedgerDouble, SeededEntropy, SilentLog
-from tests.node.rotting_house import CHAIN, MIDDLE, PROOFS, TIP
+from tests.node.rotting_house import CERTIFICATES, CHAIN, MIDDLE, TIP
 from tests.protocol.chain import CONFIGURATION
 from tests.protocol.ledgers import configuration
 
@@ -53,7 +53,7 @@ def home(tmp_path: Path) -> Path:
             batch.put(HARD_STATE, b"a vote")
             ledger.write(batch, sync=False)
             applier = Applier(store, InlineDisk(ledger), Receipts())
-            trio.run(applier.apply, Committed(CHAIN[first : last + 1], PROOFS[last], is_stored=False))
+            trio.run(applier.apply, Certified(CHAIN[first : last + 1], CERTIFICATES[last], is_stored=False))
     return tmp_path
 
 

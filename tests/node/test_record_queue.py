@@ -4,10 +4,11 @@ import pytest
 import trio
 
 from node.queued_record import QueuedRecord
+from node.standing import Standing
 from protocol import limits
 from protocol.errors import NotFinal, StorageFull
 from protocol.hpke import x25519_public
-from protocol.identifiers import ZERO, Digest, Rid, Vid
+from protocol.identifiers import ZERO, Digest, Height, Rid, Vid
 from protocol.signing import SigningKey
 from protocol.transaction import EpochRotate, VaultOpen, sign
 from storage.key_value import Batch
@@ -168,3 +169,35 @@ async def test_a_record_whose_vault_is_taken_while_it_is_queued_is_refused(autoj
         assert await hospital.queue.wait([rid], 10_000)
         assert hospital.queue.state(rid) == "unknown"
         assert not hospital.member.store.records_of(stolen)
+
+
+class OrderedAtOnce(Standing):
+    """What a voter knows while too few signers are there: whatever was submitted is ordered."""
+
+    def height_of(self, raw: bytes) -> Height | None:
+        return Height(9) if raw else None
+
+    def votes_missing(self, height: Height) -> int:
+        return 1
+
+
+async def test_a_record_is_ordered_when_its_commit_is_and_the_answer_says_what_it_waits_for(autojump_clock):
+    async with houses() as (hospital,):
+        patient, member = await hospital.admit(), hospital.member
+        await hospital.add(b"%PDF-1.3", patient=patient)  # the vault stands on the ledger
+        hospital.ledger.has_quorum = False
+        with pytest.raises(NotFinal, match="sealed and received") as answer:
+            await hospital.add(b"%PDF-1.4", patient=patient)
+        rid = Rid(bytes.fromhex(answer.value.ids[0]))
+        assert hospital.queue.state(rid) == "received"
+        node, store = member.member.node, member.store
+        member.submitter.standing = OrderedAtOnce(
+            node, store, lambda: member.applier.mark.height, lambda: None
+        )
+        assert hospital.queue.state(rid) == "ordered"
+        with pytest.raises(NotFinal, match="the record is ordered and waits for 1 of 1 signers") as answer:
+            await hospital.add(b"%PDF-1.5", patient=patient)
+        assert "'state': 'ordered'" in str(answer.value.details)
+        hospital.ledger.has_quorum = True
+        assert await hospital.queue.wait([rid], 60_000)
+        assert hospital.queue.state(rid) == "final"

@@ -9,6 +9,7 @@ from node.rejoin import GRACE_MS, Recall, Rejoin, Watermark
 from protocol import codec
 from protocol.certificate import Acknowledgement, acknowledge
 from protocol.configuration import Configuration, network_id
+from protocol.finality import CommitVote, cast_vote
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
@@ -222,3 +223,47 @@ async def test_all_are_waited_for_within_the_grace(nursery, autojump_clock) -> N
     house.transport.calls[second] = house.saw(5, house.ack(6, 1))
     await trio.sleep(GRACE_MS / 1000)
     assert house.results == [None]
+
+
+class VoteHouse(RecallHouse):
+    """A signer whose peers hold a commit vote of it."""
+
+    def vote(self, height: int) -> CommitVote:
+        return cast_vote(
+            self.key, network_id(self.configuration), epoch=0, incarnation=0, height=Height(height),
+            tip=Digest(b"h" * 32), base_height=Height(0), base=self.store.hash(Height(0)),
+        )  # fmt: skip
+
+    def holds(self, vote: CommitVote) -> Answer:
+        async def answer(_body: bytes) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return codec.encode(Watermark(Term(5), Height(0), None, vote))
+
+        return answer
+
+
+async def test_a_forgotten_commit_vote_silences_the_voter(nursery, autojump_clock) -> None:
+    house = VoteHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5), second: house.holds(house.vote(3))}
+    await house.run()
+    assert house.results == [None]
+
+
+@pytest.mark.parametrize("known", [3, 4])
+async def test_a_commit_vote_that_is_remembered_silences_nobody(known: int, nursery, autojump_clock) -> None:
+    house = VoteHouse(3)
+    first, second = house.others
+    house.before = dataclasses.replace(house.before, last_vote_height=Height(known), last_vote_hash=b"h" * 32)
+    house.transport.calls = {first: house.saw(5), second: house.holds(house.vote(3))}
+    await house.run()
+    assert house.results == [house.before]
+
+
+async def test_a_forged_commit_vote_silences_nobody(nursery, autojump_clock) -> None:
+    house = VoteHouse(3)
+    first, second = house.others
+    forged = dataclasses.replace(house.vote(3), height=Height(9))
+    house.transport.calls = {first: house.saw(5), second: house.holds(forged)}
+    await house.run()
+    assert house.results == [house.before]

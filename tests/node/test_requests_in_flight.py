@@ -25,7 +25,7 @@ from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
 from tests.node.ledger_double import InlineDisk
-from tests.node.test_applier import CHAIN, committed
+from tests.node.test_applier import CHAIN, certified
 from tests.node.test_core import caught_up, core_of, elected, vault
 from tests.protocol import chain
 
@@ -214,7 +214,7 @@ async def test_48_the_verdict_on_a_copy_answers_nobody_who_waits_for_the_transac
     batch.put(keyspace.STATE + receipt_key(txid), codec.encode(first))
     rows.write(batch, sync=True)
     with receipts.expect((txid,)) as waiter:
-        await Applier(store, InlineDisk(rows), receipts).apply(committed(1, 3))
+        await Applier(store, InlineDisk(rows), receipts).apply(certified(1, 3))
         assert waiter.receipts == {}
     assert store.receipt(txid) == first
 
@@ -225,7 +225,7 @@ async def test_33_blocks_that_came_by_catch_up_are_synchronised_and_those_on_a_q
 ) -> None:
     rows = MemoryStore()
     store = LedgerStore(rows, chain.CONFIGURATION)
-    await Applier(store, InlineDisk(rows), Receipts()).apply(committed(1, 3, is_stored=is_stored))
+    await Applier(store, InlineDisk(rows), Receipts()).apply(certified(1, 3, is_stored=is_stored))
     assert store.applied().height == 3
     assert (rows.unsynced == 0) == (not is_stored)
 
@@ -239,6 +239,6 @@ async def test_33_49_nobody_is_told_of_what_could_not_be_written() -> None:
     applier = Applier(LedgerStore(rows, chain.CONFIGURATION), FullDisk(rows), receipts)
     txids = [txid for _, txid in CHAIN[2].entries()]
     with receipts.expect(txids) as waiter, pytest.raises(StorageFull):
-        await applier.apply(committed(1, 3))
+        await applier.apply(certified(1, 3))
     assert txids
     assert waiter.receipts == {}

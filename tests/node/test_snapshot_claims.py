@@ -1,12 +1,12 @@
 import pytest
 import trio
 
-from node.applier import Committed
+from node.applier import Certified
 from protocol.identifiers import NodeId
 from storage.key_value import Batch
 from tests.node.ledger_double import DirectTransport
-from tests.node.snapshot_house import BLOCKS_BUILT, NEWEST, Member, built, proof_of, voters
-from tests.protocol.chain import VOTERS
+from tests.node.snapshot_house import BLOCKS_BUILT, NEWEST, Member, built, voters
+from tests.protocol.chain import VOTERS, certificate_of
 
 Network = dict[NodeId, DirectTransport]
 
@@ -22,7 +22,7 @@ async def compared(member: Member) -> None:
         nursery.start_soon(member.maker.run)
         nursery.start_soon(member.state_check.run)
         for block in built()[member.applier.mark.height + 1 : BLOCKS_BUILT + 1]:
-            await member.applier.apply(Committed((block,), proof_of(block), is_stored=False))
+            await member.applier.apply(Certified((block,), certificate_of(block), is_stored=False))
         await member.made(NEWEST)
         await trio.sleep(120)
         nursery.cancel_scope.cancel()
@@ -39,8 +39,8 @@ async def test_a_voter_whose_state_differs_tells_it_and_serves_no_snapshot(
     batch.put(key, value[:-1] + bytes([value[-1] ^ 1]))
     member.rows.write(batch, sync=True)
     await compared(member)
-    assert "is not what a quorum of voters has" in member.state_check.trouble
-    assert member.events("error") == ["the state of this node is not that of the other voters"]
+    assert "is not what a quorum of signers has" in member.state_check.trouble
+    assert member.events("error") == ["the state of this node is not that of the other signers"]
     assert member.snapshots.newest() is None
     assert member.snapshots.statements() == ()
 

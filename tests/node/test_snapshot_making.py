@@ -2,15 +2,18 @@ import pytest
 import trio
 import trio.testing
 
-from node.applier import Committed
+from node.applier import Applier, Certified
+from node.ledger_audit import LedgerAudit
+from node.receipts import Receipts
 from node.snapshots import ChunksFrom
 from protocol import codec
 from protocol.identifiers import Height, NodeId
 from protocol.snapshot import SnapshotManifest, chunk_rows, inflated
 from storage.key_value import Batch
-from tests.node.ledger_double import DirectTransport
-from tests.node.snapshot_house import BLOCKS_BUILT, NEWEST, Member, built, observer, proof_of, states, voters
-from tests.protocol.chain import VOTERS
+from storage.ledger_store import LedgerStore
+from tests.node.ledger_double import DirectTransport, InlineDisk, InlineWorkers
+from tests.node.snapshot_house import BLOCKS_BUILT, NEWEST, Member, built, observer, states, voters
+from tests.protocol.chain import CONFIGURATION, VOTERS, certificate_of
 
 Network = dict[NodeId, DirectTransport]
 
@@ -62,14 +65,12 @@ async def test_a_group_of_blocks_is_split_at_a_snapshot_height(network: Network,
     member = Member(network, VOTERS[0])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(member.maker.run)
-        await member.applier.apply(Committed(built()[1:12], proof_of(built()[11]), is_stored=False))
+        await member.applier.apply(Certified(built()[1:12], certificate_of(built()[11]), is_stored=False))
         await member.made(10)
         nursery.cancel_scope.cancel()
-    assert manifest_of(member).height == 10
+    assert (manifest_of(member).height, manifest_of(member).links) == (10, (built()[11].header,))
+    assert manifest_of(member).certificate == certificate_of(built()[11])
     assert member.is_at(11)
-    proof = member.store.proof(Height(10))
-    assert proof is not None
-    assert proof.header.height == 10
 
 
 async def test_the_view_is_that_of_its_height_although_blocks_are_applied_meanwhile(
@@ -77,11 +78,11 @@ async def test_the_view_is_that_of_its_height_although_blocks_are_applied_meanwh
 ) -> None:
     member = Member(network, VOTERS[0])
     for block in built()[1:9]:
-        await member.applier.apply(Committed((block,), proof_of(block), is_stored=False))
+        await member.applier.apply(Certified((block,), certificate_of(block), is_stored=False))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(member.maker.run)
         await trio.testing.wait_all_tasks_blocked()
-        await member.applier.apply(Committed(built()[9:10], proof_of(built()[9]), is_stored=False))
+        await member.applier.apply(Certified(built()[9:10], certificate_of(built()[9]), is_stored=False))
         await member.made(8)
         nursery.cancel_scope.cancel()
     assert manifest_of(member).height == 8
@@ -97,7 +98,7 @@ async def test_a_crash_while_one_is_made_leaves_none_of_that_height_and_its_rows
     async with trio.open_nursery() as nursery:
         nursery.start_soon(member.maker.run)
         for block in built()[25:29]:
-            await member.applier.apply(Committed((block,), proof_of(block), is_stored=False))
+            await member.applier.apply(Certified((block,), certificate_of(block), is_stored=False))
         with trio.fail_after(10):
             while member.snapshots.chunk(NEWEST, 1) is None:
                 await trio.sleep(0.001)
@@ -136,3 +137,46 @@ async def test_who_catches_up_by_blocks_makes_snapshots_on_the_way(network: Netw
         await member.made(NEWEST)
         nursery.cancel_scope.cancel()
     assert manifest_of(member).state_digest == manifest_of(members[0]).state_digest
+
+
+class PowerCut(Exception):
+    """Nothing is written any more."""
+
+
+class CutDisk(InlineDisk):
+    """Writes one batch."""
+
+    writes = 1
+
+    async def commit(self, batch: Batch, *, sync: bool) -> None:
+        if not self.writes:
+            raise PowerCut
+        self.writes -= 1
+        await super().commit(batch, sync=sync)
+
+
+async def test_a_crash_between_the_parts_of_a_group_leaves_its_certificate_with_all_its_blocks(
+    network: Network, autojump_clock
+) -> None:
+    member = observer(network)
+    store = LedgerStore(member.rows, CONFIGURATION)
+    group = Certified(built()[1:20], certificate_of(built()[19]), is_stored=False)
+    with pytest.raises(PowerCut):
+        await Applier(store, CutDisk(member.rows), Receipts(), member.maker).apply(group)
+    assert (store.applied().height, store.tip_height()) == (16, 19)
+    assert store.certificate_at_or_above(Height(16)) == group.certificate
+
+    audit = LedgerAudit(store, InlineWorkers())
+    findings = audit.begin()
+    assert [step async for step in audit.verify(findings)][-1] == (16, 16)
+    assert findings.problems.sentences() == []
+
+    batch = Batch()
+    store.truncate(batch, Height(17))
+    member.rows.write(batch, sync=True)
+    findings = audit.begin()
+    assert [step async for step in audit.verify(findings)][-1] == (16, 16)
+    assert "does not lead to it" in str(findings.problems.sentences())
+
+    await Applier(store, InlineDisk(member.rows), Receipts()).apply(group)
+    assert store.applied().height == 19

@@ -120,7 +120,7 @@ async def test_36_a_leader_without_the_blocks_a_follower_needs_has_it_take_the_s
 ) -> None:
     # Nobody fills in history: who has installed a snapshot lacks the blocks below it for the whole story.
     monkeypatch.setattr(History, "run", lambda _self: trio.sleep_forever())
-    world = World(7, voters=5, observers=0)
+    world = World(7, voters=7, observers=0)
 
     async def story() -> None:
         leader = await elected(world)
@@ -152,7 +152,7 @@ async def test_36_a_leader_without_the_blocks_a_follower_needs_has_it_take_the_s
         assert core_of(behind).store.first() >= first
         last = await submitted(rebuilt, "third")
         await caught_up(behind, last.height)
-        # It votes again under the hard state that it had: with two others down, its acknowledgement is needed.
+        # It votes again under the hard state that it had: with two of seven down, five make a certificate.
         for node in [node for node in others if node is not rebuilt][:2]:
             await world.crash(node)
         world.network.heal()

@@ -91,9 +91,9 @@ async def test_of_proven_transactions_those_that_are_drawn_are_verified(beside) 
     raw = (*vaults(beside), forged(vaults(beside + 1)[-1]))
     for sampling in (None, LoadedDice(SAMPLED_ONE_IN)):
         with pytest.raises(Invalid, match="signature"):
-            await Verification(NETWORK, InlineWorkers(), SilentLog(), sampling).check_proven(raw)
+            await Verification(NETWORK, InlineWorkers(), SilentLog(), sampling).check_certified(raw)
     sampled = Verification(NETWORK, InlineWorkers(), SilentLog(), LoadedDice(1))
-    assert len(await sampled.check_proven(raw)) == len(raw)
+    assert len(await sampled.check_certified(raw)) == len(raw)
     # What was not verified is not known to hold: as a submission, or in a block to be acknowledged, it is checked whole.
     with pytest.raises(Invalid, match="signature"):
         await sampled.check_transactions(raw)
@@ -112,7 +112,7 @@ async def test_what_is_not_drawn_is_checked_in_everything_but_its_signatures() -
         vaults(1)[0] + bytes(limits.TRANSACTION_BYTES_MAX),
     ):
         with pytest.raises(RemoteFault):
-            await sampled.check_proven((bad,))
+            await sampled.check_certified((bad,))
 
 
 def test_one_draw_in_sixteen_is_verified() -> None:

@@ -48,6 +48,7 @@ class Calls:
             "term": 3,
             "height": 7,
             "certified_height": 6,
+            "ordered_height": 7,
             "history_height": 6,
             "tree_size": 5,
             "tree_root": "34" * 32,

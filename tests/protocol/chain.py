@@ -2,10 +2,11 @@
 
 import hashlib
 
-from protocol import block, certificate, codec, transaction
+from protocol import block, certificate, codec, finality, transaction
 from protocol.block import Block
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate
 from protocol.configuration import Card, Configuration, Member, network_id
+from protocol.finality import Certificate, CommitVote
 from protocol.governance import AddMember, Ballot, Propose, Withdraw
 from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
@@ -235,4 +236,31 @@ def proof(chain: tuple[Block, ...]) -> CommitProof:
     """Return a proof for block 2 by an acknowledgement of it and one of block 3."""
     return CommitProof(
         chain[2].header, (chain[3].header,), (acknowledgement(0, chain[2]), acknowledgement(1, chain[3]))
+    )
+
+
+def commit_vote(n: int, entry: Block, *, base: tuple[int, Digest] | None = None) -> CommitVote:
+    """Return a vote of voter `n`, which stands upon genesis where no base is given."""
+    base_height, base_hash = base or (0, block.genesis_block(CONFIGURATION).hash)
+    return finality.cast_vote(
+        VOTERS[n],
+        NETWORK,
+        epoch=0,
+        incarnation=0,
+        height=Height(entry.height),
+        tip=entry.hash,
+        base_height=Height(base_height),
+        base=base_hash,
+    )
+
+
+def certificate_of(entry: Block, *signers: int) -> Certificate:
+    """Return a certificate by votes of these voters, the first two where none is named, for the block itself."""
+    return Certificate(entry.header, (), tuple(commit_vote(n, entry) for n in signers or (0, 1)))
+
+
+def linked_certificate(chain: tuple[Block, ...]) -> Certificate:
+    """Return a certificate for block 2 by a vote for it and one for block 3."""
+    return Certificate(
+        chain[2].header, (chain[3].header,), (commit_vote(0, chain[2]), commit_vote(1, chain[3]))
     )

@@ -5,23 +5,18 @@ import pytest
 from protocol import codec
 from protocol.block import Block, genesis_block
 from protocol.catchup import Announce, BlocksFrom, Position, Run, Segment, check_run
-from protocol.certificate import CommitProof
 from protocol.configuration import Card, found, network_id
 from protocol.errors import Invalid, Malformed, RemoteFault
+from protocol.finality import Certificate
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, NETWORK, acknowledgement
+from tests.protocol.chain import CONFIGURATION, NETWORK, certificate_of, commit_vote
 from tests.protocol.ledgers import key, member
 
 CHAIN = chain.build()
+AGED = tuple(commit_vote(n, CHAIN[3], base=(3, CHAIN[3].hash)) for n in (0, 1))
 START = Position(CHAIN[0].header, CHAIN[0].hash, Frontier())
-
-
-def proof_of(block: Block, *voters: int, term: int = 3) -> CommitProof:
-    return CommitProof(
-        block.header, (), tuple(acknowledgement(n, block, term=term) for n in voters or (0, 1))
-    )
 
 
 def with_header(block: Block, **changes: object) -> Block:
@@ -29,12 +24,12 @@ def with_header(block: Block, **changes: object) -> Block:
     return Block(header, block.signature, block.opening, block.transactions)
 
 
-def test_a_run_counts_with_the_proof_of_its_last_block_and_goes_on_after_it() -> None:
+def test_a_run_counts_with_the_certificate_of_its_last_block_and_goes_on_after_it() -> None:
     run = Run(START, CONFIGURATION)
     run.extend(CHAIN[1:3])
-    assert run.prove(chain.proof(CHAIN)) == CHAIN[1:3]
+    assert run.certify(chain.linked_certificate(CHAIN)) == CHAIN[1:3]
     run.extend(CHAIN[3:])
-    assert run.prove(proof_of(CHAIN[3])) == CHAIN[3:]
+    assert run.certify(certificate_of(CHAIN[3])) == CHAIN[3:]
 
 
 @pytest.mark.parametrize(
@@ -91,36 +86,36 @@ def test_a_term_opens_only_with_the_election_of_its_leader() -> None:
 
 
 @pytest.mark.parametrize(
-    "proof",
+    "certificate",
     [
-        proof_of(CHAIN[2]),
-        proof_of(CHAIN[1]),
-        proof_of(CHAIN[3], 0),
-        proof_of(CHAIN[3], 0, 0),
-        proof_of(CHAIN[3], term=2),
-        CommitProof(CHAIN[3].header, (), (acknowledgement(0, CHAIN[3]), acknowledgement(1, CHAIN[2]))),
-        dataclasses.replace(proof_of(CHAIN[3]), links=(CHAIN[3].header,)),
+        certificate_of(CHAIN[2]),
+        certificate_of(CHAIN[1]),
+        certificate_of(CHAIN[3], 0),
+        certificate_of(CHAIN[3], 0, 0),
+        dataclasses.replace(certificate_of(CHAIN[3]), votes=AGED),
+        Certificate(CHAIN[3].header, (), (commit_vote(0, CHAIN[3]), commit_vote(1, CHAIN[2]))),
+        dataclasses.replace(certificate_of(CHAIN[3]), links=(CHAIN[3].header,)),
         dataclasses.replace(
-            proof_of(CHAIN[3]),
-            acknowledgements=(
-                acknowledgement(0, CHAIN[3]),
-                dataclasses.replace(acknowledgement(1, CHAIN[3]), signature=bytes(64)),
+            certificate_of(CHAIN[3]),
+            votes=(
+                commit_vote(0, CHAIN[3]),
+                dataclasses.replace(commit_vote(1, CHAIN[3]), signature=bytes(64)),
             ),
         ),
     ],
-    ids=["below", "lower", "few", "doubled", "old-term", "of-an-ancestor", "not-a-chain", "forged"],
+    ids=["below", "lower", "few", "doubled", "above-its-base", "of-an-ancestor", "not-a-chain", "forged"],
 )
-def test_nothing_counts_without_a_proof_of_exactly_the_last_block(proof: CommitProof) -> None:
+def test_nothing_counts_without_a_certificate_of_exactly_the_last_block(certificate: Certificate) -> None:
     with pytest.raises(Invalid):
-        check_run(START, CHAIN[1:], proof, CONFIGURATION)
+        check_run(START, CHAIN[1:], certificate, CONFIGURATION)
 
 
-def test_a_proof_by_members_that_do_not_vote_proves_nothing() -> None:
+def test_a_certificate_by_members_that_do_not_vote_makes_nothing_final() -> None:
     with pytest.raises(Invalid):
         check_run(
             START,
             CHAIN[1:],
-            proof_of(CHAIN[3]),
+            certificate_of(CHAIN[3]),
             dataclasses.replace(
                 CONFIGURATION,
                 members=tuple(dataclasses.replace(one, role="observer") for one in CONFIGURATION.members[:2])
@@ -139,20 +134,20 @@ def test_blocks_of_another_network_do_not_continue_ours() -> None:
 
 def test_an_empty_run_cannot_be_proven() -> None:
     with pytest.raises(Invalid):
-        Run(START, CONFIGURATION).prove(proof_of(CHAIN[1]))
+        Run(START, CONFIGURATION).certify(certificate_of(CHAIN[1]))
 
 
 def test_messages_round_trip_and_bound_their_parts() -> None:
-    proof = proof_of(CHAIN[3])
+    certificate = certificate_of(CHAIN[3])
     for message in (
         BlocksFrom(Height(7)),
         Segment((CHAIN[1].raw,), None),
-        Segment((CHAIN[1].raw,), proof),
-        Announce(proof, ()),
+        Segment((CHAIN[1].raw,), certificate),
+        Announce(certificate, ()),
     ):
         assert codec.decode(codec.encode(message), type(message)) == message
-    for raw in (codec.encode(Segment((), proof)), codec.encode(Segment((b"x",) * 257, None))):
+    for raw in (codec.encode(Segment((), certificate)), codec.encode(Segment((b"x",) * 257, None))):
         with pytest.raises(Malformed):
             codec.decode(raw, Segment)
     with pytest.raises(Malformed):
-        codec.decode(codec.encode(Announce(proof, (b"x",) * 65)), Announce)
+        codec.decode(codec.encode(Announce(certificate, (b"x",) * 65)), Announce)

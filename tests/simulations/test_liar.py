@@ -53,10 +53,13 @@ def test_a_commit_that_is_only_claimed_is_refused_and_nothing_applied() -> None:
 
 
 def test_a_fork_among_three_is_proven() -> None:
-    """Two of three are a quorum: a liar can have two histories. As soon as two honest members compare, they know who."""
+    """Two of three are a quorum: a liar can have two histories certified. Whoever compares them knows who did it."""
     forked = [run for run in runs(Lie.EQUIVOCATE, 3) if run.forks]
 
-    assert all({conviction.nodes for conviction in run.convictions} == {(run.liar,)} for run in forked)
+    assert forked
+    for run in forked:
+        assert {conviction.nodes for conviction in run.convictions} == {(run.liar,)}
+        assert "E3" in {conviction.kind for conviction in run.convictions}
 
 
 def test_two_checkpoints_of_one_size_convict_their_signer() -> None:

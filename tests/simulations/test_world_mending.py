@@ -65,7 +65,7 @@ def rot(world: World, draw: random.Random) -> None:
     for turn, node in enumerate(world.nodes):
         applied = LedgerStore(node.rows.undamaged(), world.configuration).applied().height
         stored = node.rows.undamaged()
-        for number, prefix in enumerate((keyspace.BLOCK, keyspace.PROOF)):
+        for number, prefix in enumerate((keyspace.BLOCK, keyspace.CERTIFICATE)):
             # Not the newest: a crash may take back that they are applied, and then they are for an operator.
             own = range(1 + (turn + number) % len(world.nodes), applied - _NEWEST, len(world.nodes))
             keys = [prefix + keyspace.sequence_key(height) for height in own]

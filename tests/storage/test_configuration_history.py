@@ -73,7 +73,9 @@ def test_the_store_reads_the_configuration_in_force_and_keeps_its_network_id() -
     batch = Batch()
     key_of_row = ballots.configuration_key(3)
     mark = AppliedMark(Height(3), store.applied().hash, 0, 0, ())
-    store.put_applied(batch, {key_of_row: codec.encode(following)}, mark, chain.proof(chain.build()))
+    store.put_applied(
+        batch, {key_of_row: codec.encode(following)}, mark, chain.certificate_of(chain.build()[3], 0, 1)
+    )
     rows.write(batch, sync=True)
     assert store.configuration == chain.CONFIGURATION
     store.refresh()

@@ -12,9 +12,9 @@ from storage.key_value import Batch
 from storage.keyspace import STATE, STATE_OTHER
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
-from tests.node.snapshot_house import built, proof_of
+from tests.node.snapshot_house import built
 from tests.protocol import chain
-from tests.protocol.chain import CONFIGURATION
+from tests.protocol.chain import CONFIGURATION, certificate_of
 
 AT = 10
 
@@ -47,7 +47,7 @@ def install(rows: MemoryStore, store: LedgerStore, height: int = AT) -> None:
     store.put_unused_state(batch, [(b"x", b"new"), (b"y", b"new")])
     rows.write(batch, sync=False)
     batch = Batch()
-    store.put_installed(batch, built()[height], proof_of(built()[height]), frontier_after(height))
+    store.put_installed(batch, built()[height], certificate_of(built()[height]), frontier_after(height))
     rows.write(batch, sync=True)
     store.refresh()
 
@@ -65,7 +65,7 @@ def rivals(first: int, last: int) -> list[Block]:
     return made
 
 
-def test_the_installed_state_is_in_use_with_its_mark_block_and_proof(
+def test_the_installed_state_is_in_use_with_its_mark_block_and_certificate(
     rows: MemoryStore, store: LedgerStore
 ) -> None:
     batch = Batch()
@@ -76,7 +76,7 @@ def test_the_installed_state_is_in_use_with_its_mark_block_and_proof(
     assert dict(store.state_rows()) == {b"x": b"new", b"y": b"new"}
     assert store.state(b"z") is None
     assert (store.applied().height, store.applied().frontier) == (AT, frontier_after(AT))
-    assert store.proof(Height(AT)) == proof_of(built()[AT])
+    assert store.certificate(Height(AT)) == certificate_of(built()[AT])
     assert (store.first(), store.history_height(), store.tip_height()) == (AT, 0, AT)
     reopened = LedgerStore(rows, CONFIGURATION)
     assert dict(reopened.state_rows()) == dict(store.state_rows())

@@ -77,8 +77,8 @@ def test_blocks_come_back_in_order_and_a_missing_or_misplaced_one_is_named() -> 
     [
         (keyspace.APPLIED, lambda store: store.applied()),
         (keyspace.HARD_STATE, lambda store: store.hard_state()),
-        (height_key(keyspace.PROOF, 2), lambda store: store.proof(Height(2))),
-        (height_key(keyspace.PROOF, 2), lambda store: store.proof_at_or_above(Height(1))),
+        (height_key(keyspace.CERTIFICATE, 2), lambda store: store.certificate(Height(2))),
+        (height_key(keyspace.CERTIFICATE, 2), lambda store: store.certificate_at_or_above(Height(1))),
         (keyspace.STATE + ledger_rows.vault_key(Vid(bytes(32))), lambda store: store.vault(Vid(bytes(32)))),
         (
             keyspace.STATE + ledger_rows.receipt_key(Txid(bytes(32))),
@@ -98,7 +98,7 @@ def test_truncation_takes_everything_from_a_height_and_never_what_is_applied() -
     rows = MemoryStore()
     store = filled(rows)
     batch = Batch()
-    store.put_applied(batch, {}, mark(1), chain.proof(CHAIN))
+    store.put_applied(batch, {}, mark(1), chain.linked_certificate(CHAIN))
     rows.write(batch, sync=True)
     batch = Batch()
     store.truncate(batch, Height(2))
@@ -110,29 +110,33 @@ def test_truncation_takes_everything_from_a_height_and_never_what_is_applied() -
         store.truncate(Batch(), Height(1))
 
 
-def test_proofs_are_found_from_both_sides() -> None:
+def test_certificates_are_found_from_both_sides() -> None:
     rows = MemoryStore()
     store = filled(rows)
-    assert store.proof(Height(3)) is None
-    assert store.proof_at_or_above(Height(0)) is None
+    assert store.certificate(Height(3)) is None
+    assert store.certificate_at_or_above(Height(0)) is None
     batch = Batch()
-    store.put_applied(batch, {}, mark(2), chain.proof(CHAIN))
+    store.put_applied(batch, {}, mark(2), chain.linked_certificate(CHAIN))
     rows.write(batch, sync=True)
-    assert store.proof(Height(1)) is None
-    assert store.proof(Height(2)) == store.proof(Height(9)) == chain.proof(CHAIN)
-    assert store.proof_at_or_above(Height(0)) == store.proof_at_or_above(Height(2)) == chain.proof(CHAIN)
-    assert store.proof_at_or_above(Height(3)) is None
+    assert store.certificate(Height(1)) is None
+    assert store.certificate(Height(2)) == store.certificate(Height(9)) == chain.linked_certificate(CHAIN)
+    assert (
+        store.certificate_at_or_above(Height(0))
+        == store.certificate_at_or_above(Height(2))
+        == chain.linked_certificate(CHAIN)
+    )
+    assert store.certificate_at_or_above(Height(3)) is None
 
 
-def test_rows_mark_and_proof_are_lost_together() -> None:
+def test_rows_mark_and_certificate_are_lost_together() -> None:
     rows = MemoryStore()
     store = filled(rows)
     batch = Batch()
-    store.put_applied(batch, {b"xrow": b"value"}, mark(2), chain.proof(CHAIN))
+    store.put_applied(batch, {b"xrow": b"value"}, mark(2), chain.linked_certificate(CHAIN))
     rows.write(batch, sync=False)
     assert (store.state(b"xrow"), store.applied().height) == (b"value", 2)
     rows.crash(0)
-    assert (store.state(b"xrow"), store.applied().height, store.proof(Height(2))) == (None, 0, None)
+    assert (store.state(b"xrow"), store.applied().height, store.certificate(Height(2))) == (None, 0, None)
 
 
 def test_a_row_written_as_none_is_deleted() -> None:
@@ -140,7 +144,7 @@ def test_a_row_written_as_none_is_deleted() -> None:
     store = filled(rows)
     for value in (b"value", None):
         batch = Batch()
-        store.put_applied(batch, {b"xrow": value}, mark(2), chain.proof(CHAIN))
+        store.put_applied(batch, {b"xrow": value}, mark(2), chain.linked_certificate(CHAIN))
         rows.write(batch, sync=True)
         assert store.state(b"xrow") == value
 
@@ -162,6 +166,7 @@ def test_hard_state_round_trips_and_a_rebuild_ends_with_it_in_one_batch() -> Non
         bytes(32),
         Height(0),
         Digest(bytes(32)),
+        Height(0),
     )
     batch = Batch()
     store.put_hard_state(batch, state)

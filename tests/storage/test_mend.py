@@ -20,9 +20,9 @@ from storage.key_value import Batch
 from storage.keyspace import (
     APPLIED,
     BLOCK,
+    CERTIFICATE,
     HARD_STATE,
     LOST,
-    PROOF,
     RECORD_QUEUE,
     SEQUENCE_END,
     STATE,
@@ -70,7 +70,7 @@ def opened(path: Path, *, create: bool = False) -> LevelDb:
 
 
 def batch_at(height: int, draw: random.Random, rows: dict[bytes, bytes]) -> Batch:
-    """What one step writes: blocks (some of them cut again), state, hard state, mark and proof, own rows come and gone."""
+    """What one step writes: blocks (some of them cut again), state, hard state, mark and certificate, own rows come and gone."""
     batch = Batch()
     for above in range(height, height + TAIL):
         if draw.random() < 0.3 or height_key(BLOCK, above) not in rows:
@@ -85,7 +85,7 @@ def batch_at(height: int, draw: random.Random, rows: dict[bytes, bytes]) -> Batc
     elif height % 9 == 4 and (queued := [key for key in rows if key[:1] == RECORD_QUEUE]):
         batch.delete(draw.choice(queued))
     batch.put(APPLIED, codec.encode(AppliedMark(Height(height - 1), Digest(bytes(32)), 0, 0, ())))
-    batch.put(height_key(PROOF, height - 1), draw.randbytes(300))
+    batch.put(height_key(CERTIFICATE, height - 1), draw.randbytes(300))
     batch.put(height_key(TREE + b"\0", height), random.Random(height).randbytes(32 * 40))
     return batch
 
@@ -155,12 +155,14 @@ def outcome_of(path: Path, truth: dict[bytes, bytes]) -> str:
     missing = truth.keys() - rows.keys()
     # Nothing that was overwritten or deleted is back, and what is there is what was there.
     assert rows.items() <= truth.items()
-    assert {key[:1] for key in missing} <= {BLOCK, PROOF, TREE}
+    assert {key[:1] for key in missing} <= {BLOCK, CERTIFICATE, TREE}
     # Where a node is missing, so is the word that none is.
     assert TREE_MARK in missing or not any(key[:1] == TREE for key in missing)
     assert {int.from_bytes(key[1:], "big") for key in missing if key[:1] == BLOCK} <= noted
-    assert {int.from_bytes(key[1:], "big") for key in missing if key[:1] == PROOF} <= set(damage.proofs)
-    assert height_key(PROOF, damage.applied) in rows or damage.applied in noted
+    assert {int.from_bytes(key[1:], "big") for key in missing if key[:1] == CERTIFICATE} <= set(
+        damage.certificates
+    )
+    assert height_key(CERTIFICATE, damage.applied) in rows or damage.applied in noted
     if not damage.is_met:
         assert rows == truth
         return "of no consequence"
@@ -264,7 +266,7 @@ def test_an_undamaged_ledger_is_copied_as_it_is(store: MemoryStore, ledger: Ledg
     rows, damage = mended_in_memory(store)
 
     assert rows == ledger.rows
-    assert (damage.is_met, damage.blocks, damage.proofs) == (False, [], [])
+    assert (damage.is_met, damage.blocks, damage.certificates) == (False, [], [])
 
 
 @pytest.mark.parametrize("height", [1, 2, 200, APPLIED_HEIGHT])
@@ -280,20 +282,37 @@ def test_a_lost_block_is_noted(store: MemoryStore, ledger: Ledger, height: int) 
     }
 
 
-def test_a_lost_proof_is_left_out_and_the_newest_one_noted(store: MemoryStore, ledger: Ledger) -> None:
-    lost = [height_key(PROOF, height) for height in (7, APPLIED_HEIGHT)]
+def test_a_lost_certificate_is_left_out_and_the_newest_one_noted(store: MemoryStore, ledger: Ledger) -> None:
+    lost = [height_key(CERTIFICATE, height) for height in (7, APPLIED_HEIGHT)]
     store.damage(lost)
 
     rows, damage = mended_in_memory(store)
 
-    assert damage.proofs == [7, APPLIED_HEIGHT]
+    assert damage.certificates == [7, APPLIED_HEIGHT]
     assert rows == {key: value for key, value in ledger.rows.items() if key not in lost} | {
         height_key(LOST, APPLIED_HEIGHT): b""
     }
 
 
-def test_a_newest_block_of_which_not_even_the_proof_is_left_is_refused(store: MemoryStore) -> None:
-    store.damage([height_key(prefix, APPLIED_HEIGHT) for prefix in (BLOCK, PROOF)])
+def test_a_certificate_above_the_applied_block_is_carried_over_and_may_be_lost(
+    store: MemoryStore, ledger: Ledger
+) -> None:
+    above = height_key(CERTIFICATE, APPLIED_HEIGHT + 2)
+    batch = Batch()
+    batch.put(above, b"of a group that is half applied")
+    store.write(batch, sync=True)
+    whole = {**ledger.rows, above: b"of a group that is half applied"}
+    assert mended_in_memory(store)[0] == whole
+
+    store.damage([above])
+
+    rows, damage = mended_in_memory(store)
+    assert rows == ledger.rows
+    assert (damage.is_met, damage.blocks, damage.certificates) == (True, [], [])
+
+
+def test_a_newest_block_of_which_not_even_the_certificate_is_left_is_refused(store: MemoryStore) -> None:
+    store.damage([height_key(prefix, APPLIED_HEIGHT) for prefix in (BLOCK, CERTIFICATE)])
 
     with pytest.raises(Corruption, match="neither"):
         mended_in_memory(store)
@@ -313,7 +332,7 @@ def test_genesis_is_not_made_again_for_a_ledger_that_may_be_anothers(store: Memo
     header = replace(HEADER, height=Height(APPLIED_HEIGHT), net=NetworkId(bytes(32)))
     if gone != "both":
         batch.put(keys[1], Block(header, bytes(64), b"", ()).raw)
-    batch.put(height_key(PROOF, APPLIED_HEIGHT), b"not a proof")
+    batch.put(height_key(CERTIFICATE, APPLIED_HEIGHT), b"not a certificate")
     store.write(batch, sync=True)
 
     with pytest.raises(Corruption):
@@ -321,7 +340,8 @@ def test_genesis_is_not_made_again_for_a_ledger_that_may_be_anothers(store: Memo
 
 
 @pytest.mark.parametrize(
-    "prefix", sorted({rows.prefix for rows in TABLE if rows.database == "ledger"} - {BLOCK, PROOF, TREE})
+    "prefix",
+    sorted({rows.prefix for rows in TABLE if rows.database == "ledger"} - {BLOCK, CERTIFICATE, TREE}),
 )
 def test_anything_else_that_is_damaged_is_refused(store: MemoryStore, prefix: bytes) -> None:
     key = prefix if prefix in {APPLIED, HARD_STATE} else prefix + bytes(8)

@@ -8,8 +8,8 @@ from storage.key_value import Batch
 from storage.keyspace import SNAPSHOT_CHUNK, SNAPSHOT_MANIFEST, prefix_range, sequence_key
 from storage.memory import MemoryStore
 from storage.snapshot_store import SnapshotStore
-from tests.node.snapshot_house import built, proof_of
-from tests.protocol.chain import VOTERS, filled
+from tests.node.snapshot_house import built
+from tests.protocol.chain import VOTERS, certificate_of, filled
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def store(rows: MemoryStore) -> SnapshotStore:
 def manifest(height: int, chunks: int = 3) -> SnapshotManifest:
     block = built()[height]
     hashes = tuple(sha256(bytes([height, index % 256])) for index in range(chunks))
-    return SnapshotManifest(block.raw, proof_of(block), 0, (), chunks, hashes)
+    return SnapshotManifest(block.raw, Height(height), (), certificate_of(block), 0, (), chunks, hashes)
 
 
 def make(rows: MemoryStore, store: SnapshotStore, height: int, chunks: int = 3, voter: int = 0) -> None:

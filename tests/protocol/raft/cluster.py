@@ -21,13 +21,22 @@ from protocol.certificate import (
 )
 from protocol.configuration import Configuration, network_id
 from protocol.errors import RemoteFault
+from protocol.finality import Certificate, CommitVote, check_certificate
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Txid, Vid
 from protocol.limits import TICK_MS
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
-from protocol.raft.messages import AppendEntries, AppendReply, Message, VoteReply, check_append
-from protocol.raft.state import Ready, Role
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckedAppend,
+    Message,
+    VoteNotice,
+    VoteReply,
+    check_append,
+)
+from protocol.raft.state import Contradiction, Ready, Role
 from protocol.transaction import Revoke, sign
 from tests.protocol.raft.members import Disk, configuration_of, configuration_with, evict, key_of
 
@@ -38,14 +47,20 @@ class Cluster:
     """Voters numbered from 1, learners, and spare nodes that may become one. Nothing happens unless a method is called."""
 
     def __init__(
-        self, count: int, seed: int = 0, *, learners: tuple[int, ...] = (), spare: tuple[int, ...] = ()
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        learners: tuple[int, ...] = (),
+        spare: tuple[int, ...] = (),
+        witnesses: tuple[int, ...] = (),
     ) -> None:
         self.random = random.Random(seed)
         self.seed = seed
-        self.configuration = configuration_of(count, learners)
-        self.configurations = {0: self.configuration}  # by the height that set it, as committed
+        self.configuration = configuration_of(count, learners, witnesses)
+        self.configurations = {0: self.configuration}  # by the height that set it, as ordered
         self.network = network_id(self.configuration)
-        self.keys = {n: key_of(n) for n in (*range(1, count + 1), *learners, *spare)}
+        self.keys = {n: key_of(n) for n in (*range(1, count + 1), *learners, *witnesses, *spare)}
         self.number = {NodeId(key.public): n for n, key in self.keys.items()}
         genesis = genesis_block(self.configuration)
         self.disks = {n: Disk(genesis) for n in self.keys}
@@ -65,6 +80,12 @@ class Cluster:
         self.chain: dict[int, Digest] = {0: genesis.hash}
         self.states: dict[int, tuple[Block, Frontier]] = {0: (genesis, Frontier())}
         self.proofs: dict[int, CommitProof] = {}
+        self.certificates: dict[int, Certificate] = {}
+        self.certified: dict[int, Digest] = {0: genesis.hash}
+        self.votes: dict[int, list[CommitVote]] = {n: [] for n in self.keys}
+        self.contradictions: list[tuple[int, Contradiction]] = []
+        self.liars: set[int] = set()  # who acknowledges what it does not hold
+        self.expects = True  # whether the state of everybody says that a configuration that comes is pending
         self.behind: dict[int, list[int]] = {n: [] for n in self.keys}
         self.granted: dict[tuple[int, int], NodeId] = {}
         self.acknowledged: dict[tuple[int, int], Acknowledgement] = {}
@@ -80,7 +101,7 @@ class Cluster:
     # --- membership
 
     def configuration_at(self, height: int) -> Configuration:
-        """Return the committed configuration that block `height` is acknowledged in."""
+        """Return the ordered configuration that block `height` is acknowledged in."""
         return self.configurations[max(at for at in self.configurations if at <= height)]
 
     def change(self, n: int, **roles: str) -> Height:
@@ -91,7 +112,9 @@ class Cluster:
             number: role for number, role in {**now, **{k[1:]: v for k, v in roles.items()}}.items() if role
         }
         number = raft.configuration.number + 1
-        return raft.propose_configuration(replace(configuration_with(**wanted), number=number), self.now_ms)
+        following = replace(configuration_with(**wanted), number=number)
+        raft.expect_configuration(following.digest)
+        return raft.propose_configuration(following, self.now_ms)
 
     # --- nodes
 
@@ -101,7 +124,7 @@ class Cluster:
         height = max(self.configurations)
         disk.blocks.update({at: source.blocks[at] for at in range(1, height + 1)})
         disk.frontier = self.states[height][1]
-        disk.proofs = {at: proof for at, proof in source.proofs.items() if at <= height}
+        disk.certificates = {at: one for at, one in source.certificates.items() if at <= height}
         disk.applied = Height(height)
         self.start(n)
 
@@ -127,9 +150,9 @@ class Cluster:
             evict(self.rafts[n]._voter.log, below)
 
     def install(self, n: int, height: int) -> Raft:
-        """Do what a driver does with state and blocks up to a committed height, and start anew there."""
+        """Do what a driver does with state and blocks up to a certified height, and start anew there."""
         self.crash(n)
-        self.disks[n].install(*self.states[height], self.proofs[height])
+        self.disks[n].install(*self.states[height], self.certificates[height])
         return self.start(n)
 
     def crash(self, n: int) -> None:
@@ -161,6 +184,10 @@ class Cluster:
         raft, sender = self.rafts[target], self.node(source)
         try:
             checked = check_append(message) if isinstance(message, AppendEntries) else message
+            if isinstance(checked, CheckedAppend) and self.expects:
+                for block in checked.blocks:
+                    if block.is_configuration:
+                        raft.expect_configuration(Digest(block.header.next_config_hash))
             raft.step(sender, checked, self.now_ms + self.skew_ms[target])
         except RemoteFault as fault:
             self.faults.append(fault)
@@ -184,13 +211,14 @@ class Cluster:
         raise AssertionError("a node is never ready for ever")
 
     def finish(self, n: int, ready: Ready) -> None:
-        for block in ready.committed:
+        for block in ready.certified:
             assert self.disks[n].blocks.get(block.height) == block, "handed out before it was durable"
         self.disks[n].persist(ready)
         for target, message in ready.messages:
             self.send(n, self.number[target], message)
         self.disks[n].apply(ready)
-        self.note_committed(n, ready)
+        self.note_certified(n, ready)
+        self.contradictions += [(n, found) for found in ready.contradictions]
         if ready.behind is not None:
             self.behind[n].append(ready.behind)
         self.note_reads(n, ready)
@@ -294,12 +322,12 @@ class Cluster:
 
     def converged(self) -> bool:
         tips = {
-            (raft.commit_height, raft.tip_height, self.disks[n].applied) for n, raft in self.rafts.items()
+            (raft.certified_height, raft.tip_height, self.disks[n].applied) for n, raft in self.rafts.items()
         }
         return len(tips) == 1 and len(set(next(iter(tips)))) == 1 and len(self.rafts) == len(self.keys)
 
     def led(self) -> bool:
-        """Return whether there is a leader and everybody has committed all it has."""
+        """Return whether there is a leader and everybody has certified all it has."""
         return bool(self.leaders) and self.converged()
 
     # --- invariants (ledger.md section 3)
@@ -317,6 +345,8 @@ class Cluster:
             if raft.term == newest and height > log.committed:
                 assert log.tip_height >= height, "a leader lacks a committed block"
                 assert log.hash(Height(height)) == self.chain[height], "a leader lacks a committed block"
+        if raft.commit_proof is not None:
+            self.proofs[raft.commit_proof.header.height] = raft.commit_proof
         committed = raft.commit_height
         assert committed >= self.disks[n].applied
         known = self.chain.get(committed)
@@ -333,17 +363,27 @@ class Cluster:
                 disk.blocks.get(committed) is not None and disk.hash(committed) == log.hash(committed)
                 for disk in (self.disks[self.number[node]] for node in counted.voters)
             )
-            assert holders >= counted.raft_quorum, "committed without being durable on a quorum"
+            assert holders + len(self.liars) >= counted.raft_quorum, (
+                "committed without being durable on a quorum"
+            )
         else:
             assert known == log.hash(committed), f"two blocks are committed at {committed}"
 
-    def note_committed(self, n: int, ready: Ready) -> None:
-        for block in ready.committed:
-            assert self.chain[block.height] == block.hash, "a node hands out another block than was committed"
-        if ready.proof is not None:
-            counted = self.configuration_at(ready.proof.header.height)
-            assert check_commit_proof(ready.proof, self.network, counted) == ready.committed[-1].hash
-            self.proofs[ready.proof.header.height] = ready.proof
+    def note_certified(self, n: int, ready: Ready) -> None:
+        """No two conflicting blocks are certified anywhere; the certificate holds; ordering came first."""
+        for block in ready.certified:
+            assert self.chain[block.height] == block.hash, "a node hands out another block than was ordered"
+            assert self.certified.setdefault(block.height, block.hash) == block.hash, "two certified blocks"
+        certificate = ready.certificate
+        assert (certificate is None) == (not ready.certified)
+        if certificate is not None:
+            counted = self.configuration_at(certificate.height - 1)
+            following = self.configuration_at(certificate.height)
+            is_switch = following is not counted
+            digest = check_certificate(certificate, self.network, counted, following if is_switch else None)
+            assert digest == ready.certified[-1].hash
+            assert not any(block.is_configuration for block in ready.certified[:-1]), "a group ends with one"
+            self.certificates[certificate.height] = certificate
 
     def note_reads(self, n: int, ready: Ready) -> None:
         for read in ready.reads:
@@ -358,6 +398,23 @@ class Cluster:
             self.check_grant(disk, source, message.grant)
         if isinstance(message, AppendReply) and message.ack is not None:
             self.check_acknowledgement(disk, source, message.ack)
+        if isinstance(message, AppendReply | VoteNotice) and message.vote is not None:
+            self.check_vote(disk, source, message.vote)
+        proof = message.proof if isinstance(message, AppendEntries) else None
+        if proof is not None:
+            check_commit_proof(proof, self.network, self.configuration_at(proof.header.height))
+
+    def check_vote(self, disk: Disk, source: int, vote: CommitVote) -> None:
+        """A vote is durable when it leaves, for a block that was ordered; a signer's votes are one chain between bases (E3)."""
+        hard = disk.hard_state
+        assert (hard.last_vote_height, hard.last_vote_hash) == (vote.height, vote.header_hash) or (
+            hard.last_vote_height > vote.height
+        ), "a vote left before it was durable"
+        assert hard.certificate_height >= vote.base_height, "a base that could be forgotten"
+        assert self.chain.get(vote.height) == vote.header_hash, "a vote for what was never ordered"
+        if vote not in self.votes[source]:
+            assert all(before.height <= vote.height for before in self.votes[source])
+            self.votes[source].append(vote)
 
     def check_grant(self, disk: Disk, source: int, grant: ElectionGrant) -> None:
         assert disk.hard_state.term >= grant.term, "a vote left before it was durable"

@@ -4,8 +4,8 @@ import hashlib
 
 from protocol import signing
 from protocol.block import Block, Header
-from protocol.certificate import CommitProof
 from protocol.configuration import Configuration, Member
+from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId, PublicKey
 from protocol.merkle import Frontier
 from protocol.raft.log import Log
@@ -23,10 +23,14 @@ def member(n: int, role: str = "voter") -> Member:
     )
 
 
-def configuration_of(count: int, learners: tuple[int, ...] = ()) -> Configuration:
-    """Return a configuration of voters 1 to `count`, and of learners."""
+def configuration_of(
+    count: int, learners: tuple[int, ...] = (), witnesses: tuple[int, ...] = ()
+) -> Configuration:
+    """Return a configuration of voters 1 to `count`, of learners and of witnesses."""
     return configuration_with(
-        **{str(n): "voter" for n in range(1, count + 1)}, **{str(n): "learner" for n in learners}
+        **{str(n): "voter" for n in range(1, count + 1)},
+        **{str(n): "learner" for n in learners},
+        **{str(n): "witness" for n in witnesses},
     )
 
 
@@ -52,7 +56,7 @@ class Disk:
         self.applied = Height(0)
         self.lowest = Height(0)  # what lies below, but for genesis, is not held any more
         self.frontier = Frontier()
-        self.proofs: dict[int, CommitProof] = {}
+        self.certificates: dict[int, Certificate] = {}
 
     def first(self) -> Height:
         return self.lowest
@@ -67,24 +71,24 @@ class Disk:
         assert height == 0 or height >= self.lowest, "a block below what is held was asked for"
         return self.blocks[height]
 
-    def proof(self, height: Height) -> CommitProof | None:
-        below = [at for at in self.proofs if at <= height]
-        return self.proofs[max(below)] if below else None
+    def certificate(self, height: Height) -> Certificate | None:
+        below = [at for at in self.certificates if at <= height]
+        return self.certificates[max(below)] if below else None
 
-    def install(self, block: Block, frontier: Frontier, proof: CommitProof) -> None:
-        """Begin at a committed block, and keep what is above it and follows it."""
+    def install(self, block: Block, frontier: Frontier, certificate: Certificate) -> None:
+        """Begin at a certified block, and keep what is above it and follows it."""
         above = self.blocks.get(block.height + 1)
         links = above is not None and above.header.prev_hash == block.hash
         kept = {at: kept for at, kept in self.blocks.items() if at > block.height and links}
         self.blocks = {0: self.blocks[0], block.height: block, **kept}
         self.applied = self.lowest = block.height
-        self.frontier, self.proofs = frontier, {block.height: proof}
+        self.frontier, self.certificates = frontier, {block.height: certificate}
 
     def persist(self, ready: Ready) -> None:
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
         if ready.truncate_from is not None:
-            assert ready.truncate_from > self.applied, "a committed block would be truncated"
+            assert ready.truncate_from > self.applied, "a certified block would be truncated"
             for height in [at for at in self.blocks if at >= ready.truncate_from]:
                 del self.blocks[height]
         for block in ready.append:
@@ -93,14 +97,14 @@ class Disk:
             self.blocks[block.height] = block
 
     def apply(self, ready: Ready) -> None:
-        for block in ready.committed:
-            assert block.height == self.applied + 1, "committed blocks are handed out in order, once"
+        for block in ready.certified:
+            assert block.height == self.applied + 1, "certified blocks are handed out in order, once"
             assert self.blocks[block.height] == block, (
-                "a committed block is handed out only when it is durable"
+                "a certified block is handed out only when it is durable"
             )
             self.frontier = self.frontier.append(block.leaves())
             self.applied = block.height
-        if ready.committed:
-            assert ready.proof is not None
-            assert ready.proof.header == ready.committed[-1].header
-            self.proofs[ready.proof.header.height] = ready.proof
+        if ready.certified:
+            assert ready.certificate is not None
+            assert ready.certificate.header == ready.certified[-1].header
+            self.certificates[ready.certificate.height] = ready.certificate

@@ -144,7 +144,7 @@ def test_35_what_was_under_way_before_a_refusal_leaves_the_window():
 def test_19_a_proof_that_was_lost_is_sent_again():
     cluster = led_by_1()
     cluster.filter = lambda source, target, message: (
-        not (isinstance(message, AppendEntries) and target == 2 and message.proof)
+        not (isinstance(message, AppendEntries) and target == 2 and (message.proof or message.certificate))
     )
     height = cluster.propose(1)
     cluster.settle()
@@ -167,13 +167,14 @@ def test_19_a_follower_that_forgot_in_a_restart_what_is_committed_is_told_again(
     height = cluster.propose(1)
     cluster.settle()
     cluster.run(2 * limits.HEARTBEAT_TICKS)
-    assert progress_of(cluster, 2).commit_height == height
-    forgetful = dataclasses.replace(cluster.acknowledgement(2, 1, height), commit_height=Height(height - 1))
+    assert progress_of(cluster, 2).certified_height == height
+    said = cluster.acknowledgement(2, 1, height)
+    forgetful = dataclasses.replace(said, certified_height=Height(height - 1))
     cluster.step(2, 1, forgetful)
     before = len(cluster.sent(AppendEntries, 1, 2))
     cluster.run(limits.HEARTBEAT_TICKS)
     frames = cluster.sent(AppendEntries, 1, 2)[before:]
-    assert any(frame.proof is not None and frame.proof.header.height == height for frame in frames)
+    assert any(frame.certificate is not None and frame.certificate.height == height for frame in frames)
 
 
 def test_35_a_follower_that_holds_blocks_back_is_not_sent_them_with_every_answer():

@@ -57,7 +57,7 @@ def test_a_frame_brings_blocks_and_the_proof_of_them_together():
 def test_43_a_frame_that_begins_with_a_configuration_brings_what_it_stands_upon():
     cluster = led_by_1(3, learners=(4,))
     cluster.filter = lambda source, target, message: (
-        not (isinstance(message, AppendEntries) and target == 2 and message.proof)
+        not (isinstance(message, AppendEntries) and target == 2 and (message.proof or message.certificate))
     )
     below = cluster.propose(1)
     cluster.settle()
@@ -66,11 +66,12 @@ def test_43_a_frame_that_begins_with_a_configuration_brings_what_it_stands_upon(
     cluster.change(1, n4="voter")
     cluster.settle()
     blocks = blocks_of(cluster, below, below + 1)
+    cluster.rafts[2].expect_configuration(cluster.rafts[1].configuration.digest)
     take(
         cluster,
         1,
         2,
-        frame(cluster, 1, term=1, prev=blocks[0], blocks=blocks[1:], proof=proof_of(cluster, below)),
+        frame(cluster, 1, term=1, prev=blocks[0], blocks=blocks[1:], certificate=cluster.certificates[below]),
     )
     assert voters(cluster, 2) == {1, 2, 3, 4}
 
@@ -122,7 +123,7 @@ def test_21_a_frame_above_another_block_than_the_one_committed_or_acknowledged_c
     height = cluster.propose(1)
     cluster.settle()
     assert (cluster.rafts[2].commit_height == height) == is_committed
-    with pytest.raises(Invalid, match="committed" if is_committed else "acknowledged in this term"):
+    with pytest.raises(Invalid, match="certified" if is_committed else "acknowledged in this term"):
         take(cluster, 1, 2, frame(cluster, 1, term=1, prev=other[0]))
     assert cluster.rafts[2].leader is None
 
@@ -160,21 +161,21 @@ def test_22_a_short_frame_leaves_a_tail_that_is_not_committed_either():
         assert cluster.disks[2].hard_state.ack_height == 4
 
 
-def test_34_a_follower_takes_a_bounded_amount_that_is_not_committed(monkeypatch):
+def test_34_a_follower_takes_a_bounded_amount_that_is_not_certified(monkeypatch):
     cluster = led_by_1()
     deaf_to_2(cluster)
     for _ in range(6):
         cluster.propose(1)
         cluster.settle()
     blocks = blocks_of(cluster, 1, 7)
-    monkeypatch.setattr(limits, "UNCOMMITTED_BYTES_MAX", len(blocks[2].raw))  # twice that: two blocks
+    monkeypatch.setattr(limits, "UNCERTIFIED_BYTES_MAX", len(blocks[2].raw))  # twice that: two blocks
     take(cluster, 1, 2, frame(cluster, 1, term=1, prev=blocks[0], blocks=blocks[1:]))
     assert cluster.rafts[2].tip_height == 3
     take(
         cluster,
         1,
         2,
-        frame(cluster, 1, term=1, prev=blocks[2], blocks=blocks[3:], proof=proof_of(cluster, 3)),
+        frame(cluster, 1, term=1, prev=blocks[2], blocks=blocks[3:], certificate=cluster.certificates[3]),
     )
     assert cluster.rafts[2].tip_height == 5
 

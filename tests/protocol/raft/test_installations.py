@@ -157,20 +157,20 @@ def test_38_an_offer_of_a_higher_block_is_not_needed_by_who_can_take_the_leaders
     cluster.partition((1, 2), (3,))
     cluster.propose(1)
     cluster.run(ROUND)
-    proof = cluster.rafts[1]._voter.proof
-    assert proof is not None
-    offer = signed(cluster, dataclasses.replace(offer_of(cluster), proof=proof))
+    held = cluster.rafts[1].certificate
+    assert held is not None
+    offer = signed(cluster, dataclasses.replace(offer_of(cluster), certificate=held))
     cluster.step(1, 3, offer)
     cluster.drain(3)
     assert cluster.behind[3] == [11]
     assert cluster.faults == []
 
 
-def test_38_an_offer_commits_what_this_log_holds_already():
+def test_38_an_offer_certifies_what_this_log_holds_already():
     cluster = Cluster(3)
     cluster.elect(1)
     cluster.filter = lambda source, target, message: (
-        not (target == 3 and isinstance(message, AppendEntries) and message.proof is not None)
+        not (target == 3 and isinstance(message, AppendEntries) and (message.proof or message.certificate))
     )
     for _ in range(3):
         cluster.propose(1)
@@ -179,12 +179,12 @@ def test_38_an_offer_commits_what_this_log_holds_already():
     height = cluster.rafts[3].tip_height
     cluster.run(ROUND)
     raft = cluster.rafts[1]
-    proof = raft._voter.proof
-    assert proof is not None
-    unsigned = InstallSnapshot(0, raft.term, cluster.node(1), Height(2), proof, elected(cluster), bytes(64))
+    held = raft.certificate
+    assert held is not None
+    unsigned = InstallSnapshot(0, raft.term, cluster.node(1), Height(2), held, elected(cluster), bytes(64))
     cluster.step(1, 3, signed(cluster, unsigned))
     cluster.drain(3)
-    assert cluster.rafts[3].commit_height == proof.header.height <= height
+    assert cluster.rafts[3].certified_height == held.height <= height
     assert cluster.behind[3] == []
 
 

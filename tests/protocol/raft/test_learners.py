@@ -109,10 +109,10 @@ def test_43_a_configuration_begins_its_frame():
     assert inside.isdisjoint(changes)
 
 
-def test_43_who_holds_the_block_below_a_configuration_without_its_proof_gets_that_with_the_configuration():
+def test_43_who_holds_the_block_below_a_configuration_without_its_certificate_gets_that_with_the_configuration():
     cluster = led_by_1(4, learners=(5,))
     cluster.filter = lambda source, target, message: (
-        not (isinstance(message, AppendEntries) and target == 4 and message.proof)
+        not (isinstance(message, AppendEntries) and target == 4 and (message.proof or message.certificate))
     )
     below = cluster.propose(1)
     cluster.settle()
@@ -128,8 +128,8 @@ def test_43_who_holds_the_block_below_a_configuration_without_its_proof_gets_tha
     assert voters(cluster, 4) == {1, 2, 3, 4, 5}
 
 
-def test_43_the_proof_of_the_block_below_a_configuration_is_kept_by_itself():
-    """Who catches up from this node later takes the configuration upon that very proof (ledger.md 7.2, 1)."""
+def test_43_the_certificate_of_the_block_below_a_configuration_is_kept_by_itself():
+    """Who catches up from this node later takes the configuration upon that very certificate (ledger.md 7.2, 1)."""
     cluster = led_by_1(3, learners=(4,))
     cluster.frozen.add(2)
     for _ in range(2):  # the first keeps the disk busy; the second is written together with the configuration
@@ -141,7 +141,7 @@ def test_43_the_proof_of_the_block_below_a_configuration_is_kept_by_itself():
     cluster.settle()
     cluster.run(2 * limits.HEARTBEAT_TICKS)
     assert cluster.disks[2].applied == below + 1
-    assert {below, below + 1} <= cluster.disks[2].proofs.keys()
+    assert {below, below + 1} <= cluster.disks[2].certificates.keys()
 
 
 def test_44_the_leadership_is_not_handed_to_a_learner_nor_to_a_removed_voter():

@@ -43,10 +43,10 @@ def test_every_block_is_cut_upon_the_frontier_of_the_ones_before(cluster):
     extend(log, 1, transactions=(b"d",))
     assert log.frontier(Height(2)).size == 4
     assert log.header(Height(2)).tree_size == 3
-    log.commit(Height(1))
+    log.certify(Height(1))
     assert log.frontier(Height(1)).size == 3
     assert log.uncommitted_count == 1
-    assert log.uncommitted_bytes == len(log.block(Height(2)).raw)
+    assert log.uncertified_bytes == len(log.block(Height(2)).raw)
 
 
 def test_a_batch_counts_as_durable_only_after_it_was_marked(cluster):
@@ -101,13 +101,26 @@ def test_two_truncations_before_one_write_are_one_from_the_lower_height(cluster)
     assert [entry.height for entry in blocks] == [2]
 
 
-def test_committed_blocks_are_never_truncated(cluster):
+def test_certified_blocks_are_never_truncated(cluster):
     log = log_of(cluster, 3)
-    log.commit(Height(2))
+    log.certify(Height(2))
     with pytest.raises(LocalFault):
         log.truncate_from(Height(2))
     log.truncate_from(Height(3))
     assert log.tip_height == 2
+
+
+def test_what_is_only_ordered_is_truncated_for_a_certificate_and_not_ordered_any_more(cluster):
+    log = log_of(cluster, 3)
+    log.commit(Height(3))
+    log.truncate_from(Height(2))
+    assert (log.committed, log.certified, log.tip_height) == (1, 0, 1)
+
+
+def test_what_is_certified_is_ordered(cluster):
+    log = log_of(cluster, 3)
+    log.certify(Height(2))
+    assert (log.committed, log.certified, log.uncertified_count) == (2, 2, 1)
 
 
 def test_heights_above_the_tip_are_our_own_mistake(cluster):
@@ -125,19 +138,19 @@ def test_the_cache_is_bounded_and_older_blocks_are_read_back(cluster, monkeypatc
         _, blocks = log.take_unpersisted()
         disk.blocks[height] = blocks[0]
         log.mark_persisted(blocks)
-        log.commit(Height(height))
+        log.certify(Height(height))
     assert log._bytes <= 5_000
     assert len(log._entries) < 20
     assert log.block(Height(1)) == disk.blocks[1]
     assert log.hash(Height(3)) == disk.blocks[3].hash
 
 
-def test_a_log_restarts_from_its_committed_height_and_durable_tail(cluster):
+def test_a_log_restarts_from_its_certified_height_and_durable_tail(cluster):
     log = log_of(cluster, 5)
     disk = cluster.disks[1]
     disk.blocks.update({height: log.block(Height(height)) for height in range(1, 6)})
     again = Log(disk, Height(3), log.frontier(Height(3)), [disk.blocks[4], disk.blocks[5]])
-    assert (again.committed, again.persisted, again.tip_height, again.tip_hash) == (3, 5, 5, log.tip_hash)
+    assert (again.certified, again.persisted, again.tip_height, again.tip_hash) == (3, 5, 5, log.tip_hash)
     assert again.frontier(Height(5)) == log.frontier(Height(5))
     assert again.take_unpersisted() == (None, ())
 
@@ -145,15 +158,15 @@ def test_a_log_restarts_from_its_committed_height_and_durable_tail(cluster):
 def test_34_what_is_truncated_no_longer_counts_against_the_bound(cluster):
     log = log_of(cluster, 3)
     log.truncate_from(Height(2))
-    assert log.uncommitted_bytes == len(log.block(Height(1)).raw)
+    assert log.uncertified_bytes == len(log.block(Height(1)).raw)
     assert log.uncommitted_count == 1
 
 
-def test_26_what_is_committed_and_not_written_yet_stays_in_memory(cluster, monkeypatch):
+def test_26_what_is_certified_and_not_written_yet_stays_in_memory(cluster, monkeypatch):
     """Others may commit what the own disk has not got yet: it is nowhere else (thesis §10.2.1)."""
     monkeypatch.setattr(limits, "LOG_CACHE_BYTES_MAX", 1)
     log = log_of(cluster, 3)
-    log.commit(Height(3))
+    log.certify(Height(3))
     _, blocks = log.take_unpersisted()
     assert [block.height for block in blocks] == [1, 2, 3]
     assert log.block(Height(1)) == blocks[0]

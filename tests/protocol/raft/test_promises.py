@@ -7,6 +7,7 @@ import pytest
 from protocol import block, codec, limits
 from protocol.certificate import CommitProof, ElectionCertificate, grant_vote
 from protocol.errors import Invalid, RemoteFault
+from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
 from protocol.raft.messages import AppendEntries, AppendReply, append_form, check_append
@@ -23,6 +24,7 @@ def frame(
     blocks: tuple[block.Block, ...] = (),
     election: ElectionCertificate | None = None,
     proof: CommitProof | None = None,
+    certificate: Certificate | None = None,
 ) -> AppendEntries:
     """Return a frame signed by `n`, whatever its machine thinks of it."""
     tip_hash = blocks[-1].hash if blocks else prev.hash
@@ -46,6 +48,7 @@ def frame(
         election,
         proof,
         cluster.keys[n].sign(form),
+        certificate,
     )
 
 
@@ -231,21 +234,21 @@ def test_refusal_a_committed_block_is_never_replaced_by_any_leader():
     cluster.settle()
     genesis = cluster.disks[3].blocks[1]
     election = elected(cluster, 1, term=9, tip=other[-1].hash, by=(1, 2))
-    with pytest.raises(Invalid, match="committed"):
+    with pytest.raises(Invalid, match="certified"):
         take(cluster, 1, 3, frame(cluster, 1, term=9, prev=genesis, blocks=other, election=election))
     assert cluster.rafts[3].commit_height == 2
     assert cluster.rafts[3].leader is None
 
 
 def proof_of(cluster: Cluster, height: int) -> CommitProof:
-    return cluster.disks[1].proofs[height]
+    return cluster.proofs[height]
 
 
 def uncommitted_follower(cluster: Cluster) -> int:
     """Leave follower 2 with block 2 in its log and no proof for it; return its height."""
     cluster.elect(1)
     cluster.filter = lambda source, target, message: (
-        not (isinstance(message, AppendEntries) and target == 2 and message.proof)
+        not (isinstance(message, AppendEntries) and target == 2 and (message.proof or message.certificate))
     )
     height = cluster.propose(1)
     cluster.settle()
@@ -307,7 +310,7 @@ def test_p3_a_proof_for_another_block_of_the_height_commits_nothing():
     own = cluster.propose(1)
     cluster.drain(1)
     cluster.elect(2)
-    proof = cluster.disks[2].proofs[own]
+    proof = cluster.proofs[own]
     base = cluster.disks[1].blocks[1]
     election = elected(cluster, 2, term=2, tip=base.hash, by=(2, 3))
     take(cluster, 2, 1, frame(cluster, 2, term=2, prev=base, election=election, proof=proof))

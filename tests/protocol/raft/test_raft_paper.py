@@ -298,7 +298,7 @@ def test_append_entries_5_commit_index_follows_the_leaders_only_as_far_as_the_lo
     height = cluster.propose(1)
     cluster.settle()
     assert cluster.rafts[1].commit_height == height
-    proof = cluster.disks[1].proofs[height]
+    proof = cluster.proofs[height]
     heartbeat = next(
         frame for frame in cluster.sent(AppendEntries, 1, 3) if frame.prev_height == 1 and not frame.blocks
     )

@@ -293,7 +293,7 @@ def test_34_proposals_are_refused_when_too_much_is_uncommitted():
     cluster = Cluster(3)
     cluster.elect(1)
     cluster.partition((1,), (2,), (3,))
-    for _ in range(limits.UNCOMMITTED_BLOCKS_MAX):
+    for _ in range(limits.UNCERTIFIED_BLOCKS_MAX):
         assert cluster.rafts[1].may_propose
         cluster.propose(1)
     assert not cluster.rafts[1].may_propose
@@ -301,7 +301,7 @@ def test_34_proposals_are_refused_when_too_much_is_uncommitted():
         cluster.propose(1)
     cluster.heal()
     cluster.run(4)
-    assert commit_heights(cluster) == {limits.UNCOMMITTED_BLOCKS_MAX + 1}
+    assert commit_heights(cluster) == {limits.UNCERTIFIED_BLOCKS_MAX + 1}
     assert cluster.rafts[1].may_propose
 
 
@@ -310,7 +310,7 @@ def test_34_proposals_are_refused_when_too_many_bytes_are_uncommitted(monkeypatc
     cluster.elect(1)
     cluster.partition((1,), (2,), (3,))
     with monkeypatch.context() as patch:
-        patch.setattr(limits, "UNCOMMITTED_BYTES_MAX", 1)
+        patch.setattr(limits, "UNCERTIFIED_BYTES_MAX", 1)
         cluster.propose(1)
         assert not cluster.rafts[1].may_propose
         with pytest.raises(Unavailable):

@@ -161,7 +161,12 @@ def test_36_blocks_are_sent_again_when_history_has_come_back_far_enough_and_not_
 @pytest.mark.parametrize("proven", [None, 2])
 def test_36_a_leader_that_cannot_prove_yet_what_it_holds_offers_nothing(proven: int | None):
     cluster = behind()
-    cluster.rafts[1]._voter.proof = cluster.proofs[proven] if proven else None
+    held = cluster.rafts[1]._voter.certificates
+    held.clear()
+    if proven:
+        held.append(cluster.certificates[proven])
+    for height in [at for at in cluster.disks[1].certificates if at != proven]:
+        del cluster.disks[1].certificates[height]
     cluster.heal()
     cluster.run(2 * ROUND)
     assert cluster.sent(InstallSnapshot) == []
@@ -269,14 +274,14 @@ def test_39_a_leader_installed_from_a_snapshot_leads_before_history_has_come_bac
 # --- offers that cannot be ----------------------------------------------------------------------------------------------
 
 
-def test_an_offer_with_a_proof_that_does_not_hold_condemns_its_leader():
+def test_an_offer_with_a_certificate_that_does_not_hold_condemns_its_leader():
     cluster = behind()
     raft = cluster.rafts[1]
-    proof = raft._voter.proof
-    assert proof is not None
-    few = dataclasses.replace(proof, acknowledgements=proof.acknowledgements[:1])
-    offer = InstallSnapshot(0, raft.term, cluster.node(1), Height(11), proof, elected(cluster), bytes(64))
-    for wrong in (dataclasses.replace(offer, proof=few), dataclasses.replace(offer, first=Height(99))):
+    held = raft.certificate
+    assert held is not None
+    few = dataclasses.replace(held, votes=held.votes[:1])
+    offer = InstallSnapshot(0, raft.term, cluster.node(1), Height(11), held, elected(cluster), bytes(64))
+    for wrong in (dataclasses.replace(offer, certificate=few), dataclasses.replace(offer, first=Height(99))):
         cluster.crash(3)
         cluster.start(3)
         cluster.faults.clear()
@@ -332,15 +337,15 @@ def test_an_offer_by_members_that_nobody_knows_is_taken_from_nobody():
     cluster.filter = keep
     cluster.heal()
     cluster.run(2 * ROUND)
-    proof = offers[-1].proof
-    strangers = tuple(ack for ack in proof.acknowledgements if ack.voter == cluster.node(4))
-    forged = tuple(dataclasses.replace(ack, signature=bytes(64)) for ack in proof.acknowledgements)
-    for acknowledgements in (strangers, forged):
+    held = offers[-1].certificate
+    strangers = tuple(vote for vote in held.votes if vote.signer == cluster.node(4))
+    forged = tuple(dataclasses.replace(vote, signature=bytes(64)) for vote in held.votes)
+    for votes in (strangers, forged):
         cluster.crash(3)
         cluster.start(3)
         cluster.faults.clear()
-        few = dataclasses.replace(proof, acknowledgements=acknowledgements)
-        cluster.step(4, 3, dataclasses.replace(offers[0], proof=few))
+        few = dataclasses.replace(held, votes=votes)
+        cluster.step(4, 3, dataclasses.replace(offers[0], certificate=few))
         cluster.drain(3)
         assert len(cluster.faults) == 1
         assert cluster.behind[3] == []
@@ -348,15 +353,15 @@ def test_an_offer_by_members_that_nobody_knows_is_taken_from_nobody():
 
 def test_an_offer_of_a_block_of_a_later_term_than_its_leaders_is_refused():
     cluster = behind(blocks=0)
-    certificate = elected(cluster)
+    election = elected(cluster)
     term = cluster.rafts[1].term
     cluster.elect(2)
     cluster.propose(2)
     cluster.run(ROUND)
-    proof = cluster.rafts[2]._voter.proof
-    assert proof is not None
-    assert proof.header.term > term == cluster.rafts[3].term
-    offer = InstallSnapshot(0, term, cluster.node(1), proof.header.height, proof, certificate, bytes(64))
+    held = cluster.rafts[2].certificate
+    assert held is not None
+    assert held.header.term > term == cluster.rafts[3].term
+    offer = InstallSnapshot(0, term, cluster.node(1), held.height, held, election, bytes(64))
     cluster.step(1, 3, signed(cluster, offer))
     cluster.drain(3)
     assert len(cluster.faults) == 1

@@ -127,7 +127,7 @@ def install_what_is_offered(cluster: Cluster) -> None:
     """Let all that have heard of a snapshot above what they applied install one: the newest that there is."""
     for n in sorted(cluster.rafts):
         if cluster.behind[n] and cluster.disks[n].applied < cluster.behind[n][-1]:
-            cluster.install(n, max(cluster.proofs))
+            cluster.install(n, max(cluster.certificates))
 
 
 def run(seed: int, steps: int = STEPS) -> Cluster:
