@@ -3,6 +3,7 @@
 Every step checks what it shows; the first that does not hold ends the demonstration with exit code 1.
 """
 
+import base64
 import hashlib
 import signal
 import sys
@@ -11,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from node.card_file import read_genesis
 from node.demo_network import DemoError, Facility, Network, until
 from node.sample_records import SampleSet, synthesise
-from protocol.errors import CarechainError
+from protocol import receipt_file
+from protocol.configuration import network_id
+from protocol.errors import CarechainError, RemoteFault
 
 Document = dict[str, Any]
 HOSPITAL, CLINIC, LABORATORY, OBSERVER = "hospital", "clinic", "laboratory", "observer"
@@ -21,7 +25,7 @@ SEED = 7
 _MDNS_SECONDS = 10.0
 NOTICE = (
     "Reads are refused by each facility's own daemon; until threshold release exists, a modified daemon that holds a "
-    "grant could read without a trace, and until certificates exist a lying leader is not excluded."
+    "grant could read without a trace. Four facilities or more tolerate one that lies; three only find it out."
 )
 
 
@@ -101,6 +105,7 @@ class _Story:
             ("damage a stored chunk", self.damage),
             ("the observer verifies the chain", self.observe),
             ("who read what", self.audit),
+            ("a receipt proves it offline", self.prove),
         )
 
     @property
@@ -240,6 +245,24 @@ class _Story:
         ]
         _demand(any(entry["facility"] == CLINIC for entry in reads), "the clinic's read is not in the log")
         return f"{len(entries)} entries, {len(reads)} reads: " + "; ".join(sorted(set(self.reads))[:3])
+
+    def prove(self) -> str:
+        entries = self.hospital.client.post("/v1/audit/log", patient=self.patient)["entries"]
+        read = next(entry for entry in entries if entry["action"] == "read" and entry["facility"] == CLINIC)
+        answer = self.network[OBSERVER].client.post(
+            "/v1/audit/receipt", transaction=read["transaction"], leaf_only=False
+        )
+        data = base64.b64decode(answer["receipt"])
+        network = network_id(read_genesis(self.network.folder / "genesis.json"))
+        finding = receipt_file.check(receipt_file.decode(data), network)
+        _demand(finding.height == read["height"], "the receipt is for another block")
+        changed = data.replace(b"A", b"B", 1)
+        try:
+            receipt_file.check(receipt_file.decode(changed), network)
+        except RemoteFault as fault:
+            votes = len(receipt_file.decode(data).proof.certificate.votes)
+            return f"{len(data)} bytes from the observer prove the clinic's read, by {votes} votes; one letter changed: {fault}"
+        raise DemoError("a receipt with one letter changed was accepted")
 
     # --- what the steps share ---------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def test_the_demonstration_holds_and_leaves_nothing_behind(folder: Path) -> None
     assert ran.document is not None
     assert ran.document["ok"]
     assert [step["name"] for step in ran.document["steps"] if not step["ok"]] == []
-    assert len(ran.document["steps"]) == 15
+    assert len(ran.document["steps"]) == 16
     assert list(folder.iterdir()) == []
 
 
