@@ -19,6 +19,7 @@ from protocol.errors import LocalFault
 from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Head
+from protocol.recovery import configuration_set_by
 from protocol.snapshot import links_above
 from storage.key_value import Batch
 from storage.ledger_store import AppliedMark, LedgerStore
@@ -103,8 +104,15 @@ class Applier:
         if blocks:
             await self._apply(blocks, certificate, unwritten)
 
+    async def recover(self, blocks: tuple[Block, ...]) -> None:
+        """Apply checked blocks above the applied one, of which the last begins an epoch: in one batch, synchronised.
+
+        What is stored above and does not continue them goes with it, and so does the hard state of the old epoch.
+        """
+        await self._apply(blocks, None, blocks)
+
     async def _apply(
-        self, blocks: tuple[Block, ...], certificate: Certificate, unwritten: tuple[Block, ...]
+        self, blocks: tuple[Block, ...], certificate: Certificate | None, unwritten: tuple[Block, ...]
     ) -> None:
         batch, writes, outcomes = Batch(), dict[bytes, bytes | None](), list[ledger_state.Outcome]()
 
@@ -120,7 +128,7 @@ class Applier:
                 raise LocalFault(f"block {block.height} does not follow applied block {previous[0]}")
             applied = ledger_state.apply(rows, configuration, block)
             if block.is_configuration:
-                configuration = block.next_configuration()
+                configuration = configuration_set_by(block)
             writes.update(applied.writes)
             outcomes.extend(applied.outcomes)
             leaves += block.leaves()

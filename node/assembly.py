@@ -28,6 +28,9 @@ from node.opening import Opening
 from node.query import Query
 from node.receipt_proofs import ReceiptProofs
 from node.recordkeeping import Ciphertext, Records
+from node.recovery_base import Freezer, Reach
+from node.recovery_desk import RecoveryDesk
+from node.recovery_watch import RecoveryWatch
 from node.safekeeping import Safekeeping
 from node.services import Services
 from node.settling import Settling
@@ -105,18 +108,28 @@ class Assembly:
             clock=ports.clock,
             entropy=ports.entropy,
         )
+        keys = KeyRotation(stores.keystore, identity, ports.entropy.bytes)
+        self._recovery = self._recovering(keys)
         self._membership = Membership(
             me=ports.transport.me,
-            keys=KeyRotation(stores.keystore, identity, ports.entropy.bytes),
+            keys=keys,
             store=core.store,
             submitter=core.submitter,
             tickets=self._tickets,
             now_ms=ports.clock.now_ms,
+            catch_up=core.read_index,
         )
         self._proposer = ConfigurationProposer(
             core.store, core.applier.height, reconfigure=core.reconfigure, clock=ports.clock, log=ports.log
         )
         self._transport = ports.transport
+
+    def _recovering(self, keys: KeyRotation) -> RecoveryDesk:
+        core = self._core
+        freezer = Freezer(core.store, core.standstill, self._key)
+        reach = Reach(core.store, core.applier, core.ports.transport, core.verification)
+        self._recovery_watch = RecoveryWatch(core, reach)
+        return RecoveryDesk(core, keys.governance_key, freezer, reach)
 
     def _ingest(self, check_room: Callable[[], None]) -> Ingest:
         ports, custody, records = self._core.ports, self.sharing.custody, self.records
@@ -175,6 +188,7 @@ class Assembly:
         core, ports = self._core, self._core.ports
         return EvidenceDesk(
             key=self._key,
+            hearing=core.hearing,
             store=core.store,
             rows=self._stores.rows,
             disk=RoomAwaitingDisk(ports.disk, ports.clock),
@@ -235,6 +249,7 @@ class Assembly:
             foreign=self._foreign(),
             receipts=receipts,
             updates=self._updates(receipts),
+            recovery=self._recovery,
         )
 
     def _updates(self, receipts: ReceiptProofs) -> UpdateProofs:
@@ -276,6 +291,7 @@ class Assembly:
             self.safekeeping.lost_vaults.run,
             *self.storekeeping.tasks,
             self._proposer.run,
+            self._recovery_watch.run,
             *self.checkpointing.tasks(),
         )
 
@@ -284,6 +300,8 @@ class Assembly:
         self.ciphertext.holder.serve(self._transport)
         self.erasing.serve()
         self._tickets.serve()
+        self._recovery.serve()
+        self._recovery_watch.serve()
         self.storekeeping.serve()
         async with trio.open_nursery() as nursery:
             for task in self.tasks():

@@ -28,6 +28,7 @@ from protocol.catchup import BlocksFrom, Segment
 from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NodeId
+from protocol.recovery import configuration_set_by
 from storage import keyspace, mend
 from storage.key_value import Batch, KeyValue
 from storage.ledger_store import LedgerStore
@@ -96,6 +97,9 @@ class BlockRepair:
             await self._refill_all()
             if is_met or await self._walk():
                 await self._look_into()
+                if is_met:
+                    # What was met may be wrong in a table whose checksums are right.
+                    await self._walk_through()
                 # Whoever goes on meeting what cannot be mended must not have everything read again and again.
                 await trio.sleep(_LOOK_AGAIN_S)
             is_met = False
@@ -129,17 +133,36 @@ class BlockRepair:
                 await self._damage.wait()
                 return True
             try:
-                is_more, wrong = await self._workers.run(walk.read_portion)
+                is_more = await self._read_portion(walk)
             except Corruption:
                 return True
-            if wrong:
-                self._log.warning("blocks that do not fit the chain are fetched again", count=len(wrong))
-                await self._note_lost(wrong)
-                await self._refill_all()
             portions += 1
             if portions % _PORTIONS_PER_MARK == 0 or not is_more:
                 await self._keep_mark(walk.at if is_more else None)
         return False
+
+    async def _walk_through(self) -> None:
+        """Walk over the whole database once, whoever meets more damage meanwhile; bytes that cannot be read end it."""
+        walk = Walk(self._rows, self._store)
+        with contextlib.suppress(Corruption):  # `_look_into` has said what can be said of it
+            is_more = True
+            while is_more:
+                is_more = await self._read_portion(walk)
+                await trio.sleep(_PAUSE_S)
+
+    async def _read_portion(self, walk: Walk) -> bool:
+        """Read on, and have fetched what is wrong; return whether there is more. Raises Corruption as `Walk.read_portion`."""
+        portion = await self._workers.run(walk.read_portion)
+        wrong = (*portion.blocks, *portion.certificates)
+        if wrong:
+            self._log.warning(
+                "blocks that do not fit the chain, and certificates that do not hold, are fetched again",
+                blocks=len(portion.blocks),
+                count=len(wrong),
+            )
+            await self._note_lost(portion.blocks, portion.certificates)
+            await self._refill_all()
+        return portion.is_more
 
     async def _keep_mark(self, at: bytes | None) -> None:
         batch = Batch()
@@ -178,11 +201,14 @@ class BlockRepair:
             return
         raise Corruption("database ledger holds damaged bytes; its blocks are fetched, and it is made anew")
 
-    async def _note_lost(self, heights: Iterable[Height]) -> None:
+    async def _note_lost(self, heights: Iterable[Height], certificates: Iterable[Height] = ()) -> None:
+        """Note what is to be fetched; certificates that do not hold go at once, so that none of them is given to anybody."""
         batch = Batch()
         for height in heights:
             if height > 0:  # genesis is made from the configuration, when the tables are
                 mend.put_lost(batch, height)
+        for height in certificates:
+            mend.drop_certificate(batch, height)
         await self._disk.commit(batch, sync=True)
 
     # --- fetching -------------------------------------------------------------------------------------------------
@@ -264,10 +290,20 @@ class BlockRepair:
         return True
 
     def _is_certified(self, height: Height) -> bool:
+        """Whether no certificate has to be fetched: any later one says as much, but that a configuration block has its own.
+
+        The block that begins an epoch has none.
+        """
         try:
-            return self._store.certificate_at_or_above(height) is not None
+            certificate = self._store.certificate_at_or_above(height)
+            block = self._store.block(height)
+        except Unavailable:
+            return True  # it comes with the history
         except Corruption:
             return True  # where certificates are damaged too, making the database anew says which of them is to be fetched
+        if certificate is None or certificate.height == height:
+            return certificate is not None
+        return block.is_recovery or not block.is_configuration
 
     async def _ask_for(self, window: _Window) -> None:
         """Fetch the blocks of a window from the first member that has them, and store them."""
@@ -311,7 +347,7 @@ class BlockRepair:
             block = next((block for block in fetched if block.height == certificate.height), None)
             if block is None:
                 continue
-            following = block.next_configuration() if block.is_configuration else None
+            following = configuration_set_by(block) if block.is_configuration else None
             with contextlib.suppress(
                 Invalid
             ):  # of what could not be asked for by hash, only what holds is taken
@@ -354,7 +390,9 @@ def _check_chain(fetched: Sequence[Block], window: _Window) -> None:
         header = block.header
         if (block.height, block.hash) != (height, known):
             raise Invalid(f"the block sent for height {height} is not the chain's")
-        if not signing.verify(header.leader, blocks.header_form(header), block.signature):
+        if not block.is_recovery and not signing.verify(
+            header.leader, blocks.header_form(header), block.signature
+        ):
             raise Invalid(f"the leader's signature of block {height} does not verify")
         blocks.check_body(block)
         known, height = Digest(header.prev_hash), Height(height - 1)

@@ -28,7 +28,7 @@ from protocol.catchup import (
 )
 from protocol.errors import Invalid, Malformed, OtherChain, RemoteFault, Unavailable
 from protocol.finality import Certificate, check_certificate
-from protocol.identifiers import Height, NodeId
+from protocol.identifiers import ZERO, Height, NodeId
 from storage.ledger_store import LedgerStore
 
 _POLL_MS = 2_000
@@ -85,7 +85,7 @@ class Follower:
         if self._announcements is None:
             self._announcements = self._transport.subscribe(TOPIC, _ANNOUNCEMENTS_MAX)
         announcements = self._announcements
-        await self._pull()
+        await self.pull()
         poll_at = trio.current_time() + _POLL_MS / 1000
         while True:
             heard: tuple[NodeId, bytes] | None = None
@@ -93,7 +93,7 @@ class Follower:
                 heard = await announcements.receive()
             before = self._applier.mark.height
             if heard is None or not await self._take(*heard):
-                await self._pull()
+                await self.pull()
             # Only what brought us further counts as news: who repeats old announcements must not keep us from polling.
             if heard is None or self._applier.mark.height > before:
                 poll_at = trio.current_time() + _POLL_MS / 1000
@@ -112,6 +112,9 @@ class Follower:
             new = tuple(block for block in blocks if block.height > self._applier.mark.height)
             run = self._run()
             if not new or new[0].height > self._applier.mark.height + 1:
+                if not self._is_of_known_signers(certificate):
+                    # Not to be judged yet, and no fault of who sent it; blocks that are polled say who signs there.
+                    return True
                 check_certificate(certificate, self._network, self._store.configuration)
                 # A voter has led there for certain, so that submissions find it; what it announces is pulled.
                 self.last_leader = certificate.header.leader
@@ -124,6 +127,10 @@ class Follower:
             await self._fault(publisher, fault)
         return True
 
+    def _is_of_known_signers(self, certificate: Certificate) -> bool:
+        header = certificate.header
+        return header.config_hash == self._store.configuration.digest and header.next_config_hash == ZERO
+
     async def _fault(self, peer: NodeId, fault: RemoteFault) -> None:
         self._verification.reject(peer, fault)
         if isinstance(fault, OtherChain):
@@ -135,7 +142,7 @@ class Follower:
             check_certificate(certificate, self._network, self._store.configuration_at(certificate.height))
             await self._forks.look_into(publisher, certificate)
 
-    async def _pull(self) -> None:
+    async def pull(self) -> None:
         """Pull from connected members, one after the other, until one has brought us further or none could.
 
         Far behind, the state itself is looked for first; where no quorum states one, blocks bring us as far.
@@ -167,6 +174,36 @@ class Follower:
                     "caught up", height=self._applier.mark.height, blocks=self._applier.mark.height - before
                 )
                 return
+
+    async def shown_final(self) -> Height | None:
+        """Return the height of a certificate above the applied height that a connected member can show; None when nobody can."""
+        for peer in self._transport.peers():
+            if not peer.connected or peer.node in self._forks.shunned:
+                continue
+            try:
+                with trio.move_on_after(_STALL_S):
+                    height = await self._shown_by(peer.node)
+                    if height is not None:
+                        return height
+            except Unavailable as reason:
+                self._log.debug("looking elsewhere", peer=peer.node.hex()[:16], reason=str(reason))
+            except RemoteFault as fault:
+                await self._fault(peer.node, fault)
+        return None
+
+    async def _shown_by(self, peer: NodeId) -> Height | None:
+        run, size = self._run(), 0
+        request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
+        async with self._transport.fetch(peer, CHANNEL, request) as frames:
+            async for frame in frames:
+                segment = codec.decode(frame, Segment)
+                size += len(frame)
+                if size > _RUN_BYTES_MAX:
+                    raise Invalid("sends blocks without ever certifying them")
+                run.extend(map(Block.decode, segment.blocks))
+                if segment.certificate is not None:
+                    return run.certify(segment.certificate)[-1].height
+        return None
 
     async def _pull_from(self, peer: NodeId) -> None:
         """Apply what one peer can prove final, as long as it comes fast enough. What comes is checked while the last is applied.

@@ -8,28 +8,37 @@ While the disk works the task goes on: heartbeats, frames and reads promise noth
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import trio
 
 from node.applier import AppliedHeight, Certified
+from node.consensus_inputs import (
+    Change,
+    ConsensusInput,
+    Distrust,
+    FromPeer,
+    Proposal,
+    Read,
+    Tick,
+    Transfer,
+    Written,
+)
+from node.consensus_reception import CHANNEL, URGENT_CHANNEL, Reception
+from node.hearing import Hearing
 from node.pool import Pool
 from node.ports import Clock, Disk, PeerTransport
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.block import Block, Entries
 from protocol.configuration import Configuration
-from protocol.errors import CarechainError, Invalid, NotLeader, Refused, RemoteFault, Unavailable
+from protocol.errors import CarechainError, NotLeader, Refused, RemoteFault, Unavailable
 from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.raft.machine import Raft
-from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message, is_urgent
-from protocol.raft.state import Contradiction, ReadState, Ready
+from protocol.raft.messages import CheckedAppend, Message, is_urgent
+from protocol.raft.state import ReadState, Ready
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 
-CHANNEL = "consensus"
-URGENT_CHANNEL = "heartbeat"
-"""Heartbeats and their answers: no block stands in their way, neither on the wire nor in the queue for verification."""
 _BLOCKS_IN_FLIGHT = 4
 """Blocks cut and not yet committed before the next waits for a free slot: deep enough to hide fsync and one hop."""
 _WORTH_A_SLOT = 32
@@ -37,69 +46,6 @@ _WORTH_A_SLOT = 32
 second each block of its own cost the voters so much that they queued (p50 51 -> 21 ms, p99 93 -> 32 ms)."""
 _CHANGE_HOLD_MS = 1_000
 """So long a leader cuts no block while a configuration waits for what is under way."""
-_CHECKS_IN_FLIGHT = 64
-"""Messages of peers being checked at once; when as many wait, the transport's inbox fills and drops (Raft re-sends)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class _FromPeer:
-    sender: NodeId
-    message: Input
-
-
-@dataclass(frozen=True, slots=True)
-class _Distrust:
-    leader: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class _Proposal:
-    entries: Entries
-    transactions: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Transfer:
-    target: NodeId
-
-
-@dataclass(slots=True)
-class _Read:
-    """A linearizable read, and what came of it: a height, or None when it cannot be known."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    height: Height | None = None
-
-    def answer(self, height: Height | None) -> None:
-        self.height = height
-        self.done.set()
-
-
-@dataclass(slots=True)
-class _Change:
-    """A configuration to propose, and why that could not be done, if so."""
-
-    following: Configuration
-    until_ms: int
-    done: trio.Event = field(default_factory=trio.Event)
-    refusal: CarechainError | None = None
-
-    def answer(self, refusal: CarechainError | None = None) -> None:
-        self.refusal = refusal
-        self.done.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    ready: Ready
-
-
-_Input = _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Change | _Written
 
 
 class Consensus:
@@ -116,7 +62,7 @@ class Consensus:
         clock: Clock,
         applied: AppliedHeight,
         is_waiting: Callable[[], bool] = lambda: False,
-        contradicted: Callable[[Contradiction], None] = lambda _: None,
+        hearing: Hearing | None = None,
         expected: Callable[[], Digest | None] = lambda: None,
     ) -> None:
         """`is_waiting`: whether somebody here waits for a transaction to become final (P6).
@@ -131,18 +77,26 @@ class Consensus:
         self._clock = clock
         self._applied = applied
         self._is_waiting = is_waiting
-        self._contradicted = contradicted
+        self._hearing = hearing or Hearing()
         self._expected = expected
         self._pool = Pool()
-        self._send_input, self._inputs = trio.open_memory_channel[_Input](limits.CONSENSUS_INPUTS_MAX)
+        self._send_input, self._inputs = trio.open_memory_channel[ConsensusInput](limits.CONSENSUS_INPUTS_MAX)
         # One at a time: a Ready that must be written comes only when the one before has been advanced.
         self._send_write, self._writes = trio.open_memory_channel[Ready](1)
-        self._reads: dict[int, _Read] = {}
+        self._reception = Reception(
+            raft,
+            self._send_input,
+            store=store,
+            transport=transport,
+            verification=verification,
+            hearing=self._hearing,
+        )
+        self._reads: dict[int, Read] = {}
         self._led_term: Term | None = None
         self._queued_bytes = 0
         self._behind = Height(0)
         self._is_behind = trio.Event()
-        self._change: _Change | None = None
+        self._change: Change | None = None
         # What this leader has cut and not yet written: parsed when it was checked, it need not be parsed again.
         self._cut: dict[Height, tuple[tuple[bytes, ...], Entries]] = {}
 
@@ -159,7 +113,7 @@ class Consensus:
         try:
             if self._queued_bytes + size > limits.POOL_BYTES_MAX:
                 raise trio.WouldBlock
-            self._send_input.send_nowait(_Proposal(entries, transactions))
+            self._send_input.send_nowait(Proposal(entries, transactions))
         except trio.WouldBlock:
             raise Unavailable("the leader has more to do than it can; retry in a moment") from None
         self._queued_bytes += size
@@ -172,7 +126,7 @@ class Consensus:
         Raises:
             Unavailable: no leader is known, or the leadership moved meanwhile; ask again.
         """
-        read = _Read()
+        read = Read()
         await self._send_input.send(read)
         await read.done.wait()
         if read.height is None:
@@ -187,7 +141,7 @@ class Consensus:
         """
         if self.raft.leader != self._transport.me:
             raise NotLeader(self.raft.leader)
-        await self._send_input.send(_Transfer(target))
+        await self._send_input.send(Transfer(target))
 
     async def reconfigure(self, following: Configuration) -> None:
         """Propose a configuration block; while it waits for what is under way, no other block is cut.
@@ -199,7 +153,7 @@ class Consensus:
         """
         if self.raft.leader != self._transport.me:
             raise NotLeader(self.raft.leader)
-        change = _Change(following, self._clock.now_ms() + _CHANGE_HOLD_MS)
+        change = Change(following, self._clock.now_ms() + _CHANGE_HOLD_MS)
         await self._send_input.send(change)
         await change.done.wait()
         if change.refusal is not None:
@@ -217,78 +171,14 @@ class Consensus:
         """Run until cancelled; what is certified leaves through `certified`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
-            nursery.start_soon(self._receive)
-            nursery.start_soon(self._receive_urgent)
+            nursery.start_soon(self._reception.run)
             nursery.start_soon(self._write)
             await self._drive(certified)
-
-    def _is_heard(self, sender: NodeId) -> bool:
-        """Return whether a member takes part in consensus, by what is applied or what is in the log, or has done so."""
-        known = (self._store.configuration, self.raft.configuration)
-        # Who was let go while it was away asks for votes; the core tells it, if it remembers.
-        return (
-            any(sender in one.participants for one in known)
-            or self._store.configurations.left_at(sender) is not None
-        )
 
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep_ms(limits.TICK_MS)
-            await self._send_input.send(_Tick(self._clock.now_ms()))
-
-    async def _receive(self) -> None:
-        """Check what peers send, several messages at a time, and queue it in the order it came."""
-        ordered, slots = trio.open_memory_channel[_Slot](_CHECKS_IN_FLIGHT)
-
-        async def deliver() -> None:
-            async for slot in slots:
-                await slot.done.wait()
-                if slot.input is not None:
-                    await self._send_input.send(slot.input)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(deliver)
-            async with self._transport.inbox(CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
-                async for sender, body in inbox:
-                    slot = _Slot()
-                    await ordered.send(slot)
-                    nursery.start_soon(self._check, sender, body, slot)
-
-    async def _receive_urgent(self) -> None:
-        async with self._transport.inbox(URGENT_CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
-            async for sender, body in inbox:
-                try:
-                    message: Message = codec.decode_union(body, Message)
-                    if not self._is_heard(sender) or not is_urgent(message):
-                        raise Invalid("no heartbeat of a member that takes part in consensus")
-                except RemoteFault as fault:
-                    self._verification.reject(sender, fault)
-                else:
-                    await self._send_input.send(_FromPeer(sender, message))
-
-    async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
-        try:
-            if not self._is_heard(sender):
-                raise Invalid("a Raft message from a member that takes no part in consensus")
-            message: Message = codec.decode_union(body, Message)
-            if not isinstance(message, AppendEntries):
-                slot.input = _FromPeer(sender, message)
-            elif message.leader != sender:
-                raise Invalid("a Raft message from somebody other than the leader it names")
-            else:
-                slot.input = _FromPeer(sender, await self._checked(message))
-        except RemoteFault as fault:
-            self._verification.reject(sender, fault)
-            slot.input = _Distrust(sender)
-        finally:
-            slot.done.set()
-
-    async def _checked(self, message: AppendEntries) -> CheckedAppend:
-        # Blocks ahead of our clock go in as well: Raft holds them, and gives up a leader that stays ahead.
-        blocks = tuple(Block.decode(raw) for raw in message.blocks)
-        for block in blocks:
-            await self._verification.check_block(block)
-        return CheckedAppend(message, blocks)
+            await self._send_input.send(Tick(self._clock.now_ms()))
 
     async def _drive(self, certified: trio.MemorySendChannel[Certified]) -> None:
         while True:
@@ -299,7 +189,7 @@ class Consensus:
                 except trio.WouldBlock:
                     break
             for item in turn:
-                if isinstance(item, _Written):
+                if isinstance(item, Written):
                     await self._finish(item.ready, certified)
                 else:
                     self._take(item)
@@ -310,32 +200,36 @@ class Consensus:
                 await self._fulfil(ready, certified)
                 self._lead()
 
-    def _take(self, item: _Tick | _FromPeer | _Distrust | _Proposal | _Transfer | _Read | _Change) -> None:
+    def _take(self, item: Tick | FromPeer | Distrust | Proposal | Transfer | Read | Change) -> None:
         match item:
-            case _Tick(now_ms):
+            case Tick(now_ms):
                 self.raft.tick(now_ms, waiting=self._is_waiting())
-            case _FromPeer(sender, message):
+            case FromPeer(sender, message):
                 try:
                     self.raft.step(sender, message, self._clock.now_ms())
                 except RemoteFault as fault:
                     self._verification.reject(sender, fault)
-            case _Distrust(leader):
+                    if isinstance(message, CheckedAppend):
+                        self._hearing.refused(message.blocks)
+                else:
+                    self._hearing.hear(sender, message)
+            case Distrust(leader):
                 self.raft.distrust(leader)
-            case _Transfer(target):
+            case Transfer(target):
                 with contextlib.suppress(
                     NotLeader, Refused
                 ):  # lost the leadership, or the target has left, meanwhile
                     self.raft.transfer_leadership(target)
-            case _Change():
+            case Change():
                 if self._change is not None:
                     self._change.answer(Unavailable("another request to change the membership followed"))
                 self._change = item
-            case _Read():
+            case Read():
                 try:
                     self._reads[self.raft.read_index()] = item
                 except Unavailable:
                     item.answer(None)
-            case _Proposal(entries, transactions):
+            case Proposal(entries, transactions):
                 self._queued_bytes -= sum(map(len, transactions))
                 for (signed, txid), raw in zip(entries, transactions, strict=True):
                     # A full pool drops the rest: whoever submitted it retries (back-pressure, no error to a stranger).
@@ -363,7 +257,7 @@ class Consensus:
             self._pool.ordered(height, entries, transactions)
             self._cut[height] = transactions, entries
 
-    def _has_changed(self, change: _Change) -> bool:
+    def _has_changed(self, change: Change) -> bool:
         """Propose the configuration that waits; return whether it waits no longer."""
         refusal: CarechainError | None = None
         try:
@@ -401,17 +295,19 @@ class Consensus:
             if ready.hard_state is not None:
                 self._store.put_hard_state(batch, ready.hard_state)
             await self._disk.commit(batch, sync=True)
-            await self._send_input.send(_Written(ready))
+            await self._send_input.send(Written(ready))
 
     async def _finish(self, ready: Ready, certified: trio.MemorySendChannel[Certified]) -> None:
         """Do what was waiting for the disk, and tell the core."""
         self._send(ready.messages)
         self._recall(ready.append)
+        self._hearing.follow(ready.append)
         if ready.certified:
             assert ready.certificate is not None, "what is final has its certificate"
+            self._hearing.final(ready.certificate)
             await certified.send(Certified(ready.certified, ready.certificate, is_stored=True))
         for contradiction in ready.contradictions:
-            self._contradicted(contradiction)
+            self._hearing.contradiction(contradiction)
         self._answer(ready.reads)
         if ready.behind is not None:
             self._behind = ready.behind
@@ -437,13 +333,3 @@ class Consensus:
             # Of the very tuple it was cut from, and of no other block that came to stand at its height.
             if transactions and block.transactions is transactions:
                 block.remember(entries)
-
-
-class _Slot:
-    """The place of one received message in the order, filled when it has been checked."""
-
-    __slots__ = ("done", "input")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.input: _Input | None = None

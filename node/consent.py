@@ -36,7 +36,6 @@ _PERIOD_END_MS = 2**53 - 1
 _ANSWER_S = 8.5
 """A command answers within this: with a quorum it takes a fraction, without one the answer is "not final yet"."""
 _RETRY_MS = 2_000
-_NOT_FINAL = "the grant is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,8 @@ class Consent:
         # Grants may have been remade meanwhile: the ids that are on their way now are the ones to report.
         latest = self._bundles.get(bundle.id) or bundle
         ids = (latest.id, *[item.gid.hex() for item in latest.items])
-        return NotFinal(_NOT_FINAL, ids, self._document(latest))
+        sentence = self._submitter.waits_for("the grant", [item.signed for item in latest.items])
+        return NotFinal(sentence, ids, self._document(latest))
 
     def wish(
         self, *, to: str, categories: Sequence[str], purposes: Sequence[str], expires_ms: int, write: bool
@@ -283,6 +283,11 @@ class Consent:
 
     # --- documents ----------------------------------------------------------------------------------------------
 
+    def _state(self, item: BundleItem) -> str:
+        if self._queued.is_final(item):
+            return "final"
+        return "ordered" if self._submitter.is_ordered(item.signed) else "received"
+
     def _document(self, bundle: Bundle) -> dict[str, object]:
         facility = self._store.configurations.known_member(NodeId(bundle.terms.facility))
         return {
@@ -294,7 +299,7 @@ class Consent:
                     "grant": item.gid.hex(),
                     "category": item.category,
                     "transaction": item.gid.hex(),
-                    "state": "final" if self._queued.is_final(item) else "received",
+                    "state": self._state(item),
                 }
                 for item in bundle.items
             ],

@@ -28,7 +28,7 @@ from protocol import codec, limits
 from protocol.errors import Forbidden, NotFinal, Refused, Unavailable
 from protocol.identifiers import ZERO, Cid, Rid, Txid, Vid, peer_id
 from protocol.ledger_rows import Record
-from protocol.transaction import RecordErase, sign, txid_of
+from protocol.transaction import RecordErase, SignedTransaction, sign, txid_of
 from storage.key_value import KeyValue
 from storage.ledger_store import LedgerStore
 
@@ -37,7 +37,6 @@ NOTICE = (
     "are not reached; the ledger keeps, without content, that the record existed and was erased."
 )
 _NEEDS_SIGNATURE = "erasing needs the patient's signature; give --wallet FILE with the wallet of that patient, or ask its custodian"
-_NOT_FINAL = "the erasure is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
 _COLLECT_MS = 8_000
 
 Document = dict[str, Any]
@@ -263,7 +262,10 @@ class Erasures:
             await self._watcher.order(family)
         except NotFinal:
             ids = tuple(one.hex() for one in family)
-            raise NotFinal(_NOT_FINAL, ids, self._document(rid, family)) from None
+            rows = [row for one in family if (row := self._asked.get(one)) is not None and row.signed]
+            waiting = [codec.decode(row.signed, SignedTransaction) for row in rows]
+            sentence = self._submitter.waits_for("the erasure", waiting)
+            raise NotFinal(sentence, ids, self._document(rid, family)) from None
         await self._watcher.await_present(family, _COLLECT_MS)
         return self._document(rid, family)
 

@@ -13,25 +13,27 @@ from collections.abc import Iterable, Mapping
 import trio
 
 from node.event_log import EventLog
+from node.hearing import Heard, Hearing
 from node.ports import Clock, Disk, PeerTransport, Workers
 from node.receipts import Submitter
-from protocol import codec, convictions, evidence, limits, transaction
+from protocol import codec, convictions, evidence, limits, merkle, transaction
 from protocol.block import Block, Header
 from protocol.configuration import Configuration
 from protocol.convictions import CONVICTED_PREFIX, Convicted
-from protocol.errors import CarechainError, NotFinal, RemoteFault
+from protocol.errors import CarechainError, Corruption, NotFinal, RemoteFault, Unavailable
 from protocol.evidence import Conviction, Evidence
 from protocol.evidence_blocks import shown_invalid
-from protocol.identifiers import Digest, NetworkId, NodeId, peer_id
+from protocol.evidence_lines import SignedHeader
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, peer_id
 from protocol.merkle import Frontier
-from protocol.notebook import Notebook, Statement, author
-from protocol.overheard import holds, overheard
-from protocol.raft.messages import Input
+from protocol.notebook import Notebook, Statement
+from protocol.overheard import holds
 from protocol.signing import SigningKey, sha256
 from protocol.transaction import Accusation
 from storage import keyspace
 from storage.key_value import Batch, KeyValue
 from storage.ledger_store import LedgerStore
+from storage.tree_store import TreeStore
 
 TOPIC = "evidence"
 _HEARD_MAX = 16
@@ -59,12 +61,13 @@ MEANINGS = {
 
 
 class EvidenceDesk:
-    """Run `run` beside the core. `hear`, `see` (of what is verified) and `see_invalid` are for whoever steps it; they never wait."""
+    """Run `run` beside the core, whose `hearing` it compares. `see` is for whoever has verified a statement; it never waits."""
 
     def __init__(
         self,
         *,
         key: SigningKey,
+        hearing: Hearing,
         store: LedgerStore,
         rows: KeyValue,
         disk: Disk,
@@ -87,6 +90,7 @@ class EvidenceDesk:
         self._log = log
         self._known = (-1, dict[Digest, Configuration]())
         self._notebook = Notebook(store.network, self._configurations)
+        self._hearing = hearing
         self._heard = transport.subscribe(TOPIC, _HEARD_MAX)
         self._found, self._to_keep = trio.open_memory_channel[Evidence](limits.EVIDENCE_PENDING_MAX)
         self._pending = set[Digest]()
@@ -100,31 +104,6 @@ class EvidenceDesk:
         for found in self._notebook.see(statement, headers):
             self._take(found)
 
-    def hear(self, source: NodeId, message: Input) -> None:
-        """Note what is said under signatures in a message that the core has stepped without a fault.
-
-        What its sender signed the core has verified; the words of others it may have passed over.
-        """
-        statements, headers = overheard(message)
-        for statement in statements:
-            if self._notebook.has_seen(statement):
-                continue
-            is_own = author(statement) == source
-            if is_own or holds(statement, self._network, self._configurations()):
-                self.see(statement, headers)
-
-    def see_invalid(
-        self,
-        block: Block,
-        predecessor: Header,
-        before: Frontier | None = None,
-        leaves: tuple[Digest, ...] = (),
-    ) -> None:
-        """Note a block that P2 refuses; `before` and `leaves` as in `shown_invalid`."""
-        found = shown_invalid(block, predecessor, before, leaves)
-        if self._notebook.is_news(found):
-            self._take(found)
-
     async def run(self) -> None:
         """Keep, spread and hand in what is found, until cancelled."""
         async with trio.open_nursery() as tasks:
@@ -132,6 +111,7 @@ class EvidenceDesk:
                 self._pending.add(sha256(raw))
                 tasks.start_soon(self._hand_in, raw)
             tasks.start_soon(self._listen)
+            tasks.start_soon(self._compare)
             async for found in self._to_keep:
                 raw = codec.encode(found)
                 await self._keep(raw)
@@ -152,11 +132,54 @@ class EvidenceDesk:
                 except CarechainError as error:
                     self._log.debug("gossip that is no evidence", reason=str(error))
                     continue
+                await self._read(self._hearing.aside())  # a certificate in it may clear who is accused
                 for rebuttal in self._notebook.rebut(found):
                     self._take(rebuttal)
                 if self._notebook.is_news(found):
                     await self._keep(raw)
                     tasks.start_soon(self._hand_in, raw)
+
+    async def _compare(self) -> None:
+        """Compare what is heard, a little at a time: nothing that is urgent waits for it."""
+        async for heard in self._hearing.heard:
+            await self._read(heard)
+            await self._judge(heard.refused)
+
+    async def _read(self, heard: Heard) -> None:
+        # Also what the core has verified: it passes over what is old, and a statement that does not hold would hide one that does.
+        new = [statement for statement in heard.said if not self._notebook.has_seen(statement)]
+        held = await self._workers.run(_which_hold, new, self._network, self._configurations())
+        for statement in held:
+            self.see(statement, heard.headers)
+            await trio.lowlevel.checkpoint()
+
+    async def _judge(self, refused: tuple[Block, ...]) -> None:
+        """Look for what is invalid in blocks that were refused."""
+        below: Header | None = None
+        for block in refused:
+            predecessor = below or self._header(Height(block.height - 1))
+            below = block.header
+            if predecessor is None or not await self._workers.run(_is_signed, block, self._network):
+                continue
+            tree, leaves = self._tree_before(predecessor)
+            found = await self._workers.run(shown_invalid, block, predecessor, tree, leaves)
+            if self._notebook.is_news(found):
+                self._take(found)
+                return
+
+    def _header(self, height: Height) -> Header | None:
+        try:
+            return self._store.header(height)
+        except (Corruption, Unavailable):
+            return None
+
+    def _tree_before(self, predecessor: Header) -> tuple[Frontier | None, tuple[Digest, ...]]:
+        """Return the tree before a block of this log, and the leaves that this one adds: what shows that a root is wrong."""
+        try:
+            block = self._store.block(predecessor.height)
+            return merkle.frontier_of(predecessor.tree_size, TreeStore(self._rows).subtree), block.leaves()
+        except (Corruption, Unavailable):
+            return None, ()  # not to be shown here; others may
 
     def _take(self, found: Evidence) -> None:
         conviction = evidence.check(found, self._network, self._configurations())
@@ -229,6 +252,17 @@ class EvidenceDesk:
     @staticmethod
     def _ids(nodes: Iterable[NodeId]) -> list[str]:
         return [peer_id(node) for node in nodes]
+
+
+def _which_hold(
+    statements: list[Statement], network: NetworkId, configurations: Mapping[Digest, Configuration]
+) -> list[Statement]:
+    return [statement for statement in statements if holds(statement, network, configurations)]
+
+
+def _is_signed(block: Block, network: NetworkId) -> bool:
+    """Return whether its leader has signed a block: who only relays must not make us look at bodies for nothing."""
+    return holds(SignedHeader(block.header, block.signature), network, {})
 
 
 def convicted(store: LedgerStore) -> tuple[Convicted, ...]:

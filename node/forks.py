@@ -14,6 +14,7 @@ import trio
 
 from node.block_server import CHANNEL
 from node.event_log import EventLog
+from node.hearing import Hearing
 from node.ports import Disk, PeerTransport
 from protocol import codec
 from protocol.block import Block, Header, header_hash
@@ -33,12 +34,21 @@ _LOOK_AGAIN_S = 60.0
 class Forks:
     """What this member knows of forks. `shunned` are the members that told another certified story."""
 
-    def __init__(self, store: LedgerStore, disk: Disk, transport: PeerTransport, log: EventLog) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        disk: Disk,
+        transport: PeerTransport,
+        log: EventLog,
+        hearing: Hearing | None = None,
+    ) -> None:
+        """`hearing` is told the two stories of a fork, from which a quorum of liars can be convicted."""
         self._store = store
         self._network = store.network
         self._disk = disk
         self._transport = transport
         self._log = log
+        self._hearing = hearing
         self._looked: dict[NodeId, float] = {}
         self.shunned: set[NodeId] = set()
 
@@ -71,6 +81,10 @@ class Forks:
 
     async def keep(self, fork: CertifiedFork) -> None:
         """Write a checked fork down, and tell the operator."""
+        if self._hearing is not None:
+            stories = fork.own, fork.other
+            headers = [header for story in stories for header in story.headers]
+            self._hearing.stories([story.certificate for story in stories], headers)
         known = self._store.forks()
         if fork.height in (one.height for one in known):
             return

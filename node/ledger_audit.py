@@ -21,8 +21,9 @@ from protocol.catchup import Position
 from protocol.certificate import check_opening
 from protocol.errors import Corruption, RemoteFault
 from protocol.finality import Certificate, check_certificate, linked_heights
-from protocol.identifiers import Digest, Height
+from protocol.identifiers import ZERO, Digest, Height
 from protocol.merkle import Frontier
+from protocol.recovery import check_recovery_block
 from storage.ledger_store import LedgerStore
 from storage.tree_store import TreeStore
 
@@ -168,7 +169,10 @@ class LedgerAudit:
         if position is None:
             return
         configuration = self._store.configuration_at(block.height)
-        blocks.check_link(block, position.header, position.hash, position.frontier, configuration)
+        if block.is_recovery:
+            check_recovery_block(block, position.header, position.frontier, configuration)
+        else:
+            blocks.check_link(block, position.header, position.hash, position.frontier, configuration)
         if block.opening:
             check_opening(block, configuration)
         self._check_nodes(findings, position, block)
@@ -193,7 +197,8 @@ class LedgerAudit:
             if certificate is None or certificate.height < block.height:
                 certificate = self._store.certificate_at_or_above(block.height)
                 if certificate is None:
-                    findings.problems.add(f"block {block.height} is applied without a certificate")
+                    if not self._is_recovered(block.height):
+                        findings.problems.add(f"block {block.height} is applied without a certificate")
                     return
                 self._check_votes(certificate, block)
                 if certificate.height < block.height:
@@ -210,10 +215,15 @@ class LedgerAudit:
         if certificate.height == block.height and certificate.header != block.header:
             findings.problems.add(f"the certificate at block {block.height} is for another block")
 
+    def _is_recovered(self, height: Height) -> bool:
+        """Return whether a block that begins an epoch stands at or above a height: what it stands on needs no certificate."""
+        newest = self._store.configurations.newest_height
+        return newest >= height and self._store.header(newest).leader == ZERO
+
     def _check_votes(self, certificate: Certificate, block: Block) -> None:
-        """Check a certificate at or above a block; that of a configuration block is its own, and names two quorums."""
-        is_own = certificate.height == block.height and block.is_configuration
-        following = block.next_configuration() if is_own else None
+        """Check a certificate at or above a block; who caught up has few, and that of a configuration block names two quorums."""
+        signed = block if certificate.height == block.height else self._store.block(certificate.height)
+        following = signed.next_configuration() if signed.is_configuration else None
         check_certificate(
             certificate, self._network, self._store.configuration_at(certificate.height), following
         )

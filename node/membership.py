@@ -3,7 +3,8 @@
 Ballots and proposals are signed by this facility's governance key, which only the daemon can open.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from node.ticket_desk import TicketDesk
 from protocol import ballots, governance, limits
 from protocol.ballots import Proposal
 from protocol.configuration import SUSPENDED, Configuration
-from protocol.errors import Refused
+from protocol.errors import NotFinal, Refused, Unavailable
 from protocol.governance import (
     Action,
     AddMember,
@@ -51,7 +52,10 @@ class Membership:
         submitter: Submitter,
         tickets: TicketDesk,
         now_ms: Callable[[], int],
+        catch_up: Callable[[], Awaitable[object]],
     ) -> None:
+        """`catch_up` returns when all that was final anywhere is applied here; it raises NotFinal or Unavailable."""
+        self._catch_up = catch_up
         self._tickets = tickets
         self._me = me
         self._keys = keys
@@ -141,7 +145,7 @@ class Membership:
             Refused: no such open proposal, no ballot here, or a risk that was not accepted.
             NotFinal: no quorum in time.
         """
-        found = self.find(proposal)
+        found = await self._found(proposal)
         wanted = next((one for one in found.ballots if one.organisation == self._me), None)
         if wanted is not None and (wanted.is_yes, wanted.accept_risk) == (is_yes, accept_risk):
             return self._document(found)
@@ -154,7 +158,7 @@ class Membership:
 
     async def withdraw(self, proposal: str) -> Document:
         """Take back a proposal of this facility. Raises Refused and NotFinal as `vote`."""
-        found = self.find(proposal)
+        found = await self._found(proposal)
         if found.state != ballots.WITHDRAWN:
             await self._submit(Withdraw(self._me, found.txid, self._submitter.valid_until()))
         return self._document(self._known(found.txid))
@@ -180,6 +184,16 @@ class Membership:
             what = "no proposal has" if not found else f"{len(found)} proposals have"
             raise Refused(f"{what} the id '{text}'; see carechain member list")
         return found[0]
+
+    async def _found(self, text: str) -> Proposal:
+        """Return a proposal; one that was made elsewhere a moment ago may only be on its way here. Raises as `find`."""
+        try:
+            return self.find(text)
+        except Refused:
+            # Where nothing tells how far the others are, what is here decides.
+            with contextlib.suppress(NotFinal, Unavailable):
+                await self._catch_up()
+            return self.find(text)
 
     def _known(self, txid: Txid) -> Proposal:
         return self.find(txid.hex())

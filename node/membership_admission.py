@@ -20,8 +20,8 @@ from storage.ledger_store import LedgerStore
 
 CANDIDATE_CHANNELS = frozenset({"blocks", "snapshot", "snapshot-manifest", "snapshot-chunks", "join", "time"})
 """Catching up, redeeming a ticket, and comparing clocks."""
-FORMER_CHANNELS = frozenset({"blocks", "consensus", "heartbeat", "watermark"})
-"""The blocks; and Raft with its recall, for its leader tells a voter that asks for votes after its leaving (`raft.departures`)."""
+FORMER_CHANNELS = frozenset({"blocks", "consensus", "heartbeat", "watermark", "recovery", "recovery-tail"})
+"""The blocks, and the word that a new epoch has begun; and Raft with its recall, for its leader tells a voter that asks for votes after its leaving (`raft.departures`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,9 @@ class ReceiptProofs:
 
     async def _proof(self, header: Header) -> FinalityProof:
         certificate = self._certificate_at_or_above(header.height)
+        while certificate is not None and certificate.header.next_config_hash != ZERO:
+            # That of a configuration block comes among the changes; who caught up may have no other below the next one.
+            certificate = self._certificate_at_or_above(Height(certificate.height + 1))
         if certificate is None:
             raise Unavailable(f"the certificate of block {header.height} is not here yet; retry in a moment")
         if certificate.height - header.height > limits.PROOF_HEADERS_MAX:

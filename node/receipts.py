@@ -155,6 +155,18 @@ class Submitter:
             return f"it {known}; it becomes final by itself"
         return "no quorum ordered it in time; it is received and becomes final by itself later"
 
+    def waits_for(self, what: str, signed: Iterable[SignedTransaction]) -> str:
+        """Return a sentence that says how far transactions have come that are queued; `what` is what they are: "the grant"."""
+        forms = [encoded(one, self.ledger) for one in signed]
+        known = self.standing.sentence([raw for txid, raw in forms if self._store.receipt(txid) is None])
+        if known is not None:
+            return f"{what} {known}; it becomes final by itself"
+        return f"{what} is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
+
+    def is_ordered(self, signed: SignedTransaction) -> bool:
+        """Return whether a transaction that is not final is in an ordered block, as far as is known here."""
+        return self.standing.height_of(encoded(signed, self.ledger)[1]) is not None
+
     async def _hand_over(self, raw: list[bytes]) -> None:
         for start in range(0, len(raw), _FORWARD_BATCH_MAX):
             await self._outbox.send(tuple(raw[start : start + _FORWARD_BATCH_MAX]))

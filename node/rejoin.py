@@ -157,7 +157,7 @@ class Recall:
 
     def _is_forgotten(self, ack: Acknowledgement | None, hard_state: HardState) -> bool:
         """Whether a peer holds an acknowledgement of ours that neither our marker nor our log knows."""
-        if ack is None or ack.voter != self._questions.me:
+        if ack is None or (ack.voter, ack.epoch) != (self._questions.me, hard_state.epoch):
             return False
         if (hard_state.ack_term, hard_state.ack_height) >= (ack.term, ack.height):
             return False  # what stood there then may have been truncated since, in a later term
@@ -169,7 +169,7 @@ class Recall:
 
     def _is_vote_forgotten(self, vote: CommitVote | None, hard_state: HardState) -> bool:
         """Whether a peer holds a commit vote of ours above the last one that we know of, and nothing certified covers it."""
-        if vote is None or vote.signer != self._questions.me:
+        if vote is None or (vote.signer, vote.epoch) != (self._questions.me, hard_state.epoch):
             return False
         if vote.height <= max(hard_state.last_vote_height, self._store.applied().height):
             return False

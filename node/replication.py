@@ -16,7 +16,7 @@ import trio
 from node.chunk_holder import ChunkHolder
 from node.ports import Clock, PeerTransport, Workers
 from protocol import chunk_exchange as exchange
-from protocol import codec, limits
+from protocol import codec, limits, placement
 from protocol.envelope import envelope_hash
 from protocol.errors import CarechainError, Corruption, Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Cid, NetworkId, NodeId
@@ -93,9 +93,13 @@ class Replication:
                 if isinstance(answer, exchange.StorageReceipt)
             }
 
+        # Told apart by sets of replicas, not chunk by chunk: asked after every answer, of ten thousand chunks perhaps.
+        sets = await self._workers.run(_replica_sets, records, storing)
+        needed = [placement.confirmations_needed(storing, placed.replicas) for placed in records]
+
         def confirmed(given: dict[NodeId, dict[int, exchange.StorageReceipt]], at: int) -> bool:
             nodes = frozenset(node for node, receipts in given.items() if at in receipts)
-            return not exchange.unconfirmed(records[at], nodes, storing)
+            return all(len(nodes & replicas) >= needed[at] for replicas in sets[at])
 
         given = await _gather(
             shares, one, lambda so_far: all(confirmed(so_far, at) for at in range(len(records)))
@@ -136,9 +140,10 @@ class Replication:
                 raise Corruption(f"{len(damaged)} chunks of a record are missing here")
             return answers
         lacking = tuple([cid for cids in lists for cid in cids]) if fresh else ()
-        for _ in range(_ROUNDS_MAX):
+        for number in range(_ROUNDS_MAX):
             if lacking:
-                await self._put(node, lacking, tally)
+                # It hashes what it takes. What it still lacks after the first time may be damaged here: then we look.
+                await self._put(node, lacking, tally, is_hashed=number > 0)
             answers = await self._ask_confirmation(node, lists)
             lacking = tuple(
                 [cid for answer in answers if isinstance(answer, exchange.Lacking) for cid in answer.cids]
@@ -221,12 +226,12 @@ class Replication:
         await self._workers.run(_check_confirmations, node, answers, lists, self._network)
         return answers
 
-    async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally) -> None:
+    async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally, *, is_hashed: bool) -> None:
         """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
         waiting = deque(cids)
 
         async def sender() -> None:
-            while body := await self._workers.run(self._message, waiting):
+            while body := await self._workers.run(self._message, waiting, is_hashed):
                 began, height = trio.current_time(), self._ledger.applied().height
                 raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
                 codec.decode(raw, exchange.Stored)
@@ -238,7 +243,7 @@ class Replication:
 
         await _both([sender] * _MESSAGES_IN_FLIGHT)
 
-    def _message(self, waiting: deque[Cid]) -> bytes:
+    def _message(self, waiting: deque[Cid], is_hashed: bool) -> bytes:
         """Take the next chunks and return the message that carries them; empty when none wait."""
         chunks: list[bytes] = []
         room = exchange.PUT_BYTES_MAX
@@ -247,14 +252,14 @@ class Replication:
                 cid = waiting.popleft()  # of a list that two senders share, each in a thread of its own
             except IndexError:
                 break
-            chunks.append(self._chunk(cid))
+            chunks.append(self._chunk(cid, is_hashed=is_hashed))
             # The last one may be as large as any: only then may another be taken.
             room = room - len(chunks[-1]) if room - len(chunks[-1]) >= limits.CHUNK_BYTES_MAX else 0
         return codec.encode(exchange.PutChunks(tuple(chunks))) if chunks else b""
 
-    def _chunk(self, cid: Cid) -> bytes:
+    def _chunk(self, cid: Cid, *, is_hashed: bool) -> bytes:
         try:
-            data = self._chunks.get(cid)
+            data = self._chunks.get(cid, is_hashed=is_hashed)
         except Corruption:
             self._chunks.quarantine(cid)  # so that `repair` brings it back before the next try
             raise
@@ -272,6 +277,12 @@ def _shares(
         for node, cids in placed.holders(storing).items():
             shares.setdefault(node, {})[at] = cids
     return shares
+
+
+def _replica_sets(
+    records: Sequence[exchange.PlacedChunks], storing: tuple[NodeId, ...]
+) -> list[frozenset[frozenset[NodeId]]]:
+    return [placed.replica_sets(storing) for placed in records]
 
 
 def _check_confirmations(

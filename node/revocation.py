@@ -32,7 +32,6 @@ NOTICE = (
 _UNKNOWN = (
     "no grant of a patient in this facility's custody has that id; see them with carechain consent list"
 )
-_NOT_FINAL = "the revocation is not final yet: it is queued and becomes final by itself when enough facilities are reachable"
 _PREFIX = "revoking/"
 _ANSWER_S = 8.5
 
@@ -99,12 +98,18 @@ class Revocation:
             try:
                 await self._submit_all(targets)
             except Unavailable:
-                raise NotFinal(_NOT_FINAL, (found,), self._document(found, targets, rotated=False)) from None
+                raise self._not_final(found, targets) from None
             return self._document(found, targets, rotated=await self._rotate(targets))
         assert budget.cancelled_caught, "the block returns or raises unless the time is up"
         if all(self._revoked_ms(target.gid) for target in targets):
             return self._document(found, targets, rotated=False)
-        raise NotFinal(_NOT_FINAL, (found,), self._document(found, targets, rotated=False))
+        raise self._not_final(found, targets)
+
+    def _not_final(self, found: str, targets: list[_Target]) -> NotFinal:
+        rows = [self._keystore.get(_PREFIX + target.gid.hex()) for target in targets]
+        waiting = [codec.decode(row, SignedTransaction) for row in rows if row is not None]
+        sentence = self._submitter.waits_for("the revocation", waiting)
+        return NotFinal(sentence, (found,), self._document(found, targets, rotated=False))
 
     # --- which grants -------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ Calls that the routes make, by field:
               await set_recovery_key(public, passphrase)
     erasures  await erase(record, only=, listed=, wallet=)
     receipts  await make(transaction, told=) -> a receipt's bytes, what they prove, and the verdict
+    recovery  await collect(files, freeze=) · propose(files, lost=, gone=, cards=, reason=) · sign(plan)
+              await apply(plan, consents) · await cancel()
     updates   make(since) -> (height, bytes)
     foreign   networks() · await add(genesis, policy) · await update(data) · await confirm(network, hash)
     checkpoints  newest() -> a note or None · report(witnessed=)
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from node.membership import Membership
     from node.query import Query
     from node.receipt_proofs import ReceiptProofs
+    from node.recovery_desk import RecoveryDesk
     from node.status import StatusReporter
     from node.storage_care import StorageCare
     from node.update_proofs import UpdateProofs
@@ -69,3 +72,4 @@ class Services:
     foreign: "ForeignNetworks"
     receipts: "ReceiptProofs"
     updates: "UpdateProofs"
+    recovery: "RecoveryDesk"

@@ -75,14 +75,14 @@ class StateView:
 
 
 class SnapshotMaker:
-    """Cuts the state into chunks at snapshot heights. `key` is that of a voter, None for who states nothing."""
+    """Cuts the state into chunks at snapshot heights. Who is a signer by then states what it found, with `key`."""
 
     def __init__(
         self,
         space: SnapshotSpace,
         ledger: LedgerStore,
         *,
-        key: SigningKey | None,
+        key: SigningKey,
         workers: Workers,
         clock: Clock,
         log: EventLog,
@@ -174,7 +174,8 @@ class SnapshotMaker:
             rows=rows,
             chunks=tuple(hashes),
         )
-        statement = state(self._key, view.block, manifest.state_digest) if self._key is not None else None
+        is_signer = NodeId(self._key.public) in self._ledger.configuration.signers
+        statement = state(self._key, view.block, manifest.state_digest) if is_signer else None
         batch = Batch()
         self._store.put_whole(batch, manifest, statement)
         await self._disk.commit(batch, sync=True)

@@ -85,6 +85,7 @@ class StatusReporter:
             "raft_role": raft.role.value if raft is not None else None,
             "leader": members[leader].name if leader in members else None,
             "term": raft.term if raft is not None else core.store.header(mark.height).term,
+            "epoch": core.store.epochs.current,
             "height": raft.tip_height if raft is not None else mark.height,
             "certified_height": mark.height,
             "ordered_height": core.standing.ordered_height,
@@ -168,6 +169,16 @@ class StatusReporter:
                     "no leader: fewer voters than a quorum reach each other; writes wait until they do",
                 )
             )
+        if core.standstill.is_frozen:
+            found.append(
+                _problem(
+                    "frozen",
+                    "this member stands still at its operator's word: it signs nothing until a recovery is applied "
+                    "(carechain recover apply), or it is told to go on (carechain recover cancel)",
+                )
+            )
+        if core.standstill.trouble is not None:
+            found.append(_problem("recovered-without", core.standstill.trouble))
         pause = core.standing.pause(core.ports.clock.now_ms())
         if pause is not None:
             found.append(_problem("not-final", pause))

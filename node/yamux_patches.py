@@ -25,6 +25,8 @@ from protocol import limits
 FRAME_PAYLOAD_BYTES = 60 * limits.KIB
 """Header, payload and waiting control frames fit one Noise message (65,519 bytes)."""
 WINDOW_UPDATE_BYTES = 32 * limits.KIB
+WINDOW_UPDATE_SHARE = 16
+"""Of the window, in one update; stock credits an update twice now and then, and `STREAM_BUFFER_BYTES_MAX` has room for that."""
 CONTROL_BYTES_MAX = 64 * limits.KIB
 """Control frames not yet written. A peer that causes more and reads none is cut off."""
 WRITE_STALL_S = 5
@@ -37,7 +39,8 @@ _stock_window_update = YamuxStream._auto_tune_and_send_window_update  # noqa: SL
 
 async def _batched_window_update(self: Any, *, bytes_read: int = 0) -> None:
     self.bytes_unacknowledged = getattr(self, "bytes_unacknowledged", 0) + bytes_read
-    if self.bytes_unacknowledged >= WINDOW_UPDATE_BYTES:
+    # Seldom enough: an update costs both ends nearly what a data frame does. A window that has grown is told of less often.
+    if self.bytes_unacknowledged >= max(WINDOW_UPDATE_BYTES, self.target_recv_window // WINDOW_UPDATE_SHARE):
         bytes_read, self.bytes_unacknowledged = self.bytes_unacknowledged, 0
         await _stock_window_update(self, bytes_read=bytes_read)
 

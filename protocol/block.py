@@ -113,8 +113,13 @@ class Block:
         """Whether the block sets the configuration in force above it."""
         return self.header.next_config_hash != ZERO
 
+    @property
+    def is_recovery(self) -> bool:
+        """Whether the block claims to begin an epoch: no leader cut it (`protocol.recovery`)."""
+        return self.header.leader == ZERO and self.header.height > 0
+
     def next_configuration(self) -> Configuration:
-        """Return the configuration in force above this block, which is a configuration block.
+        """Return the configuration in force above this block, which is a configuration block and begins no epoch.
 
         Raises:
             Invalid: the body is not what the header names.

@@ -17,6 +17,7 @@ from protocol.errors import Invalid, OtherChain
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NetworkId
 from protocol.merkle import Frontier
+from protocol.recovery import check_recovery_block
 
 SEGMENT_BLOCKS_MAX = 256
 SEGMENT_BYTES_MAX = 4 * limits.MIB
@@ -74,12 +75,17 @@ class Run:
     def extend(self, blocks: Iterable[Block]) -> None:
         """Add blocks after the last one. A configuration block ends the run: who signs above it, its certificate says.
 
+        One that begins an epoch does not, for it says so itself; the certificate above is then under its configuration.
+
         Raises:
             OtherChain: a block follows another one than the last.
             Invalid: a link, root, signature or election certificate does not hold.
             Malformed: the body of a block that opens a term is no election certificate.
         """
         for block in blocks:
+            if block.is_recovery:
+                self._recover(block)
+                continue
             if self._following is not None:
                 raise Invalid(f"block {block.height} stands above a configuration that is not certified")
             tip = self._tip
@@ -92,6 +98,36 @@ class Run:
             self._blocks.append(block)
             if block.is_configuration:
                 self._following = block.next_configuration()
+
+    def _recover(self, block: Block) -> None:
+        """Add a block that begins an epoch: it makes everything below it final, by the word of governance keys (P4)."""
+        tip = self._tip
+        before = self._following or self._configuration
+        signed = check_recovery_block(block, tip.header, tip.frontier, before)
+        self._configuration, self._following = signed.recovery.configuration, None
+        self._tip = Position(block.header, block.hash, tip.frontier)
+        self._blocks.append(block)
+
+    @property
+    def tip(self) -> Position:
+        """Where the blocks lead that were added so far, certified or not."""
+        return self._tip
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force above the tip."""
+        return self._following or self._configuration
+
+    def recovered(self) -> tuple[Block, ...]:
+        """Return the blocks when the last of them begins an epoch: no certificate is needed then.
+
+        Raises:
+            Invalid: it does not.
+        """
+        if not self._blocks or not self._blocks[-1].is_recovery:
+            raise Invalid("the blocks end in none that begins an epoch")
+        blocks, self._blocks = tuple(self._blocks), []
+        return blocks
 
     def certify(self, certificate: Certificate) -> tuple[Block, ...]:
         """Return the blocks, which `certificate` makes final, and begin the next run after them.

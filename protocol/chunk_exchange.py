@@ -210,6 +210,14 @@ class PlacedChunks:
                 shares.setdefault(node, []).append(cid)
         return {node: tuple(shares[node]) for node in sorted(shares)}
 
+    def replica_sets(self, storing: tuple[NodeId, ...]) -> frozenset[frozenset[NodeId]]:
+        """Return the different sets of members that chunks are placed on: few, however many chunks there are."""
+        if min(self.replicas, len(storing)) == len(storing):
+            return frozenset((frozenset(storing),))
+        return frozenset(
+            frozenset(placement.replicas(cid, storing, self.replicas, self.author)) for cid in self.cids
+        )
+
 
 def storage_receipt(cids: Sequence[Cid], key: signing.SigningKey, network: NetworkId) -> StorageReceipt:
     """Return a receipt for chunks that are on stable storage."""

@@ -204,18 +204,23 @@ def change_fault(before: Configuration, after: Configuration) -> str | None:
     At most one voter changes at a time: any quorum of the one then meets any quorum of the other (Raft thesis §4.1).
     A voter has been a learner before, so that it does not begin to count with an empty log (§4.2.1).
     """
-    nodes = [member.node for member in after.members]
     old, new = set(before.voters), set(after.voters)
+    if new and len(old ^ new) > 1:
+        return "more than one voter would change; change one at a time"
+    if not new - old <= set(before.learners):
+        return "a new voter must be a learner first"
+    return recovery_fault(before, after)
+
+
+def recovery_fault(before: Configuration, after: Configuration) -> str | None:
+    """Return why `after` may not follow `before` when an epoch begins, or None when it may: any voters may be gone then."""
+    nodes = [member.node for member in after.members]
     if nodes != sorted(set(nodes)):
         return "the members are not distinct and sorted by node id"
     if any(member.role not in (*ROLES, SUSPENDED) for member in after.members):
         return "a member has an unknown role"
-    if not new:
+    if not after.voters:
         return "no voter would be left"
-    if len(old ^ new) > 1:
-        return "more than one voter would change; change one at a time"
-    if not new - old <= set(before.learners):
-        return "a new voter must be a learner first"
     if after.certificate_quorum > len(after.signers):
         return "no quorum could tolerate so many liars"
     return _form_fault(before, after)

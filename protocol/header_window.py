@@ -15,6 +15,8 @@ class HeaderWindow:
     def __init__(self, most: int = limits.NOTEBOOK_HEADERS_MAX) -> None:
         self._most = most
         self._headers: OrderedDict[Digest, Header] = OrderedDict()
+        self._hashes: dict[Header, Digest] = {}
+        """Of the same headers: most of them come many times, and packing one to hash it takes ten times as long as looking it up."""
 
     def __contains__(self, block: Digest) -> bool:
         return block in self._headers
@@ -22,11 +24,13 @@ class HeaderWindow:
     def add(self, headers: Iterable[Header]) -> None:
         """Take headers in; whether their blocks are valid is nobody's question here."""
         for header in headers:
-            found = header_hash(header)
-            self._headers[found] = header
+            found = self._hashes.get(header)
+            if found is None:
+                found = self._hashes[header] = header_hash(header)
+                self._headers[found] = header
             self._headers.move_to_end(found)
             if len(self._headers) > self._most:
-                self._headers.popitem(last=False)
+                del self._hashes[self._headers.popitem(last=False)[1]]
 
     def line(self, above: Height, block: Point) -> tuple[Header, ...] | None:
         """Return the headers above a height up to a block's; empty when the block is not above it."""

@@ -35,6 +35,7 @@ from protocol.ledger_rows import (
     vault_key,
     vault_record_key,
 )
+from protocol.recovery import configuration_set_by
 from protocol.transaction import (
     Accusation,
     Ballot,
@@ -92,7 +93,7 @@ def apply(rows: Rows, configuration: Configuration, block: Block) -> Applied:
     """Return what `block`, whose proof has been checked, does to the state."""
     state = _State(rows, configuration, block)
     if block.is_configuration:
-        state.governing.switch(block.next_configuration())
+        state.governing.switch(configuration_set_by(block))
         state.convicting.leave()
     outcomes: list[Outcome] = []
     for index, (signed, txid) in enumerate(block.entries()):

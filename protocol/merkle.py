@@ -90,6 +90,13 @@ def range_root(begin: int, end: int, subtree: SubtreeRoot) -> Digest:
     return node_hash(range_root(begin, begin + split, subtree), range_root(begin + split, end, subtree))
 
 
+def frontier_of(size: int, subtree: SubtreeRoot) -> Frontier:
+    """Return the frontier of the first `size` leaves, reading its peaks."""
+    levels = [level for level in reversed(range(size.bit_length())) if size >> level & 1]
+    # A peak stands behind the larger ones: above its own digit, the digits of `size` count subtrees of its level.
+    return Frontier(size, tuple([subtree(level, (size >> level) - 1) for level in levels]))
+
+
 def inclusion_proof(index: int, size: int, subtree: SubtreeRoot) -> tuple[Digest, ...]:
     """Return PATH(index, D[size]) of RFC 9162 section 2.1.3.1, leaf to root.
 

@@ -70,6 +70,8 @@ class Notebook:
         """Hashes of certified blocks, more of them than certificates: nobody who stands upon one of them has a false base."""
         self._accused: set[tuple[NodeId, str]] = set()
         self._claims: dict[NodeId, Digest] = {}
+        self._false_bases: dict[NodeId, FalseBase] = {}
+        """Accusations that a certificate may clear which has not come yet: who voted upon it had it first."""
         self._seen = OrderedDict[Statement, None]()
 
     def see(self, statement: Statement, headers: Iterable[Header] = ()) -> tuple[Evidence, ...]:
@@ -102,6 +104,8 @@ class Notebook:
             self._claims.update(dict.fromkeys(conviction.nodes, conviction.claim))
         news -= self._accused
         self._accused |= news
+        if isinstance(found, FalseBase) and news:
+            self._false_bases[found.vote.signer] = found
         return bool(news)
 
     def _can_link(self, statement: Statement) -> bool:
@@ -117,18 +121,24 @@ class Notebook:
 
     def rebut(self, found: Evidence) -> tuple[Evidence, ...]:
         """Return what clears a signer that is accused of a base which a certificate noted here makes final; else nothing."""
-        if not isinstance(found, FalseBase):
-            return ()
-        base, certified = Point(found.vote.base_height, found.vote.base_hash), _certified(found.certificate)
-        self._window.add((found.certificate.header, *found.certificate.links, *found.line))
-        for known, each in self._certificates.items():
-            point = Point(each.height, known)
-            if base.height <= each.height and self._window.are_one_chain(base, point):
-                fork = self._window.fork(certified, point)
-                if fork is not None:
-                    conflict = ConflictingCertificates(found.certificate, each, fork, found.vote.signer)
-                    return (conflict,) if self.is_news(conflict) else ()
+        if isinstance(found, FalseBase):
+            self._window.add((found.certificate.header, *found.certificate.links, *found.line))
+            for known, each in self._certificates.items():
+                rebuttal = self._rebuttal(found, each, Point(each.height, known))
+                if rebuttal is not None:
+                    return (rebuttal,) if self.is_news(rebuttal) else ()
         return ()
+
+    def _rebuttal(
+        self, found: FalseBase, certificate: Certificate, point: Point
+    ) -> ConflictingCertificates | None:
+        base = Point(found.vote.base_height, found.vote.base_hash)
+        if base.height > point.height or not self._window.are_one_chain(base, point):
+            return None
+        fork = self._window.fork(_certified(found.certificate), point)
+        if fork is None:
+            return None
+        return ConflictingCertificates(found.certificate, certificate, fork, found.vote.signer)
 
     def _compare(self, statement: Statement) -> Iterator[Evidence]:
         match statement:
@@ -216,6 +226,10 @@ class Notebook:
         yield from self._conflicts(certificate, point)
         for note in self._notes.at(certificate.header.tree_size):
             yield OtherTree(note.signer, note.note, certificate, 0, ())
+        for accusation in self._false_bases.values():
+            rebuttal = self._rebuttal(accusation, certificate, point)
+            if rebuttal is not None:
+                yield rebuttal
         self._certificates[point.hash] = certificate
         self._final[point.hash] = None
         if len(self._certificates) > limits.NOTEBOOK_STATEMENTS_MAX:

@@ -1,13 +1,12 @@
 """What a message of the consensus says under signatures: the statements in it that a notebook compares, whoever made them."""
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any, assert_never
+from typing import assert_never
 
-from protocol.block import Block, Header
+from protocol.block import Header
 from protocol.certificate import (
     Acknowledgement,
     CommitProof,
+    ElectionCertificate,
     ElectionGrant,
     acknowledgement_valid,
     grant_valid,
@@ -19,7 +18,28 @@ from protocol.evidence_trees import signed_head
 from protocol.finality import Certificate, CommitVote, vote_valid
 from protocol.identifiers import NetworkId
 from protocol.notebook import SignedNote, Statement
-from protocol.raft.messages import CheckedAppend, Input, RequestVote, request_vote_valid
+from protocol.raft.messages import (
+    AppendEntries,
+    AppendReply,
+    CertificateNotice,
+    CheckedAppend,
+    Heartbeat,
+    HeartbeatReply,
+    Input,
+    InstallSnapshot,
+    PreVote,
+    PreVoteReply,
+    ReadIndexReply,
+    ReadIndexRequest,
+    RequestVote,
+    TimeoutNow,
+    VoteNotice,
+    VoteReply,
+    request_vote_valid,
+)
+
+Said = Statement | CommitProof | ElectionCertificate | None
+"""What a message may carry: a statement, or what is made of several."""
 
 
 def overheard(message: Input) -> tuple[list[Statement], list[Header]]:
@@ -28,23 +48,62 @@ def overheard(message: Input) -> tuple[list[Statement], list[Header]]:
     Blocks are found in a `CheckedAppend` only: bytes that nobody has checked are not looked into.
     """
     statements, headers = list[Statement](), list[Header]()
-    for part in _parts(message):
-        match part:
-            case Block():
-                statements.append(SignedHeader(part.header, part.signature))
-                headers.append(part.header)
+    for said in _said(message):
+        match said:
+            case None:
+                continue
+            case CommitProof():
+                headers += (said.header, *said.links)
+                statements += said.acknowledgements
+            case ElectionCertificate():
+                statements += said.grants
+            case Certificate():
+                headers += (said.header, *said.links)
+                statements += (said, *said.votes)
+            case SignedHeader():
+                headers.append(said.header)
+                statements.append(said)
             case RequestVote():
-                statements.append(part)
-                headers.append(part.tip)
-            case CommitProof() | Certificate():
-                headers += (part.header, *part.links)
-                if isinstance(part, Certificate):
-                    statements.append(part)
-            case Acknowledgement() | ElectionGrant() | CommitVote():
-                statements.append(part)
+                headers.append(said.tip)
+                statements.append(said)
             case _:
-                pass  # neither signed nor evidence
+                statements.append(said)
     return statements, headers
+
+
+def _said(message: Input) -> tuple[Said, ...]:
+    """Return what a message carries; written out, because every message of a busy node comes through here."""
+    match message:
+        case CheckedAppend(append, blocks):
+            signed = [SignedHeader(block.header, block.signature) for block in blocks]
+            return (*signed, *_said(append))
+        case AppendEntries():
+            return message.election, message.proof, message.certificate
+        case AppendReply():
+            return message.ack, message.vote, message.proof, message.certificate
+        case RequestVote():
+            return (message,)
+        case VoteReply():
+            return (message.grant,)
+        case InstallSnapshot():
+            return message.election, message.certificate
+        case Heartbeat():
+            return (message.election,)
+        case VoteNotice():
+            return (message.vote,)
+        case CertificateNotice():
+            return (message.certificate,)
+        case (
+            PreVote()
+            | PreVoteReply()
+            | HeartbeatReply()
+            | ReadIndexRequest()
+            | ReadIndexReply()
+            | TimeoutNow()
+        ):
+            return ()
+        case _:
+            assert_never(message)
 
 
 def holds(statement: Statement, network: NetworkId, configurations: Configurations) -> bool:
@@ -70,17 +129,3 @@ def holds(statement: Statement, network: NetworkId, configurations: Configuratio
     except RemoteFault:
         return False
     return True
-
-
-def _parts(value: Any) -> Iterator[Any]:  # Any: whatever the fields of a message hold
-    """Yield a value and all that its fields hold, so that messages may carry more in time and nothing here changes."""
-    yield value
-    if isinstance(value, CheckedAppend):
-        yield from value.blocks
-        yield from _parts(value.message)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _parts(item)
-    elif is_dataclass(value) and not isinstance(value, Header | Block):
-        for field in fields(value):
-            yield from _parts(getattr(value, field.name))

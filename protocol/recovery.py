@@ -15,7 +15,7 @@ from typing import Annotated
 from protocol import codec, limits, merkle, signing
 from protocol.block import Block, Header, config_hash_above, header_hash
 from protocol.codec import Bytes64, Size, wire
-from protocol.configuration import Configuration
+from protocol.configuration import Configuration, recovery_fault
 from protocol.errors import Invalid, Unavailable
 from protocol.finality import Certificate, CommitVote, linked_heights, vote_valid
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
@@ -120,20 +120,20 @@ class Base:
         return header_hash(self.header)
 
 
-def find_base(statements: Iterable[FreezeStatement], genesis: Header, configuration: Configuration) -> Base:
+def find_base(statements: Iterable[FreezeStatement], floor: Header, configuration: Configuration) -> Base:
     """Return the highest block that is certified or could still become so, from checked freeze statements.
 
     A block could be certified when its known votes, the signers that have not answered, and the b that may lie about what
-    they voted for, make q together. `configuration` is the one in force above the highest certified block.
+    they voted for, make q together. `configuration` is the one in force above the highest certified block; `floor` is what
+    is final without a certificate of this epoch: genesis, or the block that began it.
 
     Raises:
         Unavailable: two blocks that are not on one chain could both be: more signers have to answer.
     """
     heard = {one.node: one for one in statements if one.node in configuration.signers}
-    headers = _headers(heard.values(), genesis)
-    certified = max(
-        (one.certificate.header for one in heard.values() if one.certificate), key=_height, default=genesis
-    )
+    headers = _headers(heard.values(), floor)
+    known = (one.certificate.header for one in heard.values() if one.certificate is not None)
+    certified = max((floor, *known), key=_height)
     votes = [one.vote for one in heard.values() if one.vote is not None]
     silent = len(configuration.signers) - len(heard)
     needed = configuration.certificate_quorum - silent - configuration.liars_tolerated
@@ -163,9 +163,9 @@ def _height(header: Header) -> Height:
     return header.height
 
 
-def _headers(statements: Iterable[FreezeStatement], genesis: Header) -> dict[Digest, Header]:
+def _headers(statements: Iterable[FreezeStatement], floor: Header) -> dict[Digest, Header]:
     """Return every header that the survivors hold above what is certified to them, by hash."""
-    headers = {header_hash(genesis): genesis}
+    headers = {header_hash(floor): floor}
     for statement in statements:
         known = (statement.certificate.header,) if statement.certificate is not None else ()
         for header in (*known, *statement.links):
@@ -317,7 +317,25 @@ def check_recovery_block(
         raise Invalid(f"block {block.height} begins no later epoch, term and time")
     if before.digest != config_hash_above(base) or recovery.configuration.digest == before.digest:
         raise Invalid(f"block {block.height} recovers from, or to, another configuration")
+    fault = recovery_fault(before, recovery.configuration)
+    if fault is not None:
+        raise Invalid(f"block {block.height} sets no configuration that may follow: {fault}")
     if block != recovery_block(signed, base, frontier):
         raise Invalid(f"block {block.height} is not what its recovery makes")
     check_recovery(signed, NetworkId(base.net), before)
     return signed
+
+
+def configuration_set_by(block: Block) -> Configuration:
+    """Return the configuration in force above a block that sets one, by ballot or by a recovery.
+
+    Raises:
+        Invalid: the body is not what the header names.
+        Malformed: it is no configuration, and no recovery.
+    """
+    if not block.is_recovery:
+        return block.next_configuration()
+    configuration = codec.decode(block.special, SignedRecovery).recovery.configuration
+    if configuration.digest != block.header.next_config_hash:
+        raise Invalid(f"block {block.height} carries another configuration than it names")
+    return configuration

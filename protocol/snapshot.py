@@ -284,8 +284,8 @@ def links_above(blocks: tuple[Block, ...], height: Height) -> tuple[Header, ...]
     """Return the headers from above `height` up to the last of `blocks`, which has the certificate.
 
     None where there are too many of them, or where they end in a configuration block, whose certificate nobody can check
-    without its body.
+    without its body, or lead into another epoch.
     """
     links = tuple([block.header for block in blocks if block.height > height])
-    is_checkable = not links or not blocks[-1].is_configuration
+    is_checkable = not links or not (blocks[-1].is_configuration or links[-1].epoch > blocks[0].header.epoch)
     return links if is_checkable and len(links) <= limits.UNCERTIFIED_BLOCKS_MAX else None

@@ -5,6 +5,7 @@
     python -m simulations --seed 7 --seconds 60 --plot run.svg
     python -m simulations replay simulations/stories/13_14_isolated_leader.story
     python -m simulations model --search 2000 --seed 7
+    python -m simulations liar --seeds 1000 --jobs 2
 
 The verdict goes to standard output, progress and whatever is needed to understand a violation to standard error: the
 commit, and the smallest story that still fails.
@@ -22,7 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from simulations import certificate_model
+from simulations import certificate_model, liar_search
 from simulations.faults import SCENARIOS
 from simulations.minimise import category, minimise
 from simulations.plot import draw_svg
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _replay(words[1:])
     if words[:1] == ["model"]:
         return certificate_model.main(words[1:])
+    if words[:1] == ["liar"]:
+        return liar_search.main(words[1:])
     parser = _parser()
     given = parser.parse_args(words)
     if given.plot is not None and given.seeds > 1:
@@ -94,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m simulations",
         description="Whole nodes, or Raft cores alone, in an imaginary world; one seed decides everything.",
         epilog="python -m simulations replay FILE runs a story, python -m simulations model searches the rules of "
-        "certificates; their own options are in replay --help and model --help.",
+        "certificates, python -m simulations liar puts one liar among cores; each has its own --help.",
     )
     parser.add_argument("--seed", type=int, default=0, help="the seed, or the first of many (default 0)")
     length = parser.add_mutually_exclusive_group()

@@ -62,10 +62,7 @@ class OneChainOfVotes:
         kept = self._cast.setdefault(node, deque(maxlen=_VOTES_KEPT))
         if vote in kept:
             return
-        if durable is None or (durable.last_vote_height, durable.last_vote_hash) != (
-            vote.height,
-            vote.header_hash,
-        ):
+        if durable is None or not self._covers(durable, vote):
             self._report(
                 f"persist before send: {short(node)} voted for block {vote.height} before that was durable"
             )
@@ -76,6 +73,14 @@ class OneChainOfVotes:
                     f"one chain of votes: {short(node)} voted for two blocks {parting} with no certificate between"
                 )
         kept.append(vote)
+
+    def _covers(self, durable: HardState, vote: CommitVote) -> bool:
+        """Return whether what is durable keeps a signer from contradicting a vote: it, or a later one up its chain."""
+        if durable.last_vote_height <= vote.height:
+            return (durable.last_vote_height, durable.last_vote_hash) == (vote.height, vote.header_hash)
+        # While the disk works two votes may be cast: they become durable together, and leave one after the other.
+        parting = self._chains.parting(Digest(durable.last_vote_hash), Digest(vote.header_hash))
+        return parting is None or parting <= durable.certificate_height
 
 
 class OneCertifiedChain:

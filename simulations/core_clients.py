@@ -10,7 +10,8 @@ from protocol.signing import SigningKey
 from protocol.transaction import Revoke, Transaction, VaultOpen, sign, txid_of
 from simulations.clock import START_MS
 from simulations.core_cluster import Cluster
-from simulations.core_node import CoreNode, Submission
+from simulations.core_life import Submission
+from simulations.core_node import CoreNode
 from simulations.story import Load
 
 _READS = 0.3

@@ -53,10 +53,12 @@ class CoreDisk:
 
     def install(self, source: "CoreDisk") -> None:
         """Go on from what another member has applied, with the own blocks above if they follow it, and no history."""
-        above = self.blocks[source.applied + 1 :]
+        above, hash_here = self.blocks[source.applied + 1 :], self.hash_at(source.applied)
         self.copy_certified(source)
         if above and above[0].header.prev_hash == self.blocks[-1].hash:
             self.blocks += above
+        if self.hard_state is not None and hash_here not in (None, self.blocks[source.applied].hash):
+            self.hard_state = self.hard_state.leaving(source.applied)
         self.certificates = {self.applied: self.certificates[self.applied]}
         self._certificate_heights = [self.applied]
         self.lowest = self.applied

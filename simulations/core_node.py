@@ -5,18 +5,15 @@ be durable is written first (which takes a while, and during which messages go o
 at once. Everything that was asked of a life is gone with it.
 """
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
 from protocol import codec, ledger_state, limits
 from protocol.block import Block
-from protocol.configuration import Configuration
 from protocol.errors import NotLeader, Refused, RemoteFault, Unavailable
 from protocol.finality import Certificate
-from protocol.identifiers import Digest, Height, NodeId, Term, Txid
+from protocol.identifiers import Digest, Height, NodeId, Txid
 from protocol.ledger_rows import Receipt, receipt_key
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
@@ -26,6 +23,7 @@ from protocol.signing import SigningKey
 from simulations.clock import START_MS
 from simulations.core_checkers import ordered_term
 from simulations.core_disk import CoreDisk
+from simulations.core_life import Life, Submission
 from simulations.core_network import Frame
 
 if TYPE_CHECKING:
@@ -37,32 +35,6 @@ _POOL_MAX = 1_000
 _TICK_S = limits.TICK_MS / 1000
 _RETRY_S = 0.2
 """How often a submission looks for a leader, and a write for space."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A transaction on its way to whoever leads."""
-
-    txid: Txid
-    raw: bytes
-
-
-@dataclass(slots=True)
-class Life:
-    """What one incarnation knows, besides its core."""
-
-    raft: Raft
-    commit: Height
-    led_term: Term | None = None
-    in_force: tuple[Configuration, Block] | None = None
-    """What was last checked: the configuration that counts, and the last block stored."""
-    writing: Ready | None = None
-    pool: dict[Txid, bytes] = field(default_factory=dict)
-    to_apply: deque[tuple[tuple[Block, ...], Certificate]] = field(default_factory=deque)
-    waiting: dict[Txid, Callable[[Receipt], None]] = field(default_factory=dict)
-    reads: dict[int, Callable[[Height | None], None]] = field(default_factory=dict)
-    held: deque[Callable[[], None]] = field(default_factory=deque)
-    """What happened while the node was paused, in order."""
 
 
 class CoreNode:

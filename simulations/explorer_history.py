@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from protocol.identifiers import Height, Term
+from simulations.explorer_disk import Broken, demand
 from simulations.explorer_moves import NODES, Move, Moves, View
-from simulations.explorer_node import Broken, demand
 
 _QUORUM: Final = NODES // 2 + 1
 _Views = tuple[int, ...]

@@ -19,8 +19,9 @@ from protocol.raft.messages import AppendEntries, Input, Message, author, check_
 from protocol.raft.state import Role
 from protocol.signing import SigningKey
 from protocol.transaction import Revoke, sign
+from simulations.explorer_disk import Broken
 from simulations.explorer_graph import Graphs
-from simulations.explorer_node import NOW_MS, Broken, Members, Node
+from simulations.explorer_node import NOW_MS, Members, Node
 
 NODES: Final = 3
 

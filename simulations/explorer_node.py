@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol import limits
-from protocol.block import Block, Header
+from protocol.block import Block
 from protocol.certificate import Acknowledgement, ElectionGrant, check_commit_proof
 from protocol.configuration import Configuration, Member, network_id
-from protocol.finality import Certificate, CommitVote, check_certificate
-from protocol.identifiers import Digest, Height, NetworkId, NodeId, PublicKey, Term
-from protocol.merkle import Frontier
+from protocol.finality import CommitVote, check_certificate
+from protocol.identifiers import Height, NetworkId, NodeId, PublicKey, Term
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
 from protocol.raft.messages import (
@@ -31,28 +30,15 @@ from protocol.raft.messages import (
     VoteNotice,
     VoteReply,
 )
-from protocol.raft.state import HardState, ReadState, Ready, Role
+from protocol.raft.state import ReadState, Ready, Role
 from protocol.signing import SigningKey
+from simulations.explorer_disk import Broken, Disk, demand
 
 NOW_MS: Final = 1_700_000_000_000
 """The one time of day. Block times rise by a millisecond each, which no clock minds."""
 _READIES_MAX: Final = 100
 _FRESH: Final = 1_000 * limits.HEARTBEAT_TICKS
 _STALE: Final = _FRESH - limits.ELECTION_TICKS_MIN
-
-
-class Broken(Exception):
-    """An invariant does not hold."""
-
-
-def demand(holds: bool, sentence: str) -> None:
-    """Check an invariant.
-
-    Raises:
-        Broken: it does not hold; `sentence` says what happened instead.
-    """
-    if not holds:
-        raise Broken(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,84 +61,6 @@ class Members:
         ordered = tuple(sorted(members, key=lambda member: member.node))
         configuration = Configuration(1, ordered, 0, (0,), bytes(32))
         return Members(keys, configuration, network_id(configuration))
-
-
-class Disk:
-    """What a node has durably, and the reader of its log. A write is done at once or, in a crash, never began."""
-
-    def __init__(self, genesis: Block) -> None:
-        self.hard_state = HardState.initial()
-        self.blocks: dict[int, Block] = {0: genesis}
-        self.certificates: dict[int, Certificate] = {}
-        self.applied = Height(0)
-        self.applied_at_start = Height(0)
-
-    def first(self) -> Height:
-        """Return 0: here nobody is installed from a snapshot, all hold the whole chain."""
-        return Height(0)
-
-    def header(self, height: Height) -> Header:
-        """Return the header of the block at `height`."""
-        return self.blocks[height].header
-
-    def hash(self, height: Height) -> Digest:
-        """Return the header hash of the block at `height`."""
-        return self.blocks[height].hash
-
-    def block(self, height: Height) -> Block:
-        """Return the block at `height`."""
-        return self.blocks[height]
-
-    def certificate(self, height: Height) -> Certificate | None:
-        """Return the stored certificate with the greatest height at or below `height`."""
-        below = [at for at in self.certificates if at <= height]
-        return self.certificates[max(below)] if below else None
-
-    @property
-    def tip(self) -> Block:
-        """The last durable block."""
-        return self.blocks[max(self.blocks)]
-
-    def log(self) -> Log:
-        """Return the log that a node starts with."""
-        frontier = Frontier()
-        for height in range(1, self.applied + 1):
-            frontier = frontier.append(self.blocks[height].leaves())
-        tail = [self.blocks[height] for height in range(self.applied + 1, max(self.blocks) + 1)]
-        return Log(self, self.applied, frontier, tail)
-
-    def write(self, ready: Ready) -> None:
-        """Make durable what a Ready asks for, in one batch."""
-        if ready.hard_state is not None:
-            before, after = self.hard_state, ready.hard_state
-            demand(after.term >= before.term, "durable state: a term fell")
-            same = after.term != before.term or before.vote in (bytes(32), after.vote)
-            demand(same, "durable state: a vote was changed within its term")
-            self.hard_state = after
-        if ready.truncate_from is not None:
-            demand(ready.truncate_from > self.applied, "durable state: an applied block was truncated")
-            for height in [at for at in self.blocks if at >= ready.truncate_from]:
-                del self.blocks[height]
-        for block in ready.append:
-            demand(block.header.prev_hash == self.tip.hash, "durable state: a gap or a fork was written")
-            self.blocks[block.height] = block
-
-    def apply(self, ready: Ready) -> None:
-        """Take the certified blocks of a Ready."""
-        for block in ready.certified:
-            stored = self.blocks.get(block.height)
-            demand(
-                block.height == self.applied + 1 and stored == block,
-                "a block was handed on out of order or before it was durable",
-            )
-            self.applied = block.height
-        if ready.certificate is not None:
-            self.certificates[ready.certificate.height] = ready.certificate
-
-    def forget_applied(self) -> None:
-        """Go back to what had been applied when this life began: the applier is always some blocks behind."""
-        self.applied = self.applied_at_start
-        self.certificates = {at: one for at, one in self.certificates.items() if at <= self.applied}
 
 
 class Node:
@@ -300,6 +208,8 @@ class Node:
             election._pre_votes = set()  # a pre-candidacy begins by setting them
         if raft.role is not Role.CANDIDATE:
             election._grants = {}  # and so does a candidacy
+        if election._granted is not None and election._granted.term < voter.term:
+            election._granted = None  # nobody asks for it again
         pending = raft._forwarded._pending
         raft._forwarded._pending = {number: (asked, _FRESH) for number, (asked, _) in pending.items()}
         # A notice of a vote or certificate is never due here: what it does, replies and frames that come late do as well.

@@ -25,13 +25,13 @@ from protocol.configuration import Configuration
 from protocol.finality import Certificate, CommitVote, cast_vote
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 from protocol.merkle import Frontier, leaf_hash
+from protocol.raft.leader_forms import append_form
 from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
     Message,
     RequestVote,
     VoteReply,
-    append_form,
     request_vote_form,
 )
 

@@ -7,6 +7,7 @@ found convicts the liar and nobody else. One notebook hears what all honest memb
 
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
 
 from protocol import evidence
 from protocol.block import Block, Header, header_hash
@@ -17,7 +18,7 @@ from protocol.evidence_certificates import ConflictingCertificates
 from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.notebook import Notebook
 from protocol.overheard import holds, overheard
-from protocol.raft.messages import AppendEntries, CheckedAppend, Input, Message
+from protocol.raft.messages import AppendEntries, CheckedAppend, Message
 from protocol.raft.state import Ready
 from simulations import determinism
 from simulations.core_clients import CoreClients
@@ -29,18 +30,27 @@ from simulations.story import Load
 
 _FAULT_EVERY_S = 3.0
 _LEADER_CRASHES = 0.7
+_LIAR_IS_SPARED = 0.6
+_CUT = 0.4
+"""How often, between two faults, two members do not hear each other: what one is told the other learns from others."""
 
 
 @dataclass(frozen=True, slots=True)
 class LyingRun:
-    """What came of one run: convictions that stand in the end; `forks`: heights at which honest members applied different blocks."""
+    """What came of one run: convictions that stand in the end; `forks`: heights at which honest members applied different blocks.
+
+    `unproven` are those of them at which the two certificates, shown to each other, did not convict the liar there and then.
+    """
 
     lies: int
     liar: NodeId
     convictions: tuple[Conviction, ...]
     forks: tuple[Height, ...]
+    unproven: tuple[Height, ...]
     height: Height
     refused: dict[str, int]
+    is_stormy: bool = False
+    """The run ended early: a liar and its victim answered each other without a pause."""
 
 
 class LyingCluster(Cluster):
@@ -53,14 +63,18 @@ class LyingCluster(Cluster):
         self.refusals = Counter[str]()
         self.proven: list[Evidence] = []
         self.forks: set[Height] = set()
+        self.unproven: set[Height] = set()
         self._known = {self.configuration.digest: self.configuration}
         self._notebook = Notebook(self.network_id, lambda: self._known)
         self._headers: dict[Digest, Header] = {self.genesis.hash: self.genesis.header}
         self._applied: dict[Height, Digest] = {}
+        self._overheard: Frame | None = None
 
     def report(self, violation: str) -> None:
         """Note what a checker that believes everybody found: between a liar and its victims that means little."""
         self.record("believed", violation)
+        if violation.startswith("storm"):
+            self.agenda.stop()
 
     def post(self, source: int, target: NodeId, load: object, *, lane: int) -> None:
         """Send what a node wants sent, or what the liar says instead."""
@@ -91,12 +105,14 @@ class LyingCluster(Cluster):
         """Hear that a node has applied a block."""
         if node.index:
             self.record("applied", node.index, block.height, block.hash, len(block.transactions))
-            if self._applied.setdefault(block.height, block.hash) != block.hash:
-                self.forks.add(block.height)
             certificate = node.disk.certificate(block.height)
             if certificate is not None:
                 # Whoever stands upon it can show it; who hears them all has seen it (ledger.md, E3b).
                 self.proven += self._notebook.see(certificate)
+            if self._applied.setdefault(block.height, block.hash) != block.hash:
+                self.forks.add(block.height)
+                if not any(self.liar.me in one.nodes for one in self._standing()):
+                    self.unproven.add(block.height)
 
     def outcome(self) -> LyingRun:
         """Return what has come of it so far."""
@@ -105,8 +121,10 @@ class LyingCluster(Cluster):
             self.liar.me,
             self._standing(),
             tuple(sorted(self.forks)),
+            tuple(sorted(self.unproven)),
             max(Height(node.disk.applied) for node in self.nodes[1:]),
             dict(self.refusals),
+            self.agenda.is_stopped,
         )
 
     def _standing(self) -> tuple[Conviction, ...]:
@@ -120,10 +138,16 @@ class LyingCluster(Cluster):
             standing += [conviction] if conviction.nodes else []
         return tuple(standing)
 
-    def _overhear(self, message: Message) -> None:
+    def _overhear(self, frame: Frame) -> None:
         """Note what a message says under signatures that hold; headers of one statement may be needed for another."""
-        said: Input = message
-        if isinstance(message, AppendEntries):
+        if frame is self._overheard:
+            return  # the same to several members
+        self._overheard = frame
+        try:
+            said = frame.input()
+        except RemoteFault:
+            message = frame.message
+            assert isinstance(message, AppendEntries), "nothing else has a body"
             said = CheckedAppend(message, tuple(map(Block.decode, message.blocks)))
         statements, headers = overheard(said)
         self._headers.update((header_hash(header), header) for header in headers)
@@ -136,7 +160,7 @@ class LyingCluster(Cluster):
             super()._deliver(source, target, load)
             return
         if target:
-            self._overhear(load.message)
+            self._overhear(load)
             super()._deliver(source, target, load)
             return
         seen, said = self.liar.incoming(self.nodes[source].id, load.message)
@@ -151,22 +175,35 @@ def run_lying(seed: int, lie: Lie, *, voters: int = 4, virtual_s: float = 20.0) 
     """Run one seed: clients, leaders that crash, and one liar."""
     with determinism.fake_signatures():  # which anybody could forge, and the liar does not
         cluster = LyingCluster(seed, lie, voters=voters)
-        _tell(cluster, virtual_s)
+        tell(cluster, virtual_s)
         return cluster.outcome()
 
 
-def _tell(cluster: LyingCluster, virtual_s: float) -> None:
+def tell(cluster: LyingCluster, virtual_s: float) -> None:
+    """Let a cluster live for so long, with clients, and crashes of whoever leads."""
     rng = determinism.stream(cluster.seed, "crashes")
     CoreClients(cluster, determinism.stream(cluster.seed, "clients"), Load(mean_s=0.3))
     for node in cluster.nodes:
         node.start()
-    while cluster.agenda.now < virtual_s:
+    while cluster.agenda.now < virtual_s and not cluster.agenda.is_stopped:
+        cluster.network.heal()
+        if rng.random() < _CUT:
+            one, other = rng.sample(range(len(cluster.nodes)), 2)
+            cluster.network.cut(((one, other), (other, one)))
         cluster.agenda.run_until(cluster.agenda.now + rng.uniform(1, _FAULT_EVERY_S))
-        # Whoever leads, sometimes another: so that the liar leads, votes, and is out-voted.
-        up = cluster.up()
-        victim = cluster.leader() if rng.random() < _LEADER_CRASHES else rng.choice(up) if up else None
-        if victim is not None and len(up) == len(cluster.nodes):
+        victim = _victim(cluster, rng)
+        if victim is not None:
             victim.crash()
         for node in cluster.nodes:
             if node is not victim:
                 node.start()
+
+
+def _victim(cluster: LyingCluster, rng: Random) -> CoreNode | None:
+    """Return who crashes: whoever leads, sometimes another, so that the liar leads, votes, and is out-voted."""
+    up = cluster.up()
+    if len(up) < len(cluster.nodes):
+        return None
+    leader = cluster.leader()
+    victim = leader if rng.random() < _LEADER_CRASHES else rng.choice(up)
+    return None if victim is cluster.nodes[0] and rng.random() < _LIAR_IS_SPARED else victim

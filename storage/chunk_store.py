@@ -71,8 +71,10 @@ class ChunkStore:
         """Whether the chunk is here and not known to be bad."""
         return self.index.locate(cid) is not None
 
-    def get(self, cid: Cid) -> bytes | None:
+    def get(self, cid: Cid, *, is_hashed: bool = True) -> bytes | None:
         """Return a chunk's ciphertext, checked against its id, or None when it is not here.
+
+        Without `is_hashed` only the engine's checksum is looked at: to be sent to a member, which hashes what it takes.
 
         Raises:
             Corruption: the stored bytes fail their check; `quarantine` it, then repair from another member.
@@ -81,13 +83,13 @@ class ChunkStore:
         if location is None:
             return None
         try:
-            data = self._payloads.read(location.sequence, cid)
+            data = self._payloads.read(location.sequence, cid, is_hashed=is_hashed)
         except Corruption as error:
             self._corruptions += 1
             raise Corruption(f"chunk {cid_text(cid)} is damaged (payload {location.sequence})") from error
         if data is None:
             if self.index.locate(cid) != location:  # deleted or repaired since we looked
-                return self.get(cid)
+                return self.get(cid, is_hashed=is_hashed)
             self._corruptions += 1
             raise Corruption(f"chunk {cid_text(cid)} is damaged (payload {location.sequence} is missing)")
         return data

@@ -35,6 +35,7 @@ STATE = b"S"
 APPLIED = b"A"
 HARD_STATE = b"H"
 REBUILT = b"R"
+FROZEN = b"v"
 LOST = b"X"
 LEDGER_WALK = b"V"
 STATE_OTHER = b"T"
@@ -126,6 +127,9 @@ TABLE = (
     Rows("ledger", APPLIED, "", "how far the state has come", "ledger_store"),
     Rows("ledger", HARD_STATE, "", "Raft hard state", "ledger_store"),
     Rows("ledger", REBUILT, "", "empty: refilled from peers, not caught up yet", "ledger_store"),
+    Rows(
+        "ledger", FROZEN, "", "[epoch in which this signer signs no more, 1 when somebody may know]", "epochs"
+    ),
     Rows(
         "ledger", LOST, "height u64be", "empty: an applied block that was damaged here, to be fetched", "mend"
     ),

@@ -22,6 +22,7 @@ from protocol.merkle import Frontier
 from protocol.raft.state import HardState
 from storage import keyspace, tree_store
 from storage.configuration_history import ConfigurationHistory
+from storage.epochs import Epochs
 from storage.key_value import Batch, KeyValue
 from storage.marks import AppliedMark, HistoryMark
 
@@ -62,6 +63,7 @@ class LedgerStore:
         self.network = network_id(genesis)
         self.configurations = ConfigurationHistory(genesis)
         """All configurations since genesis."""
+        self.epochs = Epochs(rows, lambda: self.header(self.applied().height))
         self._state = keyspace.STATE
         self._history: HistoryMark | None = None
         first = genesis_block(genesis)
@@ -105,9 +107,9 @@ class LedgerStore:
         return self._rows.get(keyspace.REBUILT) is not None
 
     def hard_state(self) -> HardState | None:
-        """Return the Raft hard state, or None before the first."""
+        """Return the Raft hard state of the present epoch, or None before the first."""
         row = self._rows.get(keyspace.HARD_STATE)
-        return _decoded(row, HardState) if row is not None else None
+        return self.epochs.hard_state(_decoded(row, HardState) if row is not None else None)
 
     def applied(self) -> AppliedMark:
         """Return the applied mark."""
@@ -307,6 +309,7 @@ class LedgerStore:
         assert block.height > mark.height, "a snapshot only brings a member further"
         gap = self._history or HistoryMark(mark.height, mark.hash, mark.tree_size, mark.peaks, block.height)
         gap = replace(gap, until=block.height)
+        self._put_left(batch, block)
         kept = self._linked(block, tip)
         for height in range(mark.height + 1, tip + 1):
             if not block.height <= height <= kept:
@@ -328,8 +331,17 @@ class LedgerStore:
     def put_unlinked_removal(self, batch: Batch, block: Block) -> None:
         """Add the removal of stored blocks above `block` that do not continue it."""
         tip = self.tip_height()
+        self._put_left(batch, block)
         for height in range(self._linked(block, tip) + 1, tip + 1):
             batch.delete(_height_key(keyspace.BLOCK, height))
+
+    def _put_left(self, batch: Batch, block: Block) -> None:
+        """Add that a stored tail makes way for a certified block on another branch: no promise about it was lost by damage."""
+        if block.height > self.tip_height() or self.hash(block.height) == block.hash:
+            return
+        hard_state = self.hard_state()
+        if hard_state is not None:
+            self.put_hard_state(batch, hard_state.leaving(block.height))
 
     def _linked(self, block: Block, tip: Height) -> Height:
         """Return the height up to which the blocks stored above `block` continue it, one by one."""
@@ -360,15 +372,15 @@ class LedgerStore:
             batch.delete(key)
 
     def put_applied(
-        self, batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, certificate: Certificate
+        self, batch: Batch, writes: dict[bytes, bytes | None], mark: AppliedMark, proof: Certificate | None
     ) -> None:
-        """Add rows, the mark that explains them and the certificate that allows them: they become visible together."""
+        """Add rows, the mark that explains them and the certificate, which only a block that begins an epoch lacks."""
         for key, value in writes.items():
             if value is None:
                 batch.delete(self._state + key)
             else:
                 batch.put(self._state + key, value)
-        self._put_mark(batch, mark, certificate)
+        self._put_mark(batch, mark, proof)
 
     @staticmethod
     def put_certificate(batch: Batch, certificate: Certificate) -> None:
@@ -380,6 +392,7 @@ class LedgerStore:
         """Add two certified stories, which the caller has checked."""
         batch.put(_height_key(keyspace.FORK, fork.height), codec.encode(fork))
 
-    def _put_mark(self, batch: Batch, mark: AppliedMark, certificate: Certificate) -> None:
+    def _put_mark(self, batch: Batch, mark: AppliedMark, certificate: Certificate | None) -> None:
         batch.put(keyspace.APPLIED, codec.encode(mark))
-        self.put_certificate(batch, certificate)
+        if certificate is not None:
+            self.put_certificate(batch, certificate)

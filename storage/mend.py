@@ -135,6 +135,12 @@ def clear_lost(batch: Batch, height: Height) -> None:
     batch.delete(_key(keyspace.LOST, height))
 
 
+def drop_certificate(batch: Batch, height: Height) -> None:
+    """Add the removal of a certificate that does not hold to a batch, and that another one is to be fetched."""
+    batch.delete(_key(keyspace.CERTIFICATE, height))
+    put_lost(batch, height)
+
+
 def put_fetched(batch: Batch, blocks: Iterable[Block], certificates: Iterable[Certificate]) -> None:
     """Add blocks and certificates that came from another member to a batch. The caller has checked them."""
     for block in blocks:

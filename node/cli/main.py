@@ -24,6 +24,7 @@ from node.cli import (
     member,
     patient,
     record,
+    recover,
     run,
     status,
     storage,
@@ -64,6 +65,7 @@ app.command("verify")(verify.verify)
 app.command("version")(version.version)
 for _noun in (
     member.app,
+    recover.app,
     storage.app,
     patient.app,
     record.app,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import hypercorn.config
 import hypercorn.trio
+import hypercorn.trio.tcp_server
 import trio
 from starlette.applications import Starlette
 
@@ -24,7 +25,9 @@ from node.web.routes_node import node_routes, public_routes
 from node.web.routes_patients import patient_routes
 from node.web.routes_receipts import receipt_routes
 from node.web.routes_records import record_routes
+from node.web.routes_recovery import recovery_routes
 from node.web.routes_storage import storage_routes
+from protocol import limits
 from protocol.errors import Refused
 
 if TYPE_CHECKING:
@@ -33,8 +36,13 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_SECONDS = 5
 BACKLOG = 64
+RECEIVED_BYTES = 256 * limits.KIB
+"""Read from a socket at once, more than it holds. Stock takes 64 KiB: a large record then costs an eighth more to take in."""
 WITNESS_READ_SECONDS = 10
 """Between two pieces of a request from strangers; the local socket's callers may take their time."""
+
+
+hypercorn.trio.tcp_server.MAX_RECV = RECEIVED_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ def api(services: Services, metrics: Metrics) -> Starlette:
         routes=[
             *node_routes(services, metrics),
             *member_routes(services, metrics),
+            *recovery_routes(services, metrics),
             *patient_routes(services, metrics),
             *record_routes(services, metrics),
             *consent_routes(services, metrics),

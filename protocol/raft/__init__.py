@@ -67,9 +67,10 @@ What the driver owes
 6. `Ready.behind` asks for what the leader cannot send. Get state, or blocks, to about that height or above from any member,
    verify it, stop this machine, install, and start another as in 4 from the *same* hard state: at a height that a stored
    certificate names, and with a stored tail only if it follows the installed block, else delete all of it (hashicorp/raft
-   #697). What was promised of a tail that is kept stands (camunda #6092). Until then this machine may go on.
+   #697) and write `HardState.leaving` with it. What was promised of a tail that is kept stands (camunda #6092). Until then
+   this machine may go on. The next one leaves a term in which it acknowledged what it cannot compare with the installed block.
 7. `expect_configuration` after each start, and whenever the configuration that is pending in the applied state changes.
 
-Reading order: `messages`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `certifying`, `patience`, `election`, `snapshot`,
-`following`, `heartbeat`, `read_index`, `transfer`, `departures`, `replication`, `output`, `view`, `machine`.
+Reading order: `messages`, `leader_forms`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `certifying`, `patience`, `election`, `snapshot`,
+`following`, `heartbeat`, `read_index`, `transfer`, `departures`, `replication`, `output`, `view`, `requests`, `machine`.
 """

@@ -36,6 +36,8 @@ class Election:
         """Nothing has become final for too long: no leader is worth keeping (P6)."""
         self._pre_votes: set[NodeId] = set()
         self._grants: dict[NodeId, ElectionGrant] = {}
+        self._granted: ElectionGrant | None = None
+        """The newest grant to somebody else in this life."""
         self._timeout = self._draw()
 
     def heard_leader(self) -> None:
@@ -126,20 +128,23 @@ class Election:
     def answer_vote(self, request: RequestVote) -> bool:
         """Answer a RequestVote of the current or an older term; return whether the vote was granted.
 
-        Granted when this voter has not voted for another in this term and the candidate's log is at least as up to date
-        (Raft §5.4.1). The vote is part of the hard state that the driver persists before the reply leaves.
+        Granted when this voter has not voted in this term and the candidate's log is at least as up to date (Raft §5.4.1).
+        The vote is part of the hard state that the driver persists before the reply leaves. A request that comes again is
+        answered with the same grant, in the same life: signed for another tip, it would be a second vote (E4).
         """
-        voter = self._voter
-        free = voter.hard.vote in (ZERO, request.candidate) and voter.term_leader in (None, request.candidate)
+        voter, granted = self._voter, self._granted
+        if granted is not None and (granted.term, granted.candidate) == (voter.term, request.candidate):
+            is_same = (request.term, request.tip_hash) == (granted.term, granted.tip_hash)
+            voter.send(request.candidate, VoteReply(voter.term, voter.me, granted if is_same else None))
+            return is_same
+        free = voter.hard.vote == ZERO and voter.term_leader in (None, request.candidate)
         tip: Header = request.tip
         if request.term != voter.term or not free or not self._is_current(tip.term, tip.height):
             voter.send(request.candidate, VoteReply(voter.term, voter.me, None))
             return False
         voter.vote_for(request.candidate)
-        voter.send(
-            request.candidate,
-            VoteReply(voter.term, voter.me, self._grant(request.candidate, request.tip_hash)),
-        )
+        self._granted = self._grant(request.candidate, request.tip_hash)
+        voter.send(request.candidate, VoteReply(voter.term, voter.me, self._granted))
         return True
 
     def count_vote(self, reply: VoteReply) -> bool:

@@ -14,6 +14,7 @@ from protocol.errors import Invalid, RemoteFault
 from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId
 from protocol.raft.certifying import Certifying
+from protocol.raft.leader_forms import append_valid, offer_valid
 from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
@@ -22,8 +23,6 @@ from protocol.raft.messages import (
     Hint,
     InstallSnapshot,
     Refusal,
-    append_valid,
-    offer_valid,
 )
 from protocol.raft.snapshot import check_offer
 from protocol.raft.state import Contradiction

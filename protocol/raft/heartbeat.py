@@ -76,3 +76,4 @@ class Heartbeats:
         progress.heard_tick = self._voter.tick
         progress.election_due = False  # it follows, so it has verified the election
         progress.confirmed = max(progress.confirmed, reply.context)
+        progress.take_heights(reply, self._voter.log.tip_height)

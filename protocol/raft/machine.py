@@ -6,11 +6,11 @@ from protocol import certificate as certificates
 from protocol import limits
 from protocol.block import config_hash_above
 from protocol.configuration import Configuration
-from protocol.errors import Invalid, LocalFault, NotLeader, Refused
+from protocol.errors import Invalid, LocalFault
 from protocol.finality import Certificate
-from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
+from protocol.identifiers import NetworkId, NodeId, Term
 from protocol.raft.election import Election
-from protocol.raft.following import Following, check_elects
+from protocol.raft.following import check_elects
 from protocol.raft.log import Log
 from protocol.raft.messages import (
     AppendEntries,
@@ -33,15 +33,14 @@ from protocol.raft.messages import (
 )
 from protocol.raft.output import Output
 from protocol.raft.patience import Patience
-from protocol.raft.read_index import ForwardedReads
 from protocol.raft.replication import Leadership
+from protocol.raft.requests import Requests
 from protocol.raft.state import HardState, Ready, Role
-from protocol.raft.view import View
 from protocol.raft.voter import Voter
 from protocol.signing import SigningKey
 
 
-class Raft(View):
+class Raft(Requests):
     """One voter of one network. Never raises for a peer's message but RemoteFault; see the package for the driver's duties."""
 
     def __init__(
@@ -63,13 +62,12 @@ class Raft(View):
             LocalFault: this node is neither voter, witness nor learner.
         """
         super().__init__(
-            Voter(key=key, network=network, configuration=configuration, hard_state=hard_state, log=log)
+            Voter(key=key, network=network, configuration=configuration, hard_state=hard_state, log=log),
+            timeout_seed,
         )
         if not self._voter.membership.remembers(self._voter.me):
             raise LocalFault("only a voter, a witness or a learner runs Raft")
         self._election = Election(self._voter, timeout_seed)
-        self._following = Following(self._voter, self._certifying)
-        self._forwarded = ForwardedReads(self._voter, timeout_seed)
         self._output = Output(self._voter)
         self._patience = Patience(self._voter)
         self._voter.begin()
@@ -149,87 +147,6 @@ class Raft(View):
             case _:
                 assert_never(message)
 
-    def propose(self, transactions: tuple[bytes, ...], now_ms: int) -> Height:
-        """Cut one block of `transactions`, which the caller has checked and counted; return its height.
-
-        Raises:
-            NotLeader: forward them to the leader it names.
-            Unavailable: 64 blocks or 16 MiB wait to become final already.
-        """
-        self._voter.now_ms = now_ms
-        if self._leadership is None:
-            raise NotLeader(self._voter.leader)
-        return self._leadership.propose(transactions)
-
-    def read_index(self) -> int:
-        """Ask up to which height a read that starts now must see the ledger; return the number that `Ready.reads` answers with.
-
-        The answer has been confirmed by a quorum after this call (ReadIndex, Raft thesis §6.4); no clock and no lease is
-        trusted. When the leadership ends or a leader elsewhere stays silent for ELECTION_TICKS_MAX it says that it is not
-        known; how long to wait for a quorum is the caller's choice.
-
-        Raises:
-            NotLeader: no leader is known; wait one election time-out.
-            Unavailable: too many reads wait already.
-        """
-        request = self._forwarded.number()
-        if self._leadership is not None:
-            self._leadership.reads.add(self._voter.me, request)
-        else:
-            self._forwarded.forward(request)
-        return request
-
-    def propose_configuration(self, following: Configuration, now_ms: int) -> Height:
-        """Change the membership by one configuration block; return its height. Who may wish that is not asked here.
-
-        Raises:
-            NotLeader: this node does not lead.
-            Refused: it is not the expected one, more than one voter would change, or a new one was no learner.
-            Unavailable: nothing of this term is certified yet, blocks are under way, or the learner to promote lags.
-        """
-        self._voter.now_ms = now_ms
-        if self._leadership is None:
-            raise NotLeader(self._voter.leader)
-        if following.digest != self._following.expected:
-            raise Refused("this configuration is not the one that the ledger's state says is pending")
-        return self._leadership.propose_configuration(following)
-
-    def expect_configuration(self, digest: Digest | None) -> None:
-        """Hear which configuration is pending in the applied state (ledger.md 7.1): no other is proposed or taken.
-
-        To be said after each start, and whenever it changes; a block that comes before is held, and sent again.
-        """
-        self._following.expected = digest
-
-    def commit_acknowledged(self) -> None:
-        """Commit what a quorum has acknowledged and certify what q have voted for, as `ready` does first.
-
-        Called before a block is cut, it gives that block the free slot, and its frames proof and certificate: else each
-        costs a frame, and its answer, of its own.
-        """
-        if self._leadership is not None:
-            self._leadership.advance_commit()
-        self._certifying.count()
-
-    def transfer_leadership(self, target: NodeId) -> None:
-        """Hand the leadership to `target`: proposals stop, it is brought up to date and told to campaign (thesis §3.10).
-
-        After ELECTION_TICKS_MIN without success the leader takes proposals again. Asking again for the same target
-        changes nothing, for another one starts anew, for this node gives the transfer up.
-
-        Raises:
-            NotLeader: this node does not lead.
-            Refused: `target` does not vote.
-        """
-        if self._leadership is None:
-            raise NotLeader(self._voter.leader)
-        self._leadership.transfer_to(target)
-
-    def distrust(self, sender: NodeId) -> None:
-        """Hear that the body of a block in a frame of `sender` was invalid: if it leads, it is dead for the term (P2)."""
-        if sender == self._voter.term_leader and sender != self._voter.me:
-            self._voter.condemn_leader()
-
     # --- outputs --------------------------------------------------------------------------------------------------
 
     def ready(self) -> Ready | None:
@@ -305,7 +222,8 @@ class Raft(View):
     def _on_pre_vote_reply(self, reply: PreVoteReply) -> None:
         if not reply.granted:
             self._catch_up(reply.term)
-        elif self._role is Role.PRE_CANDIDATE and self._election.count_pre_vote(reply):
+        elif self._role is Role.PRE_CANDIDATE and self._election.count_pre_vote(reply) and self._may_campaign:
+            # May still: it could have left its tail for a certificate since it asked (E5b).
             self._campaign()
 
     def _on_request_vote(self, request: RequestVote) -> None:
@@ -350,7 +268,9 @@ class Raft(View):
         voter = self._voter
         if heartbeat.term < voter.term or self._follow(heartbeat):
             context = heartbeat.context if heartbeat.term == voter.term else 0
-            voter.send(heartbeat.leader, HeartbeatReply(voter.term, voter.me, context))
+            log = voter.log
+            reply = HeartbeatReply(voter.term, voter.me, context, log.committed, log.certified)
+            voter.send(heartbeat.leader, reply)
 
     def _follow(self, message: AppendEntries | InstallSnapshot | Heartbeat) -> bool:
         """Return whether the sender of a message of this or a higher term is followed now, having been verified (P0)."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Annotated, assert_never
 
 from protocol import limits, signing
-from protocol.block import Block, Header, check_body, header_hash
+from protocol.block import Block, Header, check_body
 from protocol.certificate import Acknowledgement, CommitProof, ElectionCertificate, ElectionGrant
 from protocol.codec import Bytes64, Size, wire
 from protocol.finality import Certificate, CommitVote
@@ -158,26 +158,6 @@ class AppendEntries:
     certificate: Certificate | None = None
 
 
-def append_form(
-    network: NetworkId, *, epoch: int, term: Term, leader: NodeId, prev_hash: Digest, tip_hash: Digest
-) -> bytes:
-    """Return the bytes a leader signs for each frame (ledger.md decision 3)."""
-    return signing.signed_form("append-entries", network, epoch, term, leader, prev_hash, tip_hash)
-
-
-def append_valid(append: AppendEntries, network: NetworkId) -> bool:
-    """Return whether the leader's signature verifies."""
-    form = append_form(
-        network,
-        epoch=append.epoch,
-        term=append.term,
-        leader=append.leader,
-        prev_hash=append.prev_hash,
-        tip_hash=append.tip_hash,
-    )
-    return signing.verify(append.leader, form, append.signature)
-
-
 @dataclass(frozen=True, slots=True)
 class CheckedAppend:
     """An AppendEntries whose blocks are decoded and whose bodies hold: the form that `Raft.step` takes.
@@ -269,26 +249,6 @@ class InstallSnapshot:
         return self.certificate.height
 
 
-def offer_form(
-    network: NetworkId, *, epoch: int, term: Term, leader: NodeId, first: Height, offered_hash: Digest
-) -> bytes:
-    """Return the bytes a leader signs for an offer; `offered_hash` is the header hash of the certified block."""
-    return signing.signed_form("install-snapshot", network, epoch, term, leader, first, offered_hash)
-
-
-def offer_valid(offer: InstallSnapshot, network: NetworkId) -> bool:
-    """Return whether the leader's signature verifies."""
-    form = offer_form(
-        network,
-        epoch=offer.epoch,
-        term=offer.term,
-        leader=offer.leader,
-        first=offer.first,
-        offered_hash=header_hash(offer.certificate.header),
-    )
-    return signing.verify(offer.leader, form, offer.signature)
-
-
 @wire("heartbeat")
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -309,11 +269,17 @@ class Heartbeat:
 @wire("heartbeat-reply")
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Follower to leader: in `term` I follow you, and have seen your round `context`."""
+    """Follower to leader: in `term` I follow you, have seen your round `context`, and know this much to be ordered and certified.
+
+    A follower that restarts within one heartbeat interval forgets proofs and certificates that it had said it has: its blocks
+    are durable, so no refusal shows it, and nothing but this would make the leader repeat them.
+    """
 
     term: Term
     voter: NodeField
     context: int
+    commit_height: Height = _GENESIS
+    certified_height: Height = _GENESIS
 
 
 @wire("read-index-request")

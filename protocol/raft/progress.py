@@ -28,6 +28,7 @@ from protocol import limits
 from protocol.block import Block
 from protocol.certificate import Acknowledgement
 from protocol.identifiers import Height
+from protocol.raft.messages import AppendReply, HeartbeatReply
 
 _NONE = Height(0)
 
@@ -87,6 +88,11 @@ class Progress:
         self.in_flight_bytes = 0
         self.forget_sent()  # what rode on a refused frame was of no use to it
         self.next_height = self.probe_goal = max(height, Height(self.match_height + 1))
+
+    def take_heights(self, reply: AppendReply | HeartbeatReply, tip: Height) -> None:
+        """Take what it says it has, be it less than before: a restart forgets. A late reply only costs what it has."""
+        self.commit_height = min(reply.commit_height, tip)
+        self.certified_height = min(reply.certified_height, tip)
 
     def forget_sent(self) -> None:
         """Take for lost what proofs and certificates it has not said it has."""

@@ -15,7 +15,8 @@ from protocol.identifiers import Digest, Height, NodeId
 from protocol.raft.certifying import Certifying
 from protocol.raft.departures import Departures
 from protocol.raft.heartbeat import Heartbeats
-from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow, append_form
+from protocol.raft.leader_forms import append_form
+from protocol.raft.messages import AppendEntries, AppendReply, HeartbeatReply, Hint, TimeoutNow
 from protocol.raft.progress import Progress
 from protocol.raft.quorum import assemble_proof, quorum_height
 from protocol.raft.read_index import LeaderReads
@@ -69,6 +70,7 @@ class Leadership:
         return (
             self._transfer is None
             and not self._voter.changing
+            and self._voter.is_voter
             and log.uncertified_count < limits.UNCERTIFIED_BLOCKS_MAX
             and log.uncertified_bytes < limits.UNCERTIFIED_BYTES_MAX
         )
@@ -97,8 +99,9 @@ class Leadership:
         Raises:
             Unavailable: too much is not final yet, the membership changes, or the leadership is being handed over.
         """
-        if self._voter.changing:
-            # Above a configuration that is not certified only the opening of a term may stand (ledger.md 7.2, 2).
+        if self._voter.changing or not self._voter.is_voter:
+            # Above a configuration that is not certified only the opening of a term may stand (ledger.md 7.2, 2);
+            # and once its own leaving is, a leader cuts nothing, though it steps down at the next Ready only.
             raise Unavailable("the membership is being changed; retry in a moment")
         if self._transfer is not None:
             raise Unavailable("the leadership is being handed over; retry in a moment")
@@ -119,7 +122,10 @@ class Leadership:
             raise Refused(f"the membership cannot change like this: {fault}")
         # Until a block of its own term is certified a leader may not know of a change that its predecessor began; two
         # changes of one parent could then both be committed (the single-server bug of 2015; ledger.md 7.2, 1).
-        if log.certified != log.tip_height or log.tip.term != voter.term or self._transfer is not None:
+        is_under_way = (
+            log.certified != log.tip_height or log.tip.term != voter.term or self._transfer is not None
+        )
+        if is_under_way or not voter.is_voter:
             raise Unavailable("the membership cannot change while blocks are under way; retry in a moment")
         for node in set(following.voters) - set(voter.configuration.voters):
             progress = self._progress.get(node)
@@ -154,10 +160,7 @@ class Leadership:
         if progress is None:
             return  # it has left
         progress.heard_tick = self._voter.tick
-        # As it says, be it less than before: what is committed is not durable by itself, and after a restart the proof is
-        # needed again. A late reply only costs a proof that it has.
-        progress.commit_height = min(reply.commit_height, self._voter.log.tip_height)
-        progress.certified_height = min(reply.certified_height, self._voter.log.tip_height)
+        progress.take_heights(reply, self._voter.log.tip_height)
         if reply.ack is not None:
             self._take_acknowledgement(progress, reply)
         if reply.vote is not None:
@@ -258,13 +261,8 @@ class Leadership:
         if proof is not None:
             progress.proof_height = proof.header.height
         election = progress.election_due
-        key = (
-            prev,
-            tip,
-            election,
-            proof.header.height if proof else Height(0),
-            certificate.height if certificate else Height(0),
-        )
+        proven = proof.header.height if proof else Height(0)
+        key = prev, tip, election, proven, certificate.height if certificate else Height(0)
         frame = frames.get(key)
         if frame is None:
             frame = frames[key] = self._frame(

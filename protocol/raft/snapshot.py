@@ -15,7 +15,8 @@ from protocol.certificate import ElectionCertificate
 from protocol.errors import Invalid
 from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Digest, Height, NodeId
-from protocol.raft.messages import InstallSnapshot, offer_form
+from protocol.raft.leader_forms import offer_form
+from protocol.raft.messages import InstallSnapshot
 from protocol.raft.progress import Progress
 from protocol.raft.voter import Voter
 

@@ -1,6 +1,6 @@
 """What a voter must remember, and what it hands to its driver: hard state, role, Ready."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated
 
@@ -46,6 +46,10 @@ class HardState:
     certificate_height: Height
     certificate_hash: Annotated[Digest, Size(32)]
     left_height: Height
+
+    def leaving(self, height: Height) -> "HardState":
+        """Return what is remembered when the tail makes way for the certified block at `height`, which it did not lead to."""
+        return replace(self, left_height=max(self.left_height, height))
 
     @staticmethod
     def initial(*, epoch: int = 0, incarnation: int = 0) -> "HardState":

@@ -73,6 +73,11 @@ class Voter:
         if tip.term > self.term:
             # What was installed may be of a term that this voter has not taken part in: it has no vote in it yet.
             self.enter_term(tip.term)
+        marked = self.marked_height()
+        if marked is not None and not self.log.holds(marked, self.hard.ack_hash):
+            # What was acknowledged in this term lies below what was installed since, or lost to it. If the term's leader
+            # lied, this log may be another branch: nothing more is said in a term that cannot be compared (E2).
+            self.enter_term(Term(self.term + 1))
         # A block of the current term in the log was checked against its leader's election before it was stored.
         if tip.term == self.term and tip.height > 0:
             self.term_leader = tip.leader
@@ -287,13 +292,11 @@ class Voter:
         undone in a way that contradicts nothing: this node says nothing more in a term in which it has acknowledged some of
         it (E2), and neither votes nor stands before it holds the certified block (E3, E5b).
         """
-        base, base_hash = self.base
+        base = self.base[0]
         self.truncate_from(Height(base + 1))
-        marked, hard = self.marked_height(), self.hard
+        marked = self.marked_height()
         is_marked = marked is not None and marked > base
-        if hard.ack_hash != ZERO and hard.ack_height > base:
-            hard = dataclasses.replace(hard, ack_height=base, ack_hash=base_hash)
-        self.hard = dataclasses.replace(hard, left_height=max(hard.left_height, certificate.height))
+        self.hard = hard = self.hard.leaving(certificate.height)
         self.proof = None
         term = max(Term(hard.term + is_marked), certificate.header.term)
         if term > hard.term:
@@ -331,31 +334,29 @@ class Voter:
         self._check_marker()
         is_above = hard.last_vote_height > self.base[0]
         if is_above and not log.holds(hard.last_vote_height, hard.last_vote_hash) and not hard.left_height:
-            if not self._has_lost(hard.last_vote_height):
+            if not self._has_lost():
                 raise Corruption(f"block {hard.last_vote_height} was voted for and is not in the log")
             # What was installed here is certified, and the tail that was voted for did not follow it (P4, 1).
-            self.hard = dataclasses.replace(hard, left_height=log.certified)
+            self.hard = hard.leaving(log.certified)
 
     def _check_marker(self) -> None:
         # A marker is written in one batch with the blocks it speaks of, so a log without them was damaged, or restored
-        # from an old image. Voting on could break a promise that others rely on (ledger.md 3.1 no. 28).
+        # from an old image. Voting on could break a promise that others rely on (ledger.md 3.1 no. 28). But up to what is
+        # certified, or was when an installation replaced the tail, a certificate has undone it.
         hard, log = self.hard, self.log
-        if hard.ack_hash == ZERO:
+        if hard.ack_hash == ZERO or hard.ack_height <= log.certified or hard.left_height:
             return
-        if hard.ack_height > log.tip_height or log.first() <= hard.ack_height:
-            is_there = hard.ack_height <= log.tip_height and log.hash(hard.ack_height) == hard.ack_hash
-            if not is_there and not self._has_lost(hard.ack_height):
-                raise Corruption(
-                    f"block {hard.ack_height} was acknowledged in term {hard.ack_term} and is not in the log"
-                )
+        if not log.holds(hard.ack_height, hard.ack_hash) and not self._has_lost():
+            raise Corruption(
+                f"block {hard.ack_height} was acknowledged in term {hard.ack_term} and is not in the log"
+            )
 
-    def _has_lost(self, height: Height) -> bool:
-        """Return whether the acknowledged block at `height` lost to what was installed here since.
+    def _has_lost(self) -> bool:
+        """Return whether what was acknowledged above the certified block lost to what was installed here since.
 
         Terms never fall along a chain, so an acknowledged block has no certified one of a later term among its ancestors:
         it stood on another branch, and was rightly left (ledger.md 3.1 no. 37). Blocks that this log took later than the
         acknowledgement came with a newer marker, so there can be none above.
         """
         log = self.log
-        has_lost = log.term(log.certified) > self.hard.ack_term
-        return has_lost and (height <= log.certified or log.tip_height == log.certified)
+        return log.term(log.certified) > self.hard.ack_term and log.tip_height == log.certified

@@ -125,9 +125,8 @@ class Member:
         self.space = SnapshotSpace(self.kept, disk(self.kept), UNIT, CHUNK_BYTES)
         self.disk = disk(self.rows)
         workers, entropy = InlineWorkers(), SeededEntropy(signer.public.hex())
-        is_voter = NodeId(signer.public) in CONFIGURATION.voters
         self.maker = SnapshotMaker(
-            self.space, self.store, key=signer if is_voter else None, workers=workers, clock=self.clock, log=self.log
+            self.space, self.store, key=signer, workers=workers, clock=self.clock, log=self.log
         )  # fmt: skip
         self.applier = Applier(self.store, self.disk, Receipts(), self.maker)
         self.verification = Verification(NETWORK, workers, self.log)

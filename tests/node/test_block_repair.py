@@ -215,6 +215,7 @@ async def test_without_room_to_make_the_database_anew_the_blocks_are_fetched_all
         (5, b"\xc1"),
         (5, CHAIN[6].raw),
         (5, forged(5)["with another header"].raw),
+        (5, forged(5)["with a signature that does not verify"].raw),
         (5, forged(5)["with another body"].raw),
         (2, forged(2)["with another body"].raw),
     ],
@@ -230,6 +231,40 @@ async def test_a_row_that_is_no_block_of_the_chain_is_fetched_again_though_its_c
 
     assert house.is_whole()
     assert house.repair.trouble == ""
+
+
+def with_a_changed_vote(height: int) -> bytes:
+    row = bytearray(codec.encode(CERTIFICATES[height]))
+    row[-3] ^= 1
+    return bytes(row)
+
+
+@pytest.mark.parametrize("row", [with_a_changed_vote(MIDDLE), codec.encode(CERTIFICATES[3]), b"nonsense"])
+@pytest.mark.parametrize("height", [MIDDLE, TIP])
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_certificate_that_does_not_hold_is_fetched_again_though_its_checksum_holds(
+    house: House, height: int, row: bytes, is_running: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    batch = Batch()
+    batch.put(key(CERTIFICATE, height), row)
+    if is_running:
+        # Not found by a walk, which has ended, but by whoever read it, and told.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.repair.run)
+            await trio.sleep(60)
+            house.rows.write(batch, sync=True)
+            house.damage.tell()
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+    else:
+        house.rows.write(batch, sync=True)
+        await run_for(house, 60)
+
+    found = house.store.certificate_at_or_above(Height(height))
+    # Any certificate above says as much; of the newest block there is no other.
+    assert found == CERTIFICATES[TIP]
+    assert not lost_heights(house.rows)
+    assert house.is_whole()
 
 
 async def test_a_whole_ledger_is_walked_in_silence(

@@ -126,7 +126,7 @@ async def test_the_leader_is_asked_last(house: House, autojump_clock) -> None:
     for leader, other in ((LIAR, HONEST), (HONEST, LIAR)):
         house.transport.streams = {peer: noting(peer) for peer in (LIAR, HONEST)}
         house.follower.last_leader = leader
-        await house.follower._pull()
+        await house.follower.pull()
         assert asked[-2:] == [other, leader]
 
 
@@ -152,7 +152,7 @@ async def test_what_the_server_sends_brings_a_follower_to_the_tip(house: House, 
             yield frame
 
     house.transport.streams[HONEST] = served
-    await house.follower._pull()
+    await house.follower.pull()
     assert house.applier.mark == other.applier.mark
 
 
@@ -191,12 +191,12 @@ async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(
     house: House, frames, autojump_clock
 ) -> None:
     house.transport.streams = {LIAR: sending(*frames)}
-    await house.follower._pull()
+    await house.follower.pull()
     assert house.applier.height.value == 0
     assert house.store.tip_height() == 0
     assert house.verification.faults == {LIAR: 1}
     house.transport.streams[HONEST] = ALL
-    await house.follower._pull()
+    await house.follower.pull()
     assert house.applier.height.value == 3
 
 
@@ -204,7 +204,7 @@ async def test_what_was_proven_before_the_lie_is_kept(house: House, autojump_clo
     house.transport.streams[LIAR] = sending(
         segment(*CHAIN[1:3], certificate=chain.linked_certificate(CHAIN)), b"garbage"
     )
-    await house.follower._pull()
+    await house.follower.pull()
     assert house.applier.height.value == 2
     assert house.verification.faults == {LIAR: 1}
 
@@ -215,7 +215,7 @@ async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(
     house.transport.streams = {LIAR: sending(then=trio.sleep_forever), HONEST: ALL}
     started = trio.current_time()
     for _ in range(4):  # whoever comes first by chance
-        await house.follower._pull()
+        await house.follower.pull()
     assert house.applier.height.value == 3
     assert trio.current_time() - started < 60
     with pytest.raises(Unavailable):

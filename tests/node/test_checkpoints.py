@@ -8,6 +8,7 @@ import trio
 from node.applier import Certified
 from node.checkpoints import CHANNEL
 from node.evidence import EvidenceDesk, convicted
+from node.hearing import Hearing
 from protocol.checkpoint import SignedCheckpoint
 from protocol.errors import Invalid, RemoteFault, Unavailable
 from protocol.identifiers import Digest, Height
@@ -237,6 +238,7 @@ async def test_a_signer_of_two_histories_is_convicted_on_the_ledger(autojump_clo
     member = ledger.members[0]
     desk = EvidenceDesk(
         key=SigningKey(member.identity.node),
+        hearing=Hearing(),
         store=member.store,
         rows=member.rows,
         disk=member.disk,

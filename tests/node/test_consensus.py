@@ -6,7 +6,8 @@ import trio
 import trio.testing
 
 from node.applier import AppliedHeight, Certified
-from node.consensus import CHANNEL, URGENT_CHANNEL, Consensus
+from node.consensus import Consensus
+from node.consensus_reception import CHANNEL, URGENT_CHANNEL
 from node.verification import Verification
 from protocol import block as blocks
 from protocol import codec, limits
@@ -16,6 +17,7 @@ from protocol.errors import NotLeader, StorageFull, Unavailable
 from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.merkle import Frontier
+from protocol.raft.leader_forms import append_form
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
 from protocol.raft.messages import (
@@ -25,7 +27,6 @@ from protocol.raft.messages import (
     HeartbeatReply,
     Message,
     PreVote,
-    append_form,
 )
 from protocol.raft.state import HardState
 from protocol.signing import SigningKey
@@ -325,7 +326,8 @@ async def test_32_a_voter_whose_disk_stalls_answers_heartbeats_and_promises_noth
     await settle(house)
     house.transport.deliver(URGENT_CHANNEL, LEADER, heartbeat())
     await settle(house)
-    assert house.sent(HeartbeatReply) == [HeartbeatReply(Term(3), ME, 0)]
+    [answer] = house.sent(HeartbeatReply)
+    assert (answer.term, answer.voter, answer.context) == (Term(3), ME, 0)
     assert [reply.ack.height for reply in house.sent(AppendReply)] == [1]
 
 

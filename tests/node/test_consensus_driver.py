@@ -7,7 +7,8 @@ import pytest
 import trio
 
 from node import consensus as consensus_driver
-from node.consensus import CHANNEL, URGENT_CHANNEL, _FromPeer, _Input, _Tick
+from node.consensus_inputs import ConsensusInput, FromPeer, Tick
+from node.consensus_reception import CHANNEL, URGENT_CHANNEL
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.block import Entries
@@ -304,11 +305,11 @@ async def test_49_also_when_the_leadership_is_lost_and_regained_within_one_turn(
     house.consensus.propose(entries_of(RAW[0]), RAW[:1])
     await settle(house)
     consensus, term = house.consensus, house.consensus.raft.term
-    turn: list[_Input] = [_FromPeer(LEADER, check_append(OPENING))]
-    turn += [_Tick(CHAIN[1].header.time_ms)] * (limits.ELECTION_TICKS_MAX + 1)
+    turn: list[ConsensusInput] = [FromPeer(LEADER, check_append(OPENING))]
+    turn += [Tick(CHAIN[1].header.time_ms)] * (limits.ELECTION_TICKS_MAX + 1)
     turn += [
-        _FromPeer(OTHER, PreVoteReply(Term(4), OTHER, granted=True)),
-        _FromPeer(OTHER, vote_of_other(Term(4), CHAIN[1].hash)),
+        FromPeer(OTHER, PreVoteReply(Term(4), OTHER, granted=True)),
+        FromPeer(OTHER, vote_of_other(Term(4), CHAIN[1].hash)),
     ]
     for item in turn:
         consensus._send_input.send_nowait(item)

@@ -9,8 +9,9 @@ import trio
 import trio.testing
 
 from node.evidence import MEANINGS, EvidenceDesk, convicted, convicted_documents
+from node.hearing import Hearing
 from protocol import certificate, codec, evidence
-from protocol.block import Block, cut
+from protocol.block import Block, cut, header_form
 from protocol.certificate import ElectionGrant
 from protocol.evidence_statements import TwoGrants
 from protocol.identifiers import Digest, NodeId, Term
@@ -34,8 +35,10 @@ class House:
 
     def desk_of(self, member: MemberDouble) -> EvidenceDesk:
         self.gossip = ScriptedTransport(self.node(member))
+        self.hearing = Hearing()
         return EvidenceDesk(
             key=SigningKey(member.identity.node),
+            hearing=self.hearing,
             store=member.store,
             rows=member.rows,
             disk=member.disk,
@@ -70,12 +73,12 @@ class House:
     def kept(self) -> list[bytes]:
         return [raw for _, raw in self.member.rows.scan(*keyspace.prefix_range(keyspace.EVIDENCE))]
 
-    def invalid(self) -> Block:
-        """Return a block of the liar's in a term that nobody elected it in."""
+    def invalid(self, term: int = 9) -> Block:
+        """Return a block of the liar's in a term that nobody elected it in, unless it is that of the last block."""
         mark = self.member.store.applied()
         return cut(
             (), predecessor=self.member.store.header(mark.height), predecessor_hash=mark.hash,
-            frontier=mark.frontier, term=Term(9), key=SigningKey(self.liar.identity.node), now_ms=0,
+            frontier=mark.frontier, term=Term(term), key=SigningKey(self.liar.identity.node), now_ms=0,
         )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ async def test_words_that_a_peer_puts_into_anothers_mouth_convict_nobody_and_hid
     async with working(house):
         for grant in (one, forged, other):
             message = VoteReply(Term(5), grant.voter, grant)
-            house.desk.hear(house.node(house.other), message)
+            house.hearing.hear(house.node(house.other), message)
         await trio.sleep(15)
 
     assert house.kinds() == [["E4"]] * 4
@@ -195,12 +198,31 @@ async def test_what_others_have_brought_onto_the_ledger_is_not_handed_in_again(h
 
 async def test_an_invalid_block_convicts_its_leader(house, autojump_clock) -> None:
     async with working(house):
-        mark = house.member.store.applied()
-        house.desk.see_invalid(house.invalid(), house.member.store.header(mark.height))
+        house.hearing.refused((house.invalid(),))
         await trio.sleep(15)
 
     (found,) = convicted_documents(house.member.store)
     assert (found["kind"], found["member"]) == ("E7", house.liar.name)
+
+
+async def test_a_tree_root_that_is_wrong_above_transactions_is_shown_by_the_nodes_own_tree(
+    house, autojump_clock
+) -> None:
+    async with working(house):
+        for grant in house.grants():
+            house.desk.see(grant)
+        await trio.sleep(15)
+        predecessor = house.member.store.header(house.member.store.applied().height)
+        assert predecessor.n_tx > 0
+        honest = house.invalid(term=predecessor.term)
+        header = dataclasses.replace(honest.header, tree_root=Digest(bytes(32)))
+        signature = SigningKey(house.liar.identity.node).sign(header_form(header))
+        house.hearing.refused((honest,))
+        house.hearing.refused((Block(header, signature, b"", ()),))
+        await trio.sleep(15)
+
+    assert house.kinds() == [["E4", "E7"]] * 4
+    assert len(house.gossip.published) == 2, "the honest block is no evidence"
 
 
 async def test_a_block_that_only_its_sender_has_mangled_convicts_nobody(house, autojump_clock) -> None:
@@ -209,8 +231,7 @@ async def test_a_block_that_only_its_sender_has_mangled_convicts_nobody(house, a
         dataclasses.replace(block.header, leader=house.node(house.other)), block.signature, b"", ()
     )
     async with working(house):
-        mark = house.member.store.applied()
-        house.desk.see_invalid(mangled, house.member.store.header(mark.height))
+        house.hearing.refused((mangled,))
         await trio.sleep(15)
 
     assert house.kinds() == [[]] * 4

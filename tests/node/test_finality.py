@@ -77,6 +77,12 @@ async def test_what_is_ordered_and_not_final_says_so_and_becomes_final_when_a_si
         with pytest.raises(NotFinal, match="is ordered and waits for 1 of 3 signers"):
             await core.submitter.submit(signed, timeout_ms=3_000)
         assert core.standing.ordered_height > core.applier.mark.height == before
+        said = core.submitter.waits_for("the grant", [signed])
+        assert said == "the grant is ordered and waits for 1 of 3 signers; it becomes final by itself"
+        assert core.submitter.is_ordered(signed)
+        unknown = vault(core, "never handed in", leader.key)
+        assert "it is queued" in core.submitter.waits_for("the grants", [signed, unknown])
+        assert not core.submitter.is_ordered(unknown)
         with pytest.raises(NotFinal, match=rf"the newest final block is {before}, \d+ s old"):
             await core.read_index(timeout_ms=2_000)
         assert core.standing.pause(core.ports.clock.now_ms()) is None

@@ -38,6 +38,7 @@ def membership(member: MemberDouble) -> "Settled":
         submitter=member.submitter,
         tickets=desk,
         now_ms=member.clock.now_ms,
+        catch_up=trio.testing.wait_all_tasks_blocked,
     )
 
 

@@ -15,23 +15,30 @@ import pytest
 
 from node.attachments import AttachmentGet, AttachmentsPut
 from node.card_file import read_genesis
-from node.demo_network import until
+from node.demo_network import Facility, until
 from node.identity import Identity, opened_keystore
 from protocol import block as blocks
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits
 from protocol.catchup import Announce
-from protocol.certificate import CommitProof, acknowledge
+from protocol.certificate import CommitProof, acknowledge, grant_vote
 from protocol.errors import CarechainError
 from protocol.finality import Certificate, cast_vote
 from protocol.identifiers import Cid, Digest, Height, NodeId, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
-from protocol.raft.messages import AppendEntries, CertificateNotice, PreVote, PreVoteReply, VoteNotice
+from protocol.raft.messages import (
+    AppendEntries,
+    CertificateNotice,
+    PreVote,
+    PreVoteReply,
+    VoteNotice,
+    VoteReply,
+)
 from protocol.signing import SigningKey
 from protocol.transaction import EnvelopeReceipt, Grant, Read, RecordCommit, Revoke, VaultOpen, encoded, sign
 from tests.node.daemons import carechain, caught_up, consortium
 from tests.node.modified_member import House, asked, command, documents, ledger_of, modified, still_honest
-from tests.node.transports import WallClock
+from tests.node.transports import WallClock, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -299,3 +306,26 @@ def announcements(house: House, key: SigningKey) -> Iterator[bytes]:
             yield codec.encode(CertificateNotice(me, forged))
             yield codec.encode(Announce(forged, (lone.raw,)))
         yield lone.raw
+
+
+async def test_a_voter_that_votes_for_two_stands_convicted_on_the_ledger_and_before_every_operator(
+    house: House, tmp_path: Path
+) -> None:
+    key, me = SigningKey(house.identity.node), house.node("lab")
+    async with modified(house, tmp_path) as transport:
+        for candidate in ("hospital", "clinic"):
+            grant = grant_vote(
+                key, house.net, epoch=0, incarnation=0, term=Term(1), candidate=house.node(candidate),
+                tip=Digest(bytes(32)),
+            )  # fmt: skip
+            # Only the hospital hears both; what it finds it brings onto the ledger.
+            transport.send(house.node("hospital"), "consensus", codec.encode(VoteReply(Term(1), me, grant)))
+        await eventually(lambda: all(convictions(facility) for facility in house.honest), seconds=60)
+
+    assert [convictions(facility) for facility in house.honest] == [[("lab", "E4")]] * 2
+    await still_honest(house, tmp_path)
+
+
+def convictions(facility: Facility) -> list[tuple[str, str]]:
+    problems = facility.status()["problems"]
+    return [(one["member"], one["kind"]) for one in problems if one["code"] == "evidence"]

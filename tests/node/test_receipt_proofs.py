@@ -16,6 +16,7 @@ from protocol.ledger_rows import ACCEPTED, Receipt, receipt_key
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
+from tests.interop import standalone_verifier
 from tests.node.ledger_double import InlineWorkers
 
 
@@ -78,6 +79,23 @@ async def test_every_transaction_has_a_receipt_that_anyone_can_check(certified):
         finding = receipt_file.check(receipt_file.decode(made.data), CHAIN.network)
         assert (finding.txid, finding.height, finding.index) == (txid, HEIGHT, index)
         assert made.receipt.verdict == ACCEPTED
+
+
+async def test_who_caught_up_past_a_change_has_receipts_of_what_lies_before_it():
+    # Many blocks then come under one certificate, and a configuration block ends them: that one names two quorums.
+    chain = MadeHistory.of("one", "two", "three")
+    chain.cut(*transactions(2, chain.network))
+    chain.rotate(1)
+    chain.cut()
+    txid = chain.blocks[1].entries()[0][1]
+
+    made = await Member(chain, {3}).proofs.make(txid.hex(), told=True)
+
+    finding = receipt_file.check(receipt_file.decode(made.data), chain.network)
+    assert (finding.txid, finding.height) == (txid, 1)
+    assert standalone_verifier.verify(made.data, chain.network)["txid"] == txid
+    with pytest.raises(Unavailable, match="not here yet"):
+        await Member(chain, set()).proofs.make(txid.hex(), told=True)
 
 
 async def test_a_receipt_of_after_a_recovery_brings_the_consents_along():

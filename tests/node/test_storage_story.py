@@ -59,10 +59,7 @@ def test_ten_rotten_bytes_are_found_and_mended_from_the_others(tmp_path: Path) -
             return len(counts) == 1 or None
 
         until("the chunks to be everywhere", is_spread, 40.0)
-        hospital.stop()
-        hospital.start()
-        hospital.ready()
-        hospital.stop()  # by now all payloads are in tables
+        hospital.stop()  # a closed database has everything in tables
         flip(hospital.home.path, draw)
         hospital.start()
         hospital.ready()

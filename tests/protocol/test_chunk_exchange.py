@@ -1,8 +1,11 @@
 import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import pytest
 
 from protocol import chunk_exchange as exchange
+from protocol import placement
 from protocol.errors import Invalid
 from protocol.identifiers import Cid, NetworkId, NodeId
 from protocol.signing import SigningKey
@@ -22,6 +25,11 @@ def receipts(
 ) -> tuple[exchange.StorageReceipt, ...]:
     shares = record.holders(storing)
     return tuple(exchange.storage_receipt(shares[STORING[i]], KEYS[i], NETWORK) for i in indexes)
+
+
+def powerset(members: Sequence[NodeId]) -> Iterator[tuple[NodeId, ...]]:
+    for count in range(len(members) + 1):
+        yield from combinations(members, count)
 
 
 def test_the_author_and_one_other_are_enough_where_everybody_stores_everything():
@@ -62,3 +70,15 @@ def test_a_receipt_counts_in_its_own_network_only():
     exchange.check_storage_receipt(receipt, CIDS, NETWORK)
     with pytest.raises(Invalid):
         exchange.check_storage_receipt(receipt, CIDS, NetworkId(b"m" * 32))
+
+
+@pytest.mark.parametrize("members", [3, 5])
+def test_the_sets_of_replicas_say_what_every_chunk_would(members: int):
+    record, storing = placed(members), STORING[:members]
+    needed = placement.confirmations_needed(storing, record.replicas)
+    sets = record.replica_sets(storing)
+
+    for confirmed in map(frozenset, powerset(storing)):
+        by_sets = all(len(confirmed & replicas) >= needed for replicas in sets)
+        assert by_sets == (not exchange.unconfirmed(record, confirmed, storing))
+    assert len(sets) <= 6

@@ -34,6 +34,12 @@ def test_roots_are_those_published_with_certificate_transparency(size):
     assert merkle.root_of(LEAVES[:size]).hex() == VECTORS["roots"][size]
 
 
+@pytest.mark.parametrize("size", range(9))
+def test_a_frontier_read_from_the_tree_is_the_one_that_grew(size):
+    grown = merkle.Frontier().append([merkle.leaf_hash(leaf) for leaf in LEAVES[:size]])
+    assert merkle.frontier_of(size, subtrees(LEAVES)) == grown
+
+
 @pytest.mark.parametrize("vector", VECTORS["inclusion"], ids=lambda v: f"{v['index']}-of-{v['size']}")
 def test_inclusion_proofs_are_the_published_ones(vector):
     path = merkle.inclusion_proof(vector["index"], vector["size"], subtrees(LEAVES))

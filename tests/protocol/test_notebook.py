@@ -103,6 +103,18 @@ def test_who_stood_on_what_a_later_certificate_makes_final_is_cleared() -> None:
     assert [one.accused for one in conflicts] == [node(0)]
 
 
+def test_who_is_accused_after_the_conflict_was_found_is_cleared_by_the_certificate_that_comes_last() -> None:
+    """Liars seed 3024, three voters: the certificate was made by whoever voted upon it, and came after the vote."""
+    notes = notebook()
+    below = certify(vote(RIGHT[0], by=0), vote(RIGHT[0], by=2), block=RIGHT[0])
+    seen(notes, [certified.LEFT_CERTIFIED, below, vote(RIGHT[2], RIGHT[1], by=0)])
+    other = certify(vote(RIGHT[1], by=0), vote(RIGHT[1], by=2), block=RIGHT[1])
+
+    (found,) = seen(notes, [other])
+
+    assert evidence.check(found, NETWORK, CONFIGURATIONS).cleared == node(0)
+
+
 def test_who_has_the_certificate_of_a_base_clears_whom_another_accuses_of_it() -> None:
     notes = notebook()
     seen(notes, [certify(vote(RIGHT[1], by=0), vote(RIGHT[1], by=2), block=RIGHT[1])])

@@ -122,7 +122,7 @@ class Consortium:
             header_hash(base),
             Term(9),
             NOW_MS * 2,
-            configuration(3, names="new"),
+            dataclasses.replace(configuration(3, names="new"), number=1),
             (),
             (),
             "flood",

@@ -83,6 +83,16 @@ def test_a_vote_that_leaves_before_it_is_durable_is_found(chains: Chains, found:
     assert [one.partition(":")[0] for one in found] == ["persist before send"] * 2
 
 
+def test_a_vote_below_a_durable_one_of_its_chain_may_leave_and_of_another_may_not(
+    chains: Chains, found: list[str]
+) -> None:
+    votes = OneChainOfVotes(found.append, chains)
+    votes.sent(ME, commit_vote(0, CHAIN[2]), durable(CHAIN[3]))
+    assert found == []
+    votes.sent(NODES[1], commit_vote(1, CHAIN[2]), durable(OTHER[3]))
+    assert [one.partition(":")[0] for one in found] == ["persist before send"]
+
+
 def test_certificates_of_one_chain_are_fine_whoever_voted(chains: Chains, found: list[str]) -> None:
     certified = OneCertifiedChain(found.append, chains, CONFIGURATION)
     for block in (CHAIN[1], CHAIN[3], CHAIN[2]):

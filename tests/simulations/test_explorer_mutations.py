@@ -19,7 +19,8 @@ from protocol.raft.read_index import LeaderReads
 from protocol.raft.replication import Leadership
 from protocol.raft.state import Ready
 from simulations.explorer import explore
-from simulations.explorer_node import Disk, Node
+from simulations.explorer_disk import Disk
+from simulations.explorer_node import Node
 from simulations.explorer_search import Bounds, Budget, Order, Report
 
 STATES = 60_000

@@ -73,6 +73,14 @@ def test_two_checkpoints_of_one_size_convict_their_signer() -> None:
 
 
 @pytest.mark.slow
+def test_the_maker_of_a_certificate_that_others_lack_is_not_left_convicted() -> None:
+    run = run_lying(3024, Lie.EQUIVOCATE, voters=3, virtual_s=60.0)
+
+    assert run.forks
+    assert {conviction.nodes for conviction in run.convictions} == {(run.liar,)}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", Lie)
 def test_many_seeds_convict_nobody_but_the_liar(lie: Lie) -> None:
     for seed in range(100, 130):

@@ -8,6 +8,7 @@ from protocol.block import Block
 from protocol.errors import Unavailable
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
+from protocol.raft.state import HardState
 from storage.key_value import Batch
 from storage.keyspace import STATE, STATE_OTHER
 from storage.ledger_store import LedgerStore
@@ -152,3 +153,35 @@ def test_blocks_of_the_gap_are_refused_until_the_history_is_whole(
     store.refresh()
     assert (store.first(), store.history, store.history_height()) == (0, None, AT)
     assert tuple(store.blocks(Height(0), Height(AT))) == built()[: AT + 1]
+
+
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_37_that_a_tail_made_way_for_a_certified_block_is_remembered_in_the_same_batch(
+    rows: MemoryStore, store: LedgerStore, is_installed: bool
+) -> None:
+    """Else the next start could not tell what was promised of it from what a disk has lost."""
+    put(rows, store, [*built()[1:4], *rivals(4, AT + 2)])
+    remember(rows, store)
+    batch = Batch()
+    if is_installed:
+        store.put_installed(batch, built()[AT], certificate_of(built()[AT]), frontier_after(AT))
+    else:
+        store.put_unlinked_removal(batch, built()[AT])
+    rows.write(batch, sync=True)
+    assert store.hard_state() == HardState.initial().leaving(Height(AT))
+
+
+def remember(rows: MemoryStore, store: LedgerStore) -> None:
+    """Let a voter have taken part."""
+    batch = Batch()
+    store.put_hard_state(batch, HardState.initial())
+    rows.write(batch, sync=True)
+
+
+def test_38_a_tail_that_continues_the_certified_block_leaves_the_promises_as_they_are(
+    rows: MemoryStore, store: LedgerStore
+) -> None:
+    put(rows, store, built()[1 : AT + 3])
+    remember(rows, store)
+    install(rows, store)
+    assert store.hard_state() == HardState.initial()

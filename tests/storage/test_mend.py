@@ -4,7 +4,7 @@ import collections
 import os
 import random
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,11 +107,22 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
             else:
                 rows[key] = value
     if request.param == "killed":
-        shutil.copytree(folder / "ledger", folder / "kept")
+        photograph(folder / "ledger", folder / "kept")
     database.close()
     if request.param == "stopped":
         shutil.copytree(folder / "ledger", folder / "kept")
     return Ledger(folder / "kept", rows)
+
+
+def photograph(running: Path, target: Path) -> None:
+    """Copy the files of an open database: all as they are at one moment, though it compacts meanwhile."""
+    while True:
+        before = {path.name for path in running.iterdir()}
+        with suppress(shutil.Error):  # a table was merged away under the copy: once more
+            shutil.copytree(running, target)
+            if {path.name for path in running.iterdir()} == before:
+                return
+        shutil.rmtree(target)
 
 
 def copied(ledger: Ledger, target: Path) -> Path:

@@ -4,7 +4,9 @@ import dataclasses
 
 from protocol import limits
 from protocol.certificate import ElectionCertificate
-from protocol.raft.messages import InstallSnapshot, offer_form
+from protocol.raft.leader_forms import offer_form
+from protocol.raft.messages import InstallSnapshot
+from protocol.raft.state import HardState
 from tests.protocol.raft.cluster import Cluster
 
 ROUND = limits.HEARTBEAT_TICKS
@@ -42,6 +44,13 @@ def healed() -> Cluster:
     cluster.heal()
     cluster.run(2 * ROUND)
     return cluster
+
+
+def rebuild(cluster: Cluster, n: int, height: int) -> None:
+    """Let a voter that has lost its disk go on from a snapshot, in the term of the others, where its vote is spent."""
+    term = max(raft.term for raft in cluster.rafts.values())
+    cluster.disks[n].hard_state = dataclasses.replace(HardState.initial(), term=term, vote=cluster.node(n))
+    cluster.install(n, height)
 
 
 def signed(cluster: Cluster, offer: InstallSnapshot) -> InstallSnapshot:

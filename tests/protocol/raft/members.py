@@ -79,6 +79,9 @@ class Disk:
         """Begin at a certified block, and keep what is above it and follows it."""
         above = self.blocks.get(block.height + 1)
         links = above is not None and above.header.prev_hash == block.hash
+        here = self.blocks.get(block.height)
+        if here is not None and here.hash != block.hash:
+            self.hard_state = self.hard_state.leaving(block.height)
         kept = {at: kept for at, kept in self.blocks.items() if at > block.height and links}
         self.blocks = {0: self.blocks[0], block.height: block, **kept}
         self.applied = self.lowest = block.height

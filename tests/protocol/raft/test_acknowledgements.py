@@ -8,7 +8,7 @@ from protocol import limits
 from protocol.certificate import Acknowledgement, acknowledge
 from protocol.errors import Invalid, LocalFault
 from protocol.identifiers import Digest, Height, Term
-from protocol.raft.messages import AppendEntries, AppendReply, Hint, Refusal
+from protocol.raft.messages import AppendEntries, AppendReply, Hint, Refusal, VoteNotice
 from protocol.raft.progress import Progress
 from tests.protocol.raft.cluster import Cluster
 
@@ -175,6 +175,49 @@ def test_19_a_follower_that_forgot_in_a_restart_what_is_committed_is_told_again(
     cluster.run(limits.HEARTBEAT_TICKS)
     frames = cluster.sent(AppendEntries, 1, 2)[before:]
     assert any(frame.certificate is not None and frame.certificate.height == height for frame in frames)
+
+
+@pytest.mark.parametrize("applied", [1, 2])
+def test_19_a_follower_that_restarts_within_one_heartbeat_is_told_again_what_it_had_certified(applied: int):
+    """It had not applied it yet, holds every block, and so refuses nothing (seed 203078)."""
+    cluster = led_by_1()
+    height = cluster.propose(1)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert height == 2
+    cluster.crash(3)
+    disk = cluster.disks[3]
+    disk.applied, disk.frontier = Height(applied), cluster.states[applied][1]
+    disk.certificates = {at: one for at, one in disk.certificates.items() if at <= applied}
+    raft = cluster.start(3)
+    assert (raft.certified_height, raft.tip_height) == (applied, height)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert disk.applied == raft.certified_height == height
+
+
+def test_19_a_follower_that_restarts_within_one_heartbeat_is_told_again_what_is_ordered():
+    """Where its vote is needed, nothing would become final before the next block: it must know the proof to cast it."""
+    cluster = Cluster(2)
+    cluster.elect(1)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    cluster.filter = lambda source, target, message: (
+        not (isinstance(message, AppendReply | VoteNotice) and message.vote is not None)
+    )
+    voted = cluster.disks[2].hard_state
+    height = cluster.propose(1)
+    cluster.settle()
+    said = cluster.acknowledgement(2, 1, height)
+    cluster.step(2, 1, dataclasses.replace(said, commit_height=height, certified_height=Height(height - 1)))
+    assert progress_of(cluster, 2).is_settled(height, Height(height - 1))
+    cluster.crash(2)
+    disk = cluster.disks[2]
+    disk.hard_state = dataclasses.replace(
+        disk.hard_state, last_vote_height=voted.last_vote_height, last_vote_hash=voted.last_vote_hash
+    )  # as if it had stopped before it voted
+    cluster.votes[2].pop()
+    cluster.filter = lambda source, target, message: True
+    cluster.start(2)
+    cluster.run(3 * limits.HEARTBEAT_TICKS)
+    assert {raft.certified_height for raft in cluster.rafts.values()} == {height}
 
 
 def test_35_a_follower_that_holds_blocks_back_is_not_sent_them_with_every_answer():

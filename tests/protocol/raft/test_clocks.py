@@ -95,3 +95,26 @@ def test_held_blocks_are_taken_as_soon_as_the_clock_is_put_right() -> None:
     cluster.run(2 * HEARTBEAT_TICKS)
 
     assert cluster.led()
+
+
+def test_time_a_block_too_far_ahead_of_the_clock_is_not_acknowledged_until_it_is_not() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.skew_ms[1] = CLOCK_AHEAD_MS_MAX + 1000
+    height = cluster.propose(1)
+    cluster.settle()
+    assert cluster.rafts[1].commit_height < height
+    cluster.run(40)  # two seconds later it lies within the bound
+    assert {raft.commit_height for raft in cluster.rafts.values()} == {height}
+    assert cluster.leaders == [1]
+
+
+def test_time_a_leader_whose_clock_stays_ahead_is_replaced() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.skew_ms[1] = 3_600_000
+    height = cluster.propose(1)
+    lost = cluster.rafts[1]._voter.log.hash(height)
+    cluster.run_until(lambda: any(n != 1 for n in cluster.leaders), 300)
+    cluster.run(10)
+    assert cluster.chain.get(height) != lost

@@ -12,7 +12,16 @@ from protocol.identifiers import Height, Term
 from protocol.raft.messages import AppendEntries, AppendReply, InstallSnapshot
 from protocol.raft.state import HardState, Role
 from tests.protocol.raft.cluster import Cluster
-from tests.protocol.raft.left_behind import ROUND, behind, diverged, elected, healed, offer_of, signed
+from tests.protocol.raft.left_behind import (
+    ROUND,
+    behind,
+    diverged,
+    elected,
+    healed,
+    offer_of,
+    rebuild,
+    signed,
+)
 
 # --- 37: what loses to an installed block is gone, whole, and nothing else --------------------------------------------
 
@@ -57,14 +66,73 @@ def test_37_an_acknowledged_block_that_lost_to_the_installed_one_does_not_keep_a
         assert raft.term == 2
 
 
-@pytest.mark.parametrize("tail", [5, 20])
-def test_37_an_acknowledged_block_that_is_gone_without_having_lost_is_still_damage(tail: int):
-    """The installed block is not of a later term than the acknowledgement: its leader held what was acknowledged."""
+def test_37_what_lost_needs_no_word_of_the_installation():
+    cluster = diverged(20)
+    disk = cluster.disks[3]
+    marker = disk.hard_state
+    cluster.crash(3)
+    disk.install(*cluster.states[7], cluster.certificates[7])
+    disk.hard_state = marker
+    assert cluster.start(3).term == 2
+
+
+def test_37_an_acknowledged_block_that_is_gone_without_having_lost_is_still_damage():
+    """The certified block is not of a later term than the acknowledgement: its leader held what was acknowledged."""
+    cluster = diverged(20)
+    disk = cluster.disks[3]
+    marker = dataclasses.replace(disk.hard_state, term=Term(2), ack_term=Term(2))
+    cluster.crash(3)
+    disk.install(*cluster.states[7], cluster.certificates[7])
+    disk.hard_state = marker  # no installation has said that a tail made way for it
+    with pytest.raises(Corruption):
+        cluster.start(3)
+
+
+# --- 37: what a liar led this voter to acknowledge, in the very term that goes on -------------------------------------
+
+
+@pytest.mark.parametrize("tail", [2, 5, 20])  # below what is installed, at its height, above it
+def test_37_in_a_term_whose_acknowledgements_cannot_be_compared_with_the_installed_block_nothing_more_is_said(
+    tail: int,
+):
+    """If the leader of that term lied, they may be of another branch, and the next one of the term would convict (E2)."""
     cluster = diverged(tail)
     disk = cluster.disks[3]
     disk.hard_state = dataclasses.replace(disk.hard_state, term=Term(2), ack_term=Term(2))
-    with pytest.raises(Corruption):
-        cluster.install(3, 6 if tail == 5 else 7)
+    raft = cluster.install(3, 6 if tail == 5 else 7)
+    assert raft.term == 3
+    assert raft.leader is None
+    cluster.drain(3)
+    hard = disk.hard_state
+    assert (hard.term, hard.ack_term, hard.ack_height) == (3, 2, 1 + tail)
+    cluster.drop(1, 0)
+    cluster.heal()
+    cluster.run_until(lambda: disk.hard_state.ack_term > 3)
+    cluster.run_until(cluster.led)
+    assert cluster.faults == []
+
+
+def test_37_a_term_is_not_left_when_what_was_acknowledged_in_it_is_there_and_the_same():
+    cluster = behind(blocks=3)
+    cluster.heal()
+    cluster.drop(1, 0)
+    cluster.run_until(cluster.converged)
+    term = cluster.rafts[3].term
+    cluster.crash(3)
+    raft = cluster.start(3)
+    assert (raft.term, cluster.disks[3].hard_state.ack_term) == (term, term)
+
+
+def test_37_a_voter_whose_acknowledgement_lost_below_what_is_certified_starts_and_leaves_the_term():
+    """History has come since it was installed: the block that it acknowledged is another one there."""
+    cluster = diverged(2)
+    disk = cluster.disks[3]
+    disk.hard_state = dataclasses.replace(disk.hard_state, term=Term(2), ack_term=Term(2))
+    cluster.crash(3)
+    disk.install(*cluster.states[7], cluster.certificates[7])
+    disk.blocks.update({at: cluster.states[at][0] for at in range(1, 7)})
+    disk.lowest = Height(0)
+    assert cluster.start(3).term == 3
 
 
 def test_37_an_acknowledged_block_missing_above_a_tail_that_links_is_still_damage():
@@ -226,7 +294,7 @@ def test_38_an_offer_of_an_older_term_is_answered_with_the_newer_one():
 def test_38_an_old_frame_below_the_installed_block_is_refused_and_the_leader_goes_on_above_it():
     cluster = behind()
     cluster.drop(1, 0)
-    cluster.install(3, 11)
+    rebuild(cluster, 3, 11)
     frame = next(m for m in cluster.sent(AppendEntries, 1, 2) if m.blocks and m.prev_height == 4)
     cluster.heal()
     cluster.run_until(cluster.converged)
@@ -249,8 +317,7 @@ def test_38_a_follower_that_took_a_snapshot_by_itself_is_sent_what_follows_it():
     for _ in range(5):
         cluster.propose(1)
         cluster.settle()
-    cluster.install(3, cluster.rafts[1].commit_height)
-    assert cluster.disks[3].hard_state.ack_height < cluster.disks[3].lowest
+    rebuild(cluster, 3, cluster.rafts[1].commit_height)
     cluster.run_until(cluster.converged)
     cluster.propose(1)
     cluster.run_until(cluster.converged)
@@ -269,7 +336,7 @@ def test_38_one_that_took_a_snapshot_and_forgot_its_leader_is_sent_what_follows(
     cluster.run(3 * ROUND)
     marker = cluster.disks[3].hard_state
     assert (marker.ack_term, marker.ack_height) == (2, 1)
-    cluster.install(3, 11)
+    rebuild(cluster, 3, 11)
     cluster.filter = lambda source, target, message: True
     cluster.run(4 * ROUND)
     assert cluster.rafts[3].commit_height == 12
@@ -278,19 +345,17 @@ def test_38_one_that_took_a_snapshot_and_forgot_its_leader_is_sent_what_follows(
 
 
 def test_38_an_acknowledgement_from_before_the_log_began_is_not_signed_again():
-    cluster = behind(blocks=0)
+    """It holds less than when it started: certificates of an older term have taken it beyond what it acknowledged in this one."""
+    cluster = behind(blocks=5)
     cluster.heal()
+    cluster.drop(1, 0)
     cluster.run_until(cluster.converged)
-    cluster.partition((1, 2), (3,))
-    for _ in range(5):
-        cluster.propose(1)
-        cluster.settle()
-    marker = cluster.disks[3].hard_state
-    assert marker.ack_term == cluster.rafts[1].term
-    cluster.install(3, 6)
+    voter = cluster.rafts[3]._voter
+    voter.hard = dataclasses.replace(voter.hard, ack_height=Height(1), ack_hash=voter.log.hash(Height(1)))
+    cluster.drop(3, 6)
     old = next(m for m in cluster.sent(AppendEntries, 1, 2) if m.blocks and m.prev_height == 2)
     cluster.trace.clear()
-    cluster.step(1, 3, dataclasses.replace(old, election=elected(cluster)))
+    cluster.step(1, 3, old)
     cluster.drain(3)
     [reply] = cluster.sent(AppendReply, 3, 1)
     assert reply.ack is None

@@ -5,7 +5,7 @@ import pytest
 
 from protocol import limits
 from protocol.errors import Refused, Unavailable
-from protocol.raft.messages import AppendEntries, RequestVote, TimeoutNow, VoteReply
+from protocol.raft.messages import AppendEntries, PreVote, RequestVote, TimeoutNow, VoteReply
 from protocol.raft.progress import Progress
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
@@ -210,3 +210,48 @@ def test_of_the_committed_configurations_the_newest_two_are_kept():
         cluster.change(1, n4=role)
         cluster.settle()
     assert {len(raft._voter.membership._entries) for raft in cluster.rafts.values()} == {2}
+
+
+def test_42_a_removed_voter_is_told_and_campaigns_no_more():
+    cluster = led_by_1()
+    height = cluster.change(1, n3="")
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert cluster.rafts[3].commit_height == height
+    cluster.trace.clear()
+    cluster.run(5 * limits.ELECTION_TICKS_MAX)
+    assert cluster.leaders == [1]
+    assert cluster.sent(PreVote, 3) == []
+    assert cluster.sent(AppendEntries, 1, 3) == []
+
+
+def test_42_a_voter_that_was_away_when_it_was_removed_disturbs_nobody_and_learns_of_it():
+    """hashicorp/raft #524."""
+    cluster = led_by_1()
+    cluster.partition((1, 2), (3,))
+    cluster.change(1, n3="")
+    cluster.run(5 * limits.ELECTION_TICKS_MAX)
+    cluster.propose(1)
+    cluster.settle()
+    cluster.heal()
+    cluster.run(2 * limits.ELECTION_TICKS_MAX)
+    assert voters(cluster, 3) == {1, 2}
+    assert cluster.leaders == [1]
+    assert {raft.term for raft in cluster.rafts.values()} == {1}
+    cluster.trace.clear()
+    cluster.run(3 * limits.ELECTION_TICKS_MAX)
+    assert cluster.sent(PreVote, 3) == []
+
+
+def test_42_a_removed_voter_that_campaigns_raises_no_term_and_gets_no_vote():
+    cluster = led_by_1()
+    cluster.change(1, n3="")
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    cluster.crash(1)
+    for _ in range(3):
+        cluster.rafts[3]._campaign()
+    request = cluster.rafts[3]._election._request(transfer=True)
+    cluster.step(3, 2, request)
+    cluster.drain(2)
+    assert request.term == 4
+    assert cluster.rafts[2].term == 1
+    assert cluster.sent(VoteReply, 2, 3) == []

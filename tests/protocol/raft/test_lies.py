@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from protocol import block, codec
+from protocol import block, codec, limits
 from protocol.block import Block
 from protocol.certificate import ElectionCertificate
 from protocol.errors import Invalid
 from protocol.identifiers import ZERO, Height, Term
 from protocol.merkle import Frontier
-from protocol.raft.messages import AppendReply, CertificateNotice
+from protocol.raft.messages import AppendReply, CertificateNotice, PreVoteReply, RequestVote
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
 from tests.protocol.raft.lies import certificate_of, proof_by, vote_of
@@ -87,7 +87,7 @@ def test_50_who_holds_the_other_block_leaves_it_for_the_certified_one_and_keeps_
     assert raft.tip_height == 1
     assert raft.term == 2  # in term 1 it has acknowledged the other one
     hard = raft._voter.hard
-    assert (hard.ack_height, hard.left_height) == (1, 2)
+    assert (hard.ack_term, hard.ack_height, hard.left_height) == (1, 2, 2)
     assert hard.last_vote_hash == one.hash
 
 
@@ -242,6 +242,32 @@ def test_51_p4_for_a_certificate_what_was_voted_for_is_given_up_and_votes_go_on_
     assert vote is not None
     assert (vote.height, vote.base_height, vote.base_hash) == (height + 1, height, opening.hash)
     assert raft._voter.hard.left_height == 0
+
+
+def test_e5b_a_pre_candidate_that_leaves_its_tail_asks_for_no_vote_before_it_holds_the_certified_block() -> (
+    None
+):
+    """The tip that it would show leaves out what it has acknowledged, and no certified base excuses it yet."""
+    cluster, height = voted_only()
+    base = cluster.disks[2].blocks[1]
+    opening, election = cut_opening(cluster, base, by=4, term=9)
+    cluster.crash(1)
+    take(cluster, 4, 2, frame(cluster, 4, term=9, prev=base, election=election))
+    raft = cluster.rafts[2]
+    raft._patience._elapsed = limits.CERTIFIED_PROGRESS_TICKS_MIN
+    raft._start_election()
+    certificate = certificate_of(cluster, opening, base, (1, 3, 4))
+    take(cluster, 4, 2, frame(cluster, 4, term=9, prev=base, certificate=certificate))
+    assert (raft.role, raft.term, raft.tip_height) == (Role.PRE_CANDIDATE, 9, 1)
+    cluster.drain(2)
+    for n in (3, 4):
+        raft.step(cluster.node(n), PreVoteReply(Term(10), cluster.node(n), granted=True), cluster.now_ms)
+    cluster.drain(2)
+    assert cluster.sent(RequestVote, 2) == []
+    assert raft.term == 9
+    take(cluster, 4, 2, frame(cluster, 4, term=9, prev=base, blocks=(opening,)))
+    assert raft.certified_height == height
+    assert raft._may_campaign
 
 
 def test_p4_no_vote_is_cast_beside_the_last_one_before_the_base_is_above_the_fork() -> None:

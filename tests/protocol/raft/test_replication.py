@@ -1,5 +1,7 @@
 """The crash-fault scenarios of ledger.md 3.1 about replication and commitment, by number, with where each bug shipped."""
 
+import dataclasses
+
 import pytest
 
 from protocol import limits
@@ -10,6 +12,7 @@ from protocol.merkle import Frontier
 from protocol.raft.messages import AppendEntries, AppendReply
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
+from tests.protocol.raft.members import Disk
 
 
 def commit_heights(cluster: Cluster) -> set[int]:
@@ -213,6 +216,13 @@ def test_26_a_leader_that_crashes_before_its_own_write_has_no_block_and_the_othe
     assert min(commit_heights(cluster)) > height
 
 
+def acknowledged_only(disk: Disk) -> None:
+    """Let a voter have promised nothing of its blocks but that it holds them: no vote, no certificate."""
+    disk.hard_state = dataclasses.replace(
+        disk.hard_state, last_vote_height=Height(0), certificate_height=Height(0)
+    )
+
+
 def test_28_a_log_that_lost_an_acknowledged_block_is_not_voted_with():
     cluster = Cluster(3)
     cluster.elect(1)
@@ -222,7 +232,8 @@ def test_28_a_log_that_lost_an_acknowledged_block_is_not_voted_with():
     disk = cluster.disks[2]
     disk.applied, disk.frontier = Height(0), Frontier()
     del disk.blocks[2]
-    with pytest.raises(Corruption):
+    acknowledged_only(disk)
+    with pytest.raises(Corruption, match="acknowledged"):
         cluster.start(2)
 
 
@@ -241,7 +252,8 @@ def test_28_29_a_log_with_another_block_than_the_acknowledged_one_is_not_voted_w
     assert disk.hard_state.ack_height == 2
     disk.blocks.update({h: other.disks[3].blocks[h] for h in (1, 2)})
     disk.applied, disk.frontier = Height(0), Frontier()
-    with pytest.raises(Corruption):
+    acknowledged_only(disk)
+    with pytest.raises(Corruption, match="acknowledged"):
         cluster.start(2)
 
 

@@ -8,7 +8,14 @@ from protocol import limits
 from protocol.certificate import grant_vote
 from protocol.errors import Invalid
 from protocol.identifiers import ZERO, Digest, NetworkId, Term
-from protocol.raft.messages import AppendEntries, PreVote, PreVoteReply, RequestVote, VoteReply
+from protocol.raft.messages import (
+    AppendEntries,
+    PreVote,
+    PreVoteReply,
+    RequestVote,
+    VoteReply,
+    request_vote_form,
+)
 from protocol.raft.state import Role
 from tests.protocol.raft.cluster import Cluster
 from tests.protocol.raft.test_raft_paper import answer, candidacy
@@ -237,3 +244,41 @@ def test_decision_12_a_request_from_far_ahead_is_ignored():
     cluster.rafts[3]._voter.enter_term(Term(1))
     cluster.step(1, 3, raft._election._request())
     assert cluster.rafts[3].term == limits.TERM_AHEAD_MAX + 1
+
+
+def test_e4_a_request_that_comes_twice_gets_the_same_grant_and_one_for_another_tip_gets_none():
+    """One signature for each of two tips would be two votes of one term, whoever made the candidate show two."""
+    cluster = Cluster(3)
+    cluster.partition((1, 2), (3,))
+    cluster.elect(1)
+    request = candidacy(cluster, 2)
+    tip = cluster.disks[3].blocks[0]  # voter 3 has nothing else: either tip is as up to date as its own
+    form = request_vote_form(
+        cluster.network,
+        epoch=request.epoch,
+        incarnation=request.incarnation,
+        term=request.term,
+        candidate=request.candidate,
+        tip=tip.header,
+        tip_hash=tip.hash,
+        ack_term=request.ack_term,
+        base_height=request.base_height,
+        base_hash=request.base_hash,
+    )
+    signature = cluster.keys[2].sign(form)
+    other = dataclasses.replace(request, tip=tip.header, tip_hash=tip.hash, signature=signature)
+    first, again, second = (answer(cluster, 3, message).grant for message in (request, request, other))
+    assert first is not None
+    assert again == first
+    assert second is None
+    assert cluster.faults == []
+
+
+def test_e4_who_has_restarted_since_it_voted_grants_nothing_more_in_that_term():
+    cluster = Cluster(3)
+    request = candidacy(cluster, 2)
+    assert answer(cluster, 3, request).grant is not None
+    cluster.crash(3)
+    cluster.start(3)
+    assert answer(cluster, 3, request).grant is None
+    assert cluster.rafts[3]._voter.hard.vote == cluster.node(2)

@@ -1,0 +1,267 @@
+"""A member's part in consensus, from its start to its end: what it does before it signs, and whenever it cannot.
+
+┌─ forgotten what it signed ─► rejoin ─┐
+start ┴─ recall ─────────────────────────────┴─► take part ──┬─ the leader holds no more blocks for this log ─► follow past ─┐
+follow until the configuration says so ◄─ let go ──┤                                                               │
+▲        └─ no leader, and somebody shows what is final ─► follow past ──┤
+└────────────────────────────── let go meanwhile ────────────────────────┘
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
+
+from node.applier import Applier, Certified
+from node.catchup import Follower
+from node.consensus import Consensus
+from node.damage_notice import DamageNotice
+from node.event_log import EventLog
+from node.gossip import Announcer
+from node.hearing import Hearing
+from node.membership_leader import ExpectedConfiguration
+from node.ports import Clock, Disk, Entropy, PeerTransport
+from node.rejoin import Recall, Rejoin
+from node.snapshot_install import Installer
+from node.verification import Verification
+from protocol.identifiers import Height, NodeId
+from protocol.raft.log import Log
+from protocol.raft.machine import Raft
+from protocol.raft.state import HardState
+from protocol.signing import SigningKey
+from storage.key_value import Batch
+from storage.ledger_store import LedgerStore
+
+_CERTIFIED_MAX = 64
+"""Groups of certified blocks waiting for the applier; when full, consensus waits: the ledger never outruns its state."""
+_LEADERLESS_MS = 10_000
+"""Without a leader for so long, this member looks whether others have gone on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The ports that a participant needs. `disk` is that of the ledger database."""
+
+    transport: PeerTransport
+    disk: Disk
+    clock: Clock
+    entropy: Entropy
+    log: EventLog
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """Blocks up to `height` come otherwise than by Raft; `more` there may be, of which nobody here will tell."""
+
+    height: Height
+    more: bool
+
+
+class Participation:
+    """Runs `consensus` while this member takes part and may sign, and the follower while not."""
+
+    def __init__(
+        self,
+        outside: Outside,
+        store: LedgerStore,
+        key: SigningKey,
+        *,
+        applier: Applier,
+        verification: Verification,
+        follower: Follower,
+        installer: Installer | None,
+        damage: DamageNotice,
+        is_waiting: Callable[[], bool],
+        hearing: Hearing,
+    ) -> None:
+        """`is_waiting` and `hearing` are those of `Consensus`."""
+        self._outside = outside
+        self._log = outside.log
+        self._store = store
+        self._key = key
+        self._me = NodeId(key.public)
+        self._applier = applier
+        self._verification = verification
+        self._follower = follower
+        self._installer = installer
+        self._damage = damage
+        self._is_waiting = is_waiting
+        self._hearing = hearing
+        self.is_voting = False
+        """Whether this member has made sure that it remembers what it signed, and signs."""
+        self.consensus: Consensus | None = None
+        if self._takes_part and not store.is_rebuilt():
+            self.consensus = self._participant()
+
+    @property
+    def _takes_part(self) -> bool:
+        """Whether this node takes part in consensus: as voter, learner or witness."""
+        return self._me in self._store.configuration.participants
+
+    def _participant(self) -> Consensus:
+        mark, outside = self._applier.mark, self._outside
+        tail = tuple(self._store.blocks(Height(mark.height + 1), self._store.tip_height()))
+        raft = Raft(
+            key=self._key,
+            network=self._store.network,
+            configuration=self._store.configuration,
+            hard_state=self._store.hard_state() or HardState.initial(),
+            log=Log(self._store, mark.height, mark.frontier, tail),
+            timeout_seed=outside.entropy.bytes(32),
+        )
+        return Consensus(
+            raft=raft,
+            store=self._store,
+            disk=outside.disk,
+            transport=outside.transport,
+            verification=self._verification,
+            clock=outside.clock,
+            applied=self._applier.height,
+            is_waiting=self._is_waiting,
+            hearing=self._hearing,
+            expected=ExpectedConfiguration(self._store, self._applier.height).digest,
+        )
+
+    def stop(self) -> None:
+        """Forget what was run: `run` was cancelled, and begins anew with what is stored, or never runs in this epoch."""
+        self.consensus, self.is_voting = None, False
+
+    async def run(self) -> None:
+        """Take part, or follow, until cancelled."""
+        if self.consensus is None and self._takes_part and not self._store.is_rebuilt():
+            self.consensus = self._participant()
+        await self._damage.whole.wait()  # who takes part signs for nothing that it does not hold
+        if self.consensus is not None:
+            self.consensus = await self._recall(await self._begun(self.consensus))
+        if self.consensus is None and self._takes_part:
+            self.consensus = await self._rejoin()
+        while True:
+            if self.consensus is None:
+                await self._follow_until_taking_part()
+                self.consensus = self._participant()
+            elsewhere = await self._take_part(self.consensus)
+            self.consensus = None
+            if elsewhere is not None:
+                await self._follow_past(elsewhere)
+                if self._takes_part:
+                    self._log.info("caught up; voting again", height=self._applier.mark.height)
+                    self.consensus = self._participant()
+
+    async def _begun(self, consensus: Consensus) -> Consensus:
+        """Return what to run: who has never taken part begins with a snapshot where the network is far ahead."""
+        if self._installer is None or self._store.hard_state() is not None:
+            return consensus
+        is_installed = await self._installer.attempt(Height(self._installer.lag))
+        return self._participant() if is_installed else consensus
+
+    async def _recall(self, consensus: Consensus) -> Consensus | None:
+        """Make sure that this member knows what it has signed; None when it does not and has to rejoin."""
+        hard_state, outside = self._store.hard_state(), self._outside
+        if hard_state is None:
+            return consensus  # who has signed nothing has forgotten nothing
+        recall = Recall(self._store.configuration, outside.transport, outside.clock, self._store)
+        known = await recall.wait(hard_state)
+        if not recall.is_sure:
+            self._log.info("voting again without the word of every other voter")
+        if known == hard_state:
+            return consensus
+        batch = Batch()
+        if known is None:
+            self._log.warning(
+                "this ledger lacks what this voter had acknowledged: its disk has lost it, or it is an older copy"
+            )
+            self._store.put_forgotten(batch)
+        else:
+            self._store.put_hard_state(batch, known)
+        await outside.disk.commit(batch, sync=True)
+        return self._participant() if known is not None else None
+
+    async def _rejoin(self) -> Consensus:
+        """Follow until it is safe to sign again, then return what to run."""
+        self._log.warning(
+            "the ledger was rebuilt, or lacks its end: this voter signs nothing until it has caught up"
+        )
+        outside = self._outside
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            rejoin = Rejoin(self._store.configuration, outside.transport, outside.clock, self._applier.height)
+            hard_state = await rejoin.wait()
+            nursery.cancel_scope.cancel()
+        hard_state = replace(hard_state, epoch=self._store.epochs.current)
+        batch = Batch()
+        self._store.put_hard_state(batch, hard_state)
+        self._store.clear_rebuilt(batch)
+        await outside.disk.commit(batch, sync=True)
+        self._log.info("caught up; voting again", height=self._applier.mark.height)
+        return self._participant()
+
+    async def _follow_until_taking_part(self) -> None:
+        """Follow the blocks of others until the configuration in force makes this node learner, voter or witness."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            while not self._takes_part:
+                await self._applier.height.wait_above(self._applier.height.value)
+            nursery.cancel_scope.cancel()
+        self._log.info("taking part in consensus", height=self._applier.height.value)
+
+    async def _take_part(self, consensus: Consensus) -> _Elsewhere | None:
+        """Take part until blocks have to come otherwise, or this node takes part no longer: None."""
+        announcer = Announcer(self._outside.transport, consensus.raft, self._log)
+        elsewhere: _Elsewhere | None = None
+
+        async def announce(certified: Certified) -> None:
+            # Who takes part has the blocks from the leader: without others a gossip message for each block is for nobody.
+            configuration = self._store.configuration
+            if len(configuration.participants) < len(configuration.members):
+                await announcer.announce(certified)
+
+        async def until_let_go() -> None:
+            while self._takes_part:
+                await self._applier.height.wait_above(self._applier.height.value)
+            nursery.cancel_scope.cancel()
+
+        async def until_without_leader() -> None:
+            nonlocal elsewhere
+            elsewhere = _Elsewhere(await self._left_behind(consensus.raft), more=True)
+            nursery.cancel_scope.cancel()
+
+        send, receive = trio.open_memory_channel[Certified](_CERTIFIED_MAX)
+        self.is_voting = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announcer.run)
+            nursery.start_soon(self._applier.run, receive, announce)
+            nursery.start_soon(until_let_go)
+            nursery.start_soon(until_without_leader)
+            nursery.start_soon(consensus.run, send)
+            elsewhere = _Elsewhere(await consensus.wait_behind(), more=False)
+            nursery.cancel_scope.cancel()
+        self.is_voting = False
+        return elsewhere
+
+    async def _left_behind(self, raft: Raft) -> Height:
+        """Wait until there has been no leader for long and somebody shows that more is final than here; return its height.
+
+        Who was let go while it was away hears of no leader: those who remember that it left may have restarted since.
+        """
+        clock, silent_ms = self._outside.clock, 0
+        while True:
+            await clock.sleep_ms(_LEADERLESS_MS // 10)
+            silent_ms = silent_ms + _LEADERLESS_MS // 10 if raft.leader is None else 0
+            if silent_ms < _LEADERLESS_MS:
+                continue
+            silent_ms = 0
+            height = await self._follower.shown_final()
+            if height is not None and raft.leader is None and height > self._applier.mark.height:
+                return height
+
+    async def _follow_past(self, elsewhere: _Elsewhere) -> None:
+        """Follow, by a snapshot or by blocks of any member, until past a height; what was promised before is kept."""
+        height = elsewhere.height
+        self._log.info("the next blocks come from no leader; following other members", height=height)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self._follower.run, is_behind=not elsewhere.more))
+            await self._applier.height.wait_above(Height(height - 1))
+            nursery.cancel_scope.cancel()
+        if elsewhere.more:
+            await self._follower.pull()

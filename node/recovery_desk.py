@@ -1,0 +1,344 @@
+"""`recover`: going on after the loss of a majority (ledger.md 7.4), each step at an operator's word.
+
+```
+    collect    freeze this member, ask the others for their freeze statements, see from which block one may go on
+    propose    a plan: that block, who is left, what is given up, and why
+    sign       an organisation's consent, by its governance key
+    apply      with enough consents: the blocks up to the base, the block that begins the epoch, in one batch
+    cancel     take part again, as long as nobody can hold this member's freeze statement
+```
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+import trio
+
+from node.card_file import parse_card
+from node.core import Core
+from node.recovery_base import Freezer, Reach
+from node.recovery_file import Collected, Consent, Plan, file_text, parse_file, signed_plan
+from protocol import codec, governance
+from protocol.block import Header, config_hash_above
+from protocol.configuration import Configuration, Member, recovery_fault
+from protocol.errors import CarechainError, Invalid, Refused, RemoteFault, Unavailable
+from protocol.identifiers import Height, NodeId, Term
+from protocol.recovery import (
+    Base,
+    FreezeStatement,
+    Recovery,
+    SignedRecovery,
+    check_recovery,
+    configuration_set_by,
+    consent,
+    consents_needed,
+    find_base,
+)
+from protocol.signing import SigningKey
+
+FREEZE_CHANNEL = "freeze"
+Document = dict[str, Any]
+_ASK_MS = 3_000
+GovernanceKey = Callable[[Configuration], SigningKey]
+"""Returns this facility's governance key that a configuration names, or raises Refused."""
+
+
+class RecoveryDesk:
+    """What the routes call `recovery`."""
+
+    def __init__(self, core: Core, governance_key: GovernanceKey, freezer: Freezer, reach: Reach) -> None:
+        self._core = core
+        self._store = core.store
+        self._network = core.network
+        self._me = core.ports.transport.me
+        self._governance_key = governance_key
+        self._freezer = freezer
+        self._reach = reach
+
+    def serve(self) -> None:
+        """Answer other members: with this one's freeze statement once its own operator has frozen it."""
+        self._core.ports.transport.serve(FREEZE_CHANNEL, self._answer)
+
+    async def _answer(self, _peer: NodeId, _body: bytes) -> bytes:
+        if not self._core.standstill.is_frozen:
+            return b""
+        return codec.encode(await self._freezer.statement())
+
+    # --- collect ------------------------------------------------------------------------------------------------
+
+    async def collect(self, files: Iterable[str], *, freeze: bool) -> Document:
+        """Return a file with all freeze statements that were given or could be had, and whether they settle the base.
+
+        Raises:
+            Refused: a file or statement does not hold, or this member signs nothing that could be frozen.
+        """
+        configuration, standstill = self._store.configuration, self._core.standstill
+        heard = self._known(files)
+        if freeze:
+            if self._me not in configuration.signers:
+                raise Refused(
+                    "this member is neither voter nor witness: there is nothing to freeze; run it without --freeze"
+                )
+            await standstill.freeze()
+        others = [node for node in configuration.signers if node != self._me]
+        silent: dict[NodeId, str] = {}
+        async with trio.open_nursery() as nursery:
+            for node in others:
+                nursery.start_soon(self._ask, node, heard, silent)
+        if standstill.is_frozen:
+            heard[self._me] = await self._freezer.statement()
+        statements = tuple(heard[node] for node in sorted(heard))
+        name = self._store.configurations.name_ever
+        document: Document = {
+            "statements": file_text(Collected(self._network, statements)),
+            "epoch": self._store.epochs.current,
+            "frozen": sorted(name(node) for node in heard),
+            "missing": [
+                {"name": name(node), "why": silent.get(node, "not frozen")}
+                for node in configuration.signers
+                if node not in heard
+            ],
+        }
+        return document | self._settled(statements)
+
+    def _settled(self, statements: tuple[FreezeStatement, ...]) -> Document:
+        if not statements:
+            return {"settled": False, "why": "no member stands still yet; begin here with --freeze"}
+        try:
+            base = self._base(statements)
+        except Unavailable as reason:
+            return {"settled": False, "why": str(reason)}
+        return {
+            "settled": True,
+            "why": None,
+            "base_height": base.header.height,
+            "base": base.hash.hex(),
+            "discarded": [digest.hex() for digest in base.discarded],
+        }
+
+    def _known(self, files: Iterable[str]) -> dict[NodeId, FreezeStatement]:
+        heard: dict[NodeId, FreezeStatement] = {}
+        for text in files:
+            for statement in parse_file(text, Collected, self._network).statements:
+                try:
+                    self._freezer.check(statement)
+                except RemoteFault as fault:
+                    raise Refused(
+                        f"a freeze statement of {self._name(statement.node)} does not hold: {fault}"
+                    ) from None
+                heard[statement.node] = statement
+        return heard
+
+    async def _ask(
+        self, node: NodeId, heard: dict[NodeId, FreezeStatement], silent: dict[NodeId, str]
+    ) -> None:
+        try:
+            answer = await self._core.ports.transport.call(node, FREEZE_CHANNEL, b"", timeout_ms=_ASK_MS)
+            if not answer:
+                silent.setdefault(
+                    node, "not frozen: its own operator has to run carechain recover collect --freeze"
+                )
+                return
+            statement = codec.decode(answer, FreezeStatement)
+            self._freezer.check(statement)
+            if statement.node != node:
+                raise Invalid("a freeze statement of somebody else")
+        except Unavailable:
+            silent[node] = "not reachable"
+        except CarechainError as fault:
+            silent[node] = str(fault)
+        else:
+            heard[node] = statement
+
+    def _base(self, statements: Iterable[FreezeStatement]) -> Base:
+        base = find_base(statements, self._freezer.floor(), self._store.configuration)
+        final = self._store.applied().height
+        if base.header.height < final:
+            raise Unavailable(
+                f"block {final} is final here, and no statement reaches it; collect with this member's own, by --freeze"
+            )
+        return base
+
+    # --- propose and sign ---------------------------------------------------------------------------------------
+
+    def propose(
+        self,
+        files: Iterable[str],
+        *,
+        lost: Iterable[str],
+        gone: Iterable[str],
+        cards: Iterable[str],
+        reason: str,
+    ) -> Document:
+        """Return a plan: `lost` are organisations without a say, `gone` those whose node is, and who still have one.
+
+        Raises:
+            Refused: a file, name or card does not hold, nobody is let go, or no voter would be left.
+            Unavailable: the statements do not settle the base.
+        """
+        heard = self._known(files)
+        if not heard:
+            raise Refused("no freeze statement is given; run carechain recover collect first")
+        base = self._base(heard.values())
+        before = self._configuration_above(base.header)
+        lost_nodes = {before.find(text).node for text in lost}
+        gone_nodes = {before.find(text).node for text in gone}
+        after = self._after(before, lost_nodes | gone_nodes, cards)
+        headers = [link for one in heard.values() for link in one.links]
+        terms = [one.term for one in heard.values()] + [one.term for one in (base.header, *headers)]
+        if not 0 < len(reason) <= 500:
+            raise Refused("give a --reason of at most 500 characters: it stands in the ledger for ever")
+        recovery = Recovery(
+            base.header.epoch + 1,
+            base.header.height,
+            base.hash,
+            Term(max(terms) + 1),
+            max(self._core.ports.clock.now_ms(), base.header.time_ms + 1),
+            after,
+            tuple(sorted(lost_nodes)),
+            base.discarded,
+            reason,
+        )
+        plan = Plan(self._network, before, recovery)
+        return {"plan": file_text(plan), **plan_document(plan)}
+
+    def _after(self, before: Configuration, leaving: set[NodeId], cards: Iterable[str]) -> Configuration:
+        members = {member.node: member for member in before.members if member.node not in leaving}
+        for text in cards:
+            member = parse_card(text, source="the card").member
+            # As by ballot: who comes with an empty log counts when it holds what the others hold.
+            role = "learner" if member.role == "voter" else member.role
+            if _is_twin(member, before.members):
+                raise Refused(f"{member.name} has the name or a key of a member; it needs its own")
+            members[member.node] = replace(member, role=role)
+        ordered = tuple(members[node] for node in sorted(members))
+        after = replace(before, members=ordered, number=before.number + 1)
+        fault = recovery_fault(before, after)
+        if fault is not None:
+            raise Refused(f"{fault}; name with --lost and --gone who is no longer there")
+        return after
+
+    def _configuration_above(self, base: Header) -> Configuration:
+        wanted = config_hash_above(base)
+        known = self._store.configurations.by_digest().get(wanted)
+        if known is not None:
+            return known
+        for block in self._store.blocks(Height(self._store.applied().height + 1), self._store.tip_height()):
+            if block.header.next_config_hash == wanted:
+                return configuration_set_by(block)
+        raise Refused(
+            "the base stands above a configuration that is not here; run this at the member that holds the highest block"
+        )
+
+    def sign(self, plan: str) -> Document:
+        """Return this organisation's consent to a plan.
+
+        Raises:
+            Refused: the plan does not hold, or its configuration does not name this facility's governance key.
+        """
+        return signed_consent(parse_file(plan, Plan, self._network), self._governance_key, self._me)
+
+    # --- apply --------------------------------------------------------------------------------------------------
+
+    async def apply(self, plan: str, consents: Iterable[str]) -> Document:
+        """Begin the next epoch here; doing it again changes nothing.
+
+        Raises:
+            Refused: too few consent, a signature does not hold, or what is final here stands against it.
+            Unavailable: blocks up to the base are on no member that answers.
+        """
+        parsed = parse_file(plan, Plan, self._network)
+        signatures = [parse_file(text, Consent, self._network) for text in consents]
+        signed = signed_plan(parsed, signatures)
+        try:
+            check_recovery(signed, self._network, parsed.before)
+        except Invalid as fault:
+            raise Refused(str(fault)) from None
+        async with self._reach.lock:
+            if not self._is_applied(signed):
+                self._reach.check(signed)
+                await self._begin(signed)
+                self._core.ports.log.warning(
+                    "a new epoch has begun after the loss of a majority",
+                    epoch=signed.recovery.epoch,
+                    height=signed.recovery.base_height + 1,
+                )
+        document = plan_document(parsed)
+        return {**document, "height": self._store.applied().height}
+
+    async def _begin(self, signed: SignedRecovery) -> None:
+        standstill = self._core.standstill
+        was_frozen = standstill.is_frozen
+        await standstill.freeze()
+        try:
+            await self._reach.begin_epoch(signed)
+        except CarechainError:
+            if not was_frozen:
+                await standstill.thaw()  # unless somebody has asked meanwhile: then it stays as it is
+            raise
+        standstill.begin_epoch()
+
+    def _is_applied(self, signed: SignedRecovery) -> bool:
+        height = Height(signed.recovery.base_height + 1)
+        if self._store.applied().height < height or not (block := self._store.block(height)).is_recovery:
+            return False
+        return codec.decode(block.special, SignedRecovery).recovery == signed.recovery
+
+    async def cancel(self) -> Document:
+        """Take part again.
+
+        Raises:
+            Refused: somebody may hold this member's freeze statement, which a vote would belie.
+        """
+        if self._core.standstill.is_frozen and not await self._core.standstill.thaw():
+            raise Refused(
+                "this member's freeze statement has left it: whoever holds it relies on no further vote of this epoch; "
+                "only a recovery ends this"
+            )
+        return {"frozen": False}
+
+    def _name(self, node: NodeId) -> str:
+        return self._store.configurations.name_ever(node)
+
+
+def signed_consent(plan: Plan, governance_key: GovernanceKey, me: NodeId) -> Document:
+    """Return the consent of the organisation `me` to a plan; for that its key store is enough.
+
+    Raises:
+        Refused: the configuration that the plan starts from does not name its governance key, or it has no say.
+    """
+    if me in plan.recovery.lost or me not in plan.before.signers:
+        raise Refused(
+            "the consent of this facility would not count: it is declared lost, or neither voter nor witness"
+        )
+    signature = consent(governance_key(plan.before), plan.network, plan.recovery, me)
+    return {"consent": file_text(Consent(plan.network, signature)), **plan_document(plan)}
+
+
+def plan_document(plan: Plan) -> Document:
+    """Return what a plan says, as it is shown to whoever is to sign it."""
+    recovery, before = plan.recovery, plan.before
+    after = recovery.configuration
+    left = {member.node for member in after.members}
+    name = {member.node: member.name for member in before.members}
+    return {
+        "epoch": recovery.epoch,
+        "base_height": recovery.base_height,
+        "base": recovery.base_hash.hex(),
+        "lost": sorted(name[node] for node in recovery.lost),
+        "leaving": sorted(name[node] for node in name if node not in left),
+        "joining": sorted(one.name for one in after.members if one.node not in name),
+        "discarded": [digest.hex() for digest in recovery.discarded],
+        "reason": recovery.reason,
+        "consents_needed": consents_needed(recovery, before),
+        "may_sign": sorted(name[node] for node in before.signers if node not in recovery.lost),
+        "risk": governance.change_risk(before, after),
+        "before": asdict(governance.Standing.of(before)),
+        "after": asdict(governance.Standing.of(after)),
+    }
+
+
+def _is_twin(new: Member, members: Iterable[Member]) -> bool:
+    keys: Callable[[Member], set[bytes]] = lambda one: {one.node, one.governance, one.checkpoint, one.team}  # noqa: E731
+    return any(new.name == one.name or keys(new) & keys(one) for one in members)

@@ -1,0 +1,125 @@
+"""Hearing that others have begun a new epoch: members that were away, or were believed lost, come back to it (ledger.md 7.4).
+
+Every connected member is asked once it connects, and now and then. What it shows is believed for the governance keys of the
+configuration that is known here, never for who shows it. Who holds final blocks that the new epoch gives up does not follow:
+what is final stays, its operator is told, and the two histories are for people to judge.
+"""
+
+from dataclasses import dataclass
+
+import trio
+
+from node.core import Core
+from node.recovery_base import Reach, recovery_above
+from protocol import codec
+from protocol.codec import wire
+from protocol.errors import CarechainError, Refused, Unavailable
+from protocol.identifiers import Height, NodeId
+from protocol.recovery import SignedRecovery, check_recovery
+
+CHANNEL = "recovery"
+_LOOK_MS = 500
+_ASK_AGAIN_LOOKS = 60
+_ASK_MS = 3_000
+_FOLLOW_S = 20.0
+"""So long certified blocks of the new epoch are awaited at a time: its quorum may need this very member, by its operator's word."""
+
+
+@wire("recovery-above")
+@dataclass(frozen=True, slots=True)
+class RecoveryAbove:
+    """Ask for the recovery that ended an epoch."""
+
+    epoch: int
+
+
+class RecoveryWatch:
+    """Asks others for the recovery that began their epoch, and takes the step too."""
+
+    def __init__(self, core: Core, reach: Reach) -> None:
+        self._core = core
+        self._store = core.store
+        self._reach = reach
+        self._asked: dict[NodeId, int] = {}
+
+    def serve(self) -> None:
+        """Answer others: with what ended the epoch that they name, nothing while it goes on here."""
+        self._core.ports.transport.serve(CHANNEL, self._answer)
+
+    async def _answer(self, _peer: NodeId, body: bytes) -> bytes:
+        following = recovery_above(self._store, codec.decode(body, RecoveryAbove).epoch)
+        return following.special if following is not None else b""
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        transport, looks = self._core.ports.transport, 0
+        while True:
+            connected = {peer.node for peer in transport.peers() if peer.connected}
+            self._asked = {node: at for node, at in self._asked.items() if node in connected}
+            for node in sorted(connected):
+                if looks - self._asked.get(node, -_ASK_AGAIN_LOOKS) >= _ASK_AGAIN_LOOKS:
+                    self._asked[node] = looks
+                    await self._ask(node)
+            await self._core.ports.clock.sleep_ms(_LOOK_MS)
+            looks += 1
+
+    async def _ask(self, node: NodeId) -> None:
+        try:
+            request = codec.encode(RecoveryAbove(self._store.epochs.current))
+            answer = await self._core.ports.transport.call(node, CHANNEL, request, timeout_ms=_ASK_MS)
+            if answer:
+                await self.hear(codec.decode(answer, SignedRecovery))
+        except CarechainError as reason:
+            self._core.ports.log.debug("no word of a new epoch", peer=node.hex()[:16], reason=str(reason))
+
+    async def hear(self, signed: SignedRecovery) -> None:
+        """Take the step into a later epoch, if enough organisations consent to it, or tell the operator why not.
+
+        Raises:
+            Invalid: they do not, as far as can be known here.
+        """
+        step = signed.recovery
+        if step.epoch <= self._store.epochs.current:
+            return
+        known = Height(min(step.base_height, self._store.applied().height) + 1)
+        check_recovery(signed, self._store.network, self._store.configuration_at(known))
+        async with self._reach.lock:
+            try:
+                self._reach.check(signed)
+            except Refused as conflict:
+                self._tell(step.epoch, str(conflict))
+                return
+            await self._core.standstill.freeze()
+            try:
+                await self._reach.begin_epoch(signed)
+            except (Refused, Unavailable):
+                # Too far away, or above configurations that are not here: certified blocks lead there.
+                await self._follow()
+            if self._core.standstill.is_frozen:
+                return  # asked again in a while; until then the operator may apply it
+            self._core.standstill.begin_epoch()
+        self._core.ports.log.warning(
+            "others have begun a new epoch; this member follows",
+            epoch=step.epoch,
+            height=step.base_height + 1,
+        )
+
+    async def _follow(self) -> None:
+        core = self._core
+        with trio.move_on_after(_FOLLOW_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(core.follower.run)
+                while core.standstill.is_frozen:
+                    await core.applier.height.wait_above(core.applier.height.value)
+                nursery.cancel_scope.cancel()
+
+    def _tell(self, epoch: int, why: str) -> None:
+        standstill = self._core.standstill
+        if standstill.trouble is None:
+            self._core.ports.log.error(
+                "others have begun an epoch that gives up what is final here", epoch=epoch
+            )
+        standstill.trouble = (
+            f"others have begun epoch {epoch} after the loss of a majority, and this member does not follow: {why}; "
+            "keep this home as it is, and let people judge"
+        )

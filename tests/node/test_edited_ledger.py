@@ -1,0 +1,125 @@
+"""What somebody, or a bad disk, does to one member's files: an older copy of its ledger, edited blocks, certificates and tree nodes."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import plyvel
+import pytest
+
+from node.demo_network import Facility, Network, until
+from storage.keyspace import BLOCK, CERTIFICATE, TREE
+from tests.node.daemons import carechain, consortium, verified
+from tests.node.test_damage_mended import flip_within
+from tests.node.test_five_homes import Writer
+
+pytestmark = pytest.mark.slow
+_RECORDS = 25
+
+
+@dataclass(frozen=True)
+class Story:
+    """A network with records, and who adds more when told to."""
+
+    network: Network
+    writer: Writer
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    with consortium() as network:
+        made = Story(network, Writer(network["clinic"], network.folder))
+        for _ in range(_RECORDS):
+            made.writer.add()
+        yield made
+
+
+def test_a_voter_with_an_older_copy_of_its_ledger_follows_silently_and_signs_nothing_twice(
+    story: Story,
+) -> None:
+    network, writer = story.network, story.writer
+    restored = network["lab"]
+    ledger, copy = restored.home.path / "ledger", network.folder / "copy"
+    restored.stop()
+    shutil.copytree(ledger, copy)
+    restored.start()
+    restored.ready()
+    until("it to sign", partial(signs, restored), 30.0)
+    for _ in range(6):
+        writer.add()
+    before = restored.status()["certified_height"]
+    restored.kill()
+
+    shutil.rmtree(ledger)
+    copy.rename(ledger)
+    restored.start()
+    restored.ready()
+    until("it to notice", partial(has_said, restored, "lacks what this voter had acknowledged"), 30.0)
+    until("it to sign again", partial(has_said, restored, "caught up; voting again"), 60.0)
+    assert restored.status()["certified_height"] >= before
+    for _ in range(6):
+        writer.add()
+    # Everybody compares every signature with those heard before: a second one for other bytes would be evidence by now.
+    for facility in network.facilities.values():
+        assert not facility.client.get("/v1/members")["evidence"]
+    report = verified(restored)
+    assert report["ok"], report
+
+
+def has_said(facility: Facility, words: str) -> bool | None:
+    return words in (facility.home.path / "log").read_text(errors="replace") or None
+
+
+def signs(facility: Facility) -> bool | None:
+    """Return True when a voter takes part, and has nothing to catch up with."""
+    status = facility.status()
+    codes = {problem["code"] for problem in status["problems"]}
+    return (status["raft_role"] is not None and not codes & {"rejoining", "no-quorum"}) or None
+
+
+def rewrite(ledger: Path, prefix: bytes, draw: random.Random) -> None:
+    """Change one bit of a row of the ledger as whoever edits it with LevelDB itself would: every checksum is right."""
+    rows = plyvel.DB(str(ledger), bloom_filter_bits=10)
+    try:
+        key, value = draw.choice([(key, value) for key, value in rows.iterator(prefix=prefix) if value])
+        at = draw.randrange(len(value))
+        changed = value[:at] + bytes([value[at] ^ 1 << draw.randrange(8)]) + value[at + 1 :]
+        rows.put(key, changed, sync=True)
+    finally:
+        rows.close()
+
+
+# A flipped byte costs a whole table block; in a ledger as small as this one the few nodes share theirs with rows that
+# nobody else has, and then the daemon names `--rebuild ledger` instead (`test_damage`).
+@pytest.mark.parametrize(
+    ("edit", "prefix"),
+    [("row", BLOCK), ("row", CERTIFICATE), ("row", TREE), ("table", BLOCK), ("table", CERTIFICATE)],
+)
+def test_an_edited_block_certificate_or_tree_node_is_named_and_repaired_from_peers(
+    story: Story, edit: str, prefix: bytes
+) -> None:
+    facility = story.network["lab"]
+    facility.stop()
+    draw = random.Random(f"{edit} {prefix!r}")
+    if edit == "row":
+        rewrite(facility.home.path / "ledger", prefix, draw)
+    else:
+        flip_within(facility.home.path, prefix, draw)
+    log = facility.home.path / "log"
+    said = len(log.read_text(errors="replace"))
+    facility.start()
+    facility.ready()
+
+    def audit() -> list[str] | None:
+        report = carechain("audit", "verify", "--full", home=facility).document
+        return report["problems"] if report is not None else None
+
+    named = until("an audit", audit, 30.0)
+    until("a clean audit", lambda: audit() == [] or None, 60.0)
+    until("it to sign", partial(signs, facility), 30.0)
+    # The daemon reads its ledger from the start on, and may be done before anybody asks.
+    words = ("damaged", "do not hold", "do not fit the chain")
+    assert named or any(word in log.read_text(errors="replace")[said:] for word in words)
