@@ -321,6 +321,10 @@ def test_one_death_is_survived_and_two_pause_what_becomes_final(story: Story) ->
     story.receipts.take(story.next_final(writer), "one-dead", story.others(writer, *dying)[0])
 
     network[dying[1]].kill()
+    # Records wait for members that store them; a proposal needs nobody for that, and is ordered.
+    wish = {"card": None, "role": None, "leaves": True, "expires_ms": 3_600_000, "accept_risk": True}
+    with pytest.raises(NotFinal):
+        network[writer].client.post("/v1/members/propose", **wish, name=dying[1])
 
     def is_paused() -> bool | None:
         status = network[writer].status()
