@@ -33,6 +33,8 @@ _FOR_GOOD = (
     "signed by the wrong keys",
 )
 """Refusals that trying again does not mend; all others mean that something was stale."""
+TOO_FEW_CHUNKS = "too few members store its chunks so far"
+TOO_FEW_ENVELOPES = "too few members store its envelope so far"
 
 
 @dataclass(slots=True)
@@ -205,13 +207,13 @@ class Committing:
                 )
                 offered.append((step, offer))
             else:
-                step.waits = "too few members store its chunks so far"
+                step.waits = TOO_FEW_CHUNKS
         if not offered:
             return
         given = await self._replication.collect([offer for _, offer in offered])
         for (step, _), envelope_receipts in zip(offered, given, strict=True):
             step.receipts = envelope_receipts
-            step.waits = "" if envelope_receipts else "too few members store its envelope so far"
+            step.waits = "" if envelope_receipts else TOO_FEW_ENVELOPES
 
     async def _commit(self, steps: Sequence[Step], sent: Callable[[Rid, bytes], None]) -> None:
         going = _standing(steps)

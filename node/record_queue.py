@@ -15,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from node.chunk_holder import put_chunk_list
-from node.committing import Committing, Step
+from node.committing import TOO_FEW_CHUNKS, TOO_FEW_ENVELOPES, Committing, Step
 from node.event_log import EventLog
 from node.ports import Clock, Disk
 from node.queued_record import QueuedRecord
@@ -45,7 +45,7 @@ _SENT_MAX = 4
 class _Progress:
     """What the task knows of one record beside its row."""
 
-    __slots__ = ("done", "fresh", "is_small", "retry_ms", "sent", "tally")
+    __slots__ = ("done", "fresh", "is_small", "retry_ms", "sent", "tally", "waits")
 
     def __init__(self, *, fresh: bool, is_small: bool) -> None:
         self.sent = deque[bytes](maxlen=_SENT_MAX)
@@ -54,6 +54,8 @@ class _Progress:
         self.retry_ms = _RETRY_MS_MIN
         self.done = trio.Event()
         self.tally = Tally()
+        self.waits = ""
+        """Why the last try got no further."""
 
 
 class RecordQueue:
@@ -114,15 +116,20 @@ class RecordQueue:
 
     def waits_for(self, rids: Sequence[Rid]) -> str:
         """Return a sentence that says how far records have come that are not final."""
-        waiting = [progress.sent for rid in rids if (progress := self._progress.get(rid)) is not None]
+        waiting = [progress for rid in rids if (progress := self._progress.get(rid)) is not None]
         standing = self._committing.standing
         ordered = [
-            next((raw for raw in sent if standing.height_of(raw) is not None), b"") for sent in waiting
+            next((raw for raw in progress.sent if standing.height_of(raw) is not None), b"")
+            for progress in waiting
         ]
         known = standing.sentence(ordered)
         if known is not None:
             return f"the record {known}; it becomes final by itself"
-        return "no quorum ordered the record yet; it is sealed and received, and becomes final by itself"
+        few = [
+            progress.waits for progress in waiting if progress.waits in (TOO_FEW_CHUNKS, TOO_FEW_ENVELOPES)
+        ]
+        reason = few[0] if few else "no quorum ordered the record yet"
+        return f"{reason}; it is sealed and received, and becomes final by itself"
 
     async def add(self, records: Sequence[QueuedRecord], batch: Batch) -> None:
         """Queue records together with the rows staged in `batch`: durable, all or nothing, on return.
@@ -233,6 +240,7 @@ class RecordQueue:
                 self._log.info("a record waits", record=step.record.rid.hex()[:16], reason=step.waits)
                 progress = self._progress[step.record.rid]
                 progress.fresh = False
+                progress.waits = step.waits
                 nursery.start_soon(self._again, step.record.rid, progress.retry_ms)
                 progress.retry_ms = min(2 * progress.retry_ms, _RETRY_MS_MAX)
 

@@ -201,3 +201,14 @@ async def test_a_record_is_ordered_when_its_commit_is_and_the_answer_says_what_i
         hospital.ledger.has_quorum = True
         assert await hospital.queue.wait([rid], 60_000)
         assert hospital.queue.state(rid) == "final"
+
+
+async def test_a_record_that_too_few_members_store_says_so_and_not_that_a_quorum_is_missing(autojump_clock):
+    async with houses(3) as (hospital, clinic, laboratory):
+        patient = await hospital.admit()
+        await hospital.add(b"%PDF-1.3", patient=patient)
+        clinic.member.transport.is_up = laboratory.member.transport.is_up = False
+        with pytest.raises(
+            NotFinal, match="too few members store its chunks so far; it is sealed and received"
+        ):
+            await hospital.add(b"%PDF-1.4", patient=patient)
