@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import trio
 
+from node.idle_memory import release_free_memory
 from node.ports import Workers
 from protocol import limits
 from protocol.identifiers import Cid
@@ -18,6 +19,9 @@ from storage.chunk_store import ChunkStore
 
 _GROUP_BYTES_MAX = 8 * limits.MIB
 """Written together: a synchronised write more costs little beside it, and the ledger's own wait behind it on the same disk."""
+
+_RELEASE_BYTES = 256 * limits.MIB
+"""Written between two looks for memory that is free: in a record of 10 GiB it would add up to more than a daemon may take."""
 
 
 class _Request:
@@ -38,6 +42,7 @@ class ChunkWriter:
         self._thread = thread
         self._waiting: deque[_Request] = deque()
         self._turn = trio.Lock()
+        self._since_release = 0
 
     async def put(self, chunks: Sequence[tuple[Cid, bytes]]) -> None:
         """Store chunks whose ids this process has computed itself; durable on return.
@@ -89,3 +94,7 @@ class ChunkWriter:
 
     def _put(self, chunks: list[tuple[Cid, bytes]]) -> None:
         self._chunks.put_many(chunks, trusted=True)
+        self._since_release += sum(len(data) for _, data in chunks)
+        if self._since_release >= _RELEASE_BYTES:
+            self._since_release = 0
+            release_free_memory()
