@@ -25,6 +25,8 @@ from node.ledger_audit import LedgerAudit
 from node.membership import Membership
 from node.membership_leader import ConfigurationProposer
 from node.opening import Opening
+from node.pacing import Pace
+from node.promises import Promises
 from node.query import Query
 from node.receipt_proofs import ReceiptProofs
 from node.recordkeeping import Ciphertext, Records
@@ -82,6 +84,7 @@ class Assembly:
         self._clock_watch = ClockWatch(ports.transport, ports.clock)
         self.block_repair = self._block_repair(machine)
         self.evidence = self._evidence()
+        self._promises = self._promising()
         self.checkpointing = Checkpointing(core, stores, identity, self.evidence, checkpoint_settings)
         self.status = StatusReporter(
             core=core,
@@ -97,7 +100,13 @@ class Assembly:
         self._audit = self._auditing()
         self.safekeeping = Safekeeping(core, self._backup_sources(), custody.patients, opening)
         self.storekeeping = Storekeeping(
-            core, stores, ciphertext, self.records.queue, check_room=check_records, machine=machine
+            core,
+            stores,
+            ciphertext,
+            self.records.queue,
+            self.records.index,
+            check_room=check_records,
+            machine=machine,
         )
         self._tickets = TicketDesk(
             key=self._key,
@@ -150,6 +159,8 @@ class Assembly:
             workers=ports.workers,
             entropy=ports.entropy,
             check_room=check_room,
+            clock=ports.clock,
+            pace=Pace(self._core.store, ports.clock),
         )
 
     def _query(self, opening: Opening) -> Query:
@@ -195,6 +206,21 @@ class Assembly:
             submitter=core.submitter,
             transport=ports.transport,
             workers=ports.workers,
+            clock=ports.clock,
+            log=ports.log,
+        )
+
+    def _promising(self) -> Promises:
+        core, ports = self._core, self._core.ports
+        return Promises(
+            key=self._key,
+            store=core.store,
+            receipts=core.receipts,
+            applied=core.applier.height,
+            transport=ports.transport,
+            leader=core.leader,
+            place_of=core.place_of,
+            take=self.evidence.take,
             clock=ports.clock,
             log=ports.log,
         )
@@ -287,6 +313,7 @@ class Assembly:
             sharing.granting.consent.run,
             self._clock_watch.run,
             self.evidence.run,
+            self._promises.run,
             sharing.handover.run,
             self.safekeeping.lost_vaults.run,
             *self.storekeeping.tasks,
@@ -300,6 +327,7 @@ class Assembly:
         self.ciphertext.holder.serve(self._transport)
         self.erasing.serve()
         self._tickets.serve()
+        self._promises.serve()
         self._recovery.serve()
         self._recovery_watch.serve()
         self.storekeeping.serve()

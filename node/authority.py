@@ -136,7 +136,7 @@ class Authorities:
         row = self._patients.row(owner) if owner else None
         if owner is None or row is None or row.keys is None or row.handover:
             return None
-        if state is None or state.custodian != self._me:
+        if state is None or not self._store.configurations.is_same(state.custodian, self._me):
             return None
         authority = self.of_row(owner, row)
         vault = authority.vault(vid)

@@ -28,7 +28,7 @@ from protocol.catchup import BlocksFrom, Segment
 from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NodeId
-from protocol.recovery import configuration_set_by
+from protocol.recovery import check_recovery, configuration_set_by, signed_recovery_of
 from storage import keyspace, mend
 from storage.key_value import Batch, KeyValue
 from storage.ledger_store import LedgerStore
@@ -97,9 +97,8 @@ class BlockRepair:
             await self._refill_all()
             if is_met or await self._walk():
                 await self._look_into()
-                if is_met:
-                    # What was met may be wrong in a table whose checksums are right.
-                    await self._walk_through()
+                # What was met may be wrong in a table whose checksums are right; and it may have cut the walk short.
+                await self._walk_through()
                 # Whoever goes on meeting what cannot be mended must not have everything read again and again.
                 await trio.sleep(_LOOK_AGAIN_S)
             is_met = False
@@ -313,7 +312,7 @@ class BlockRepair:
         for peer in connected[start:] + connected[:start]:
             try:
                 fetched, certificates = await self._fetch(peer, window)
-                await self._workers.run(_check_chain, fetched, window)
+                await self._workers.run(_check_chain, fetched, window, self._store)
             except Unavailable as reason:
                 self._log.debug("fetching blocks elsewhere", peer=peer.hex()[:16], reason=str(reason))
             except RemoteFault as fault:
@@ -379,8 +378,8 @@ def _windows(heights: Sequence[Height]) -> list[list[Height]]:
     return windows
 
 
-def _check_chain(fetched: Sequence[Block], window: _Window) -> None:
-    """Check that as many blocks as a window has are those of it, down from its hash. What a header hash does not cover is its signature.
+def _check_chain(fetched: Sequence[Block], window: _Window, store: LedgerStore) -> None:
+    """Check that as many blocks as a window has are those of it, down from its hash. A header hash covers neither signature nor consents.
 
     Raises:
         RemoteFault: one is not.
@@ -390,9 +389,9 @@ def _check_chain(fetched: Sequence[Block], window: _Window) -> None:
         header = block.header
         if (block.height, block.hash) != (height, known):
             raise Invalid(f"the block sent for height {height} is not the chain's")
-        if not block.is_recovery and not signing.verify(
-            header.leader, blocks.header_form(header), block.signature
-        ):
+        if block.is_recovery:
+            check_recovery(signed_recovery_of(block), store.network, store.configuration_at(height))
+        elif not signing.verify(header.leader, blocks.header_form(header), block.signature):
             raise Invalid(f"the leader's signature of block {height} does not verify")
         blocks.check_body(block)
         known, height = Digest(header.prev_hash), Height(height - 1)

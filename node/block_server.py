@@ -10,7 +10,7 @@ import trio
 from node.damage_notice import DamageNotice
 from node.event_log import EventLog
 from protocol import codec
-from protocol.catchup import SEGMENT_BLOCKS_MAX, SEGMENT_BYTES_MAX, BlocksFrom, Segment
+from protocol.catchup import SEGMENT_BLOCKS_MAX, SEGMENT_BYTES_MAX, BlocksFrom, Segment, StoryFrom
 from protocol.errors import Corruption, Invalid
 from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId
@@ -23,7 +23,7 @@ _GATHERED_BYTES = 1024 * 1024
 
 
 class BlockServer:
-    """Answers `BlocksFrom` out of the ledger store, up to the applied height.
+    """Answers `BlocksFrom` and `StoryFrom` out of the ledger store, up to the applied height.
 
     What is damaged is served to nobody: the answer ends before it, the asker goes on at another member, and the log says so
     once. `damage` hears of it every time (`block_repair`).
@@ -47,12 +47,13 @@ class BlockServer:
         left = self._store.configurations.left_at(peer)
         last = self._store.certificate_at_or_above(left) if left is not None else None
         limit = last.header.height if last is not None else None
-        height = codec.decode(body, BlocksFrom).height
+        asked: BlocksFrom | StoryFrom = codec.decode_union(body, BlocksFrom | StoryFrom)
+        height, is_story = asked.height, isinstance(asked, StoryFrom)
         if height == 0:
             raise Invalid("genesis is made from the configuration, not asked for")
         while True:
             try:
-                certificate, segments = self._certified(height, limit)
+                certificate, segments = self._certified(height, limit, gathers=not is_story)
             except Corruption as damage:
                 self._tell(damage)
                 return
@@ -61,10 +62,17 @@ class BlockServer:
             for segment in segments:
                 yield codec.encode(segment)
                 await trio.lowlevel.checkpoint()
+            if is_story:
+                return
             height = Height(certificate.header.height + 1)
 
-    def _certified(self, height: Height, limit: Height | None) -> tuple[Certificate | None, list[Segment]]:
-        """Return the segments from `height` to the next block that has its own certificate, and that certificate; None above the last."""
+    def _certified(
+        self, height: Height, limit: Height | None, *, gathers: bool
+    ) -> tuple[Certificate | None, list[Segment]]:
+        """Return the segments from `height` to a block that has its own certificate, and that certificate; None above the last.
+
+        It is the next such block, or, to gather many under one certificate, a later one.
+        """
         applied = self._store.applied().height
         if limit is not None:
             applied = min(applied, limit)
@@ -73,7 +81,7 @@ class BlockServer:
             applied = history.height  # what lies between is on its way here itself
         if height > applied:
             return None, []
-        gathered = self._gathered(height, applied)
+        gathered = self._gathered(height, applied) if gathers else None
         if gathered is not None:
             return gathered.certificate, [gathered]
         certificate = self._store.certificate_at_or_above(height)

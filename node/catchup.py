@@ -14,6 +14,7 @@ from node.block_server import CHANNEL
 from node.event_log import EventLog
 from node.forks import Forks, contradicts
 from node.gossip import TOPIC
+from node.hearing import Hearing
 from node.ports import Clock, Entropy, PeerTransport
 from node.snapshot_install import Installer
 from node.verification import Verification
@@ -28,7 +29,7 @@ from protocol.catchup import (
 )
 from protocol.errors import Invalid, Malformed, OtherChain, RemoteFault, Unavailable
 from protocol.finality import Certificate, check_certificate
-from protocol.identifiers import ZERO, Height, NodeId
+from protocol.identifiers import ZERO, Digest, Height, NodeId
 from storage.ledger_store import LedgerStore
 
 _POLL_MS = 2_000
@@ -59,10 +60,13 @@ class Follower:
         entropy: Entropy,
         log: EventLog,
         forks: Forks,
+        hearing: Hearing | None = None,
         installer: Installer | None = None,
     ) -> None:
+        """`hearing` is told of blocks that do not hold."""
         self._store = store
         self._forks = forks
+        self._hearing = hearing
         self._installer = installer
         self._looks_for_snapshot = False
         self._is_behind = False
@@ -110,7 +114,6 @@ class Follower:
                 return True
             blocks = tuple(Block.decode(raw) for raw in announcement.blocks)
             new = tuple(block for block in blocks if block.height > self._applier.mark.height)
-            run = self._run()
             if not new or new[0].height > self._applier.mark.height + 1:
                 if not self._is_of_known_signers(certificate):
                     # Not to be judged yet, and no fault of who sent it; blocks that are polled say who signs there.
@@ -120,7 +123,8 @@ class Follower:
                 self.last_leader = certificate.header.leader
                 self._looks_for_snapshot |= certificate.header.height >= self._applier.mark.height + self._lag
                 return False
-            run.extend(new)
+            run = self._run()
+            self._extend(run, new)
             await self._apply(run.certify(certificate), certificate)
         except RemoteFault as fault:
             # Not worth a pull: who sends what does not hold could make us pull for ever.
@@ -138,9 +142,16 @@ class Follower:
 
     async def _compare(self, publisher: NodeId, certificate: Certificate) -> None:
         """Look into an announcement of a height that is applied, when it is for another block than ours."""
-        if contradicts(self._store, certificate):
-            check_certificate(certificate, self._network, self._store.configuration_at(certificate.height))
-            await self._forks.look_into(publisher, certificate)
+        if not contradicts(self._store, certificate):
+            return
+        set_by = Digest(certificate.header.next_config_hash)
+        following = self._store.configurations.by_digest().get(set_by)
+        if set_by != ZERO and following is None:
+            await self._forks.look_into(publisher)  # who signs for it only its block says, which is asked for
+            return
+        configuration = self._store.configuration_at(certificate.height)
+        check_certificate(certificate, self._network, configuration, following)
+        await self._forks.look_into(publisher, certificate)
 
     async def pull(self) -> None:
         """Pull from connected members, one after the other, until one has brought us further or none could.
@@ -175,23 +186,23 @@ class Follower:
                 )
                 return
 
-    async def shown_final(self) -> Height | None:
-        """Return the height of a certificate above the applied height that a connected member can show; None when nobody can."""
+    async def shown_final(self) -> tuple[Block, ...]:
+        """Return certified blocks above the applied height that a connected member can show; none when nobody can."""
         for peer in self._transport.peers():
             if not peer.connected or peer.node in self._forks.shunned:
                 continue
             try:
                 with trio.move_on_after(_STALL_S):
-                    height = await self._shown_by(peer.node)
-                    if height is not None:
-                        return height
+                    blocks = await self._shown_by(peer.node)
+                    if blocks:
+                        return blocks
             except Unavailable as reason:
                 self._log.debug("looking elsewhere", peer=peer.node.hex()[:16], reason=str(reason))
             except RemoteFault as fault:
                 await self._fault(peer.node, fault)
-        return None
+        return ()
 
-    async def _shown_by(self, peer: NodeId) -> Height | None:
+    async def _shown_by(self, peer: NodeId) -> tuple[Block, ...]:
         run, size = self._run(), 0
         request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
         async with self._transport.fetch(peer, CHANNEL, request) as frames:
@@ -200,10 +211,10 @@ class Follower:
                 size += len(frame)
                 if size > _RUN_BYTES_MAX:
                     raise Invalid("sends blocks without ever certifying them")
-                run.extend(map(Block.decode, segment.blocks))
+                self._extend(run, tuple(map(Block.decode, segment.blocks)))
                 if segment.certificate is not None:
-                    return run.certify(segment.certificate)[-1].height
-        return None
+                    return run.certify(segment.certificate)
+        return ()
 
     async def _pull_from(self, peer: NodeId) -> None:
         """Apply what one peer can prove final, as long as it comes fast enough. What comes is checked while the last is applied.
@@ -244,11 +255,11 @@ class Follower:
             size += len(frame)
             if size > _RUN_BYTES_MAX:
                 raise Invalid("sends blocks without ever certifying them")
-            run.extend(map(Block.decode, segment.blocks))
+            self._extend(run, tuple(map(Block.decode, segment.blocks)))
             if segment.certificate is not None:
                 patience.deadline = math.inf  # our own work is not the peer's delay
                 blocks = run.certify(segment.certificate)
-                await check_bodies(blocks, self._verification)
+                await self._check(blocks)
                 await certified.send(Certified(blocks, segment.certificate, is_stored=False))
                 size, since = 0, trio.current_time()
             # Whoever drips blocks, genuine ones even, gets no more time than a slow line would need for them.
@@ -265,9 +276,30 @@ class Follower:
             self.last_leader = certified.blocks[-1].header.leader
 
     async def _apply(self, blocks: tuple[Block, ...], certificate: Certificate) -> None:
-        await check_bodies(blocks, self._verification)
+        await self._check(blocks)
         await self._applier.apply(Certified(blocks, certificate, is_stored=False))
         self.last_leader = blocks[-1].header.leader
+
+    def _extend(self, run: Run, blocks: tuple[Block, ...]) -> None:
+        try:
+            run.extend(blocks)
+        except OtherChain:
+            raise
+        except RemoteFault:
+            self._refuse(blocks)
+            raise
+
+    async def _check(self, blocks: tuple[Block, ...]) -> None:
+        try:
+            await check_bodies(blocks, self._verification)
+        except RemoteFault:
+            self._refuse(blocks)
+            raise
+
+    def _refuse(self, blocks: tuple[Block, ...]) -> None:
+        """Have blocks looked into that do not hold: what is wrong may stand under their leader's signature (E7)."""
+        if self._hearing is not None:
+            self._hearing.refused(blocks)
 
 
 async def check_bodies(blocks: tuple[Block, ...], verification: Verification) -> None:

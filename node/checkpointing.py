@@ -10,6 +10,7 @@ from node.checkpoints import Checkpoints
 from node.core import Core
 from node.evidence import EvidenceDesk
 from node.identity import Identity
+from node.key_rotation import first_node_id
 from node.log_settings import OutsideWitness
 from node.log_witness import LogWitness, cosigning_key, key_name
 from node.stores import Stores
@@ -80,15 +81,16 @@ class Checkpointing:
             )
             for witness in settings.witnesses
         )
-        self.log_witness = self._witness(core, stores) if settings.serves else None
+        self.log_witness = self._witness(core, stores, identity) if settings.serves else None
         key = self.log_witness.key if self.log_witness is not None else None
         self.desk = CheckpointDesk(core.store, self.checkpoints, self._clients, key)
 
-    def _witness(self, core: Core, stores: Stores) -> LogWitness:
+    def _witness(self, core: Core, stores: Stores, identity: Identity) -> LogWitness:
         ports = core.ports
         return LogWitness(
             stores.rows,
-            name=key_name(ports.transport.me),
+            # Others have written this name into their settings: it stays when the node key changes.
+            name=key_name(first_node_id(identity, stores.keystore)),
             secret=cosigning_key(stores.rows, stores.keystore, ports.entropy),
             logs=self._known_logs,
             own=(self.checkpoints.origin, self.tree),

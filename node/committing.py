@@ -145,9 +145,10 @@ class Committing:
     def _may_write(self, vault: Vault) -> bool:
         """Whether the ledger may ever take a record of ours: a grant that is about to begin counts, an ended one does not."""
         grants = (self._ledger.grant(gid) for gid in vault.grants)
-        return self._me in vault.writers or any(
+        is_same = self._ledger.configurations.is_same
+        return any(is_same(writer, self._me) for writer in vault.writers) or any(
             state is not None
-            and state.grant.facility == self._me
+            and is_same(state.grant.facility, self._me)
             and "W" in state.grant.rights
             and not state.revoked_ms
             and self._clock.now_ms() < state.grant.exp

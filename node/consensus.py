@@ -25,14 +25,15 @@ from node.consensus_inputs import (
 )
 from node.consensus_reception import CHANNEL, URGENT_CHANNEL, Reception
 from node.hearing import Hearing
-from node.pool import Pool
+from node.pool import Place, Pool
 from node.ports import Clock, Disk, PeerTransport
+from node.queueing import queue
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.block import Block, Entries
 from protocol.configuration import Configuration
 from protocol.errors import CarechainError, NotLeader, Refused, RemoteFault, Unavailable
-from protocol.identifiers import Digest, Height, NodeId, Term
+from protocol.identifiers import Digest, Height, NodeId, Term, Txid
 from protocol.raft.machine import Raft
 from protocol.raft.messages import CheckedAppend, Message, is_urgent
 from protocol.raft.state import ReadState, Ready
@@ -44,6 +45,8 @@ _BLOCKS_IN_FLIGHT = 4
 _WORTH_A_SLOT = 32
 """Transactions that a block carries before the one ahead of it is committed. Fewer wait for that: at 200 single submits a
 second each block of its own cost the voters so much that they queued (p50 51 -> 21 ms, p99 93 -> 32 ms)."""
+_PROMISED_BLOCKS, _OTHER_BLOCKS = 4, 4
+"""A leader promises what goes into so many next blocks; between them may stand a configuration, and blocks that tell the time."""
 _CHANGE_HOLD_MS = 1_000
 """So long a leader cuts no block while a configuration waits for what is under way."""
 
@@ -117,6 +120,18 @@ class Consensus:
         except trio.WouldBlock:
             raise Unavailable("the leader has more to do than it can; retry in a moment") from None
         self._queued_bytes += size
+
+    def place_of(self, txid: Txid) -> Place | None:
+        """Return where a transaction that waits here will stand; None where this node does not lead, or cannot promise it.
+
+        The pool is first come first served, and nothing leaves it but into a block as long as this term lasts.
+        """
+        raft = self.raft
+        if raft.leader != self._transport.me or raft.term != self._led_term:
+            return None
+        number = self._pool.blocks_until(txid, _PROMISED_BLOCKS)
+        since = raft.tip_height
+        return Place(raft.term, since, Height(since + number + _OTHER_BLOCKS)) if number else None
 
     async def read_index(self) -> Height:
         """Return the height that must be applied here before a read that begins now (ReadIndex, ledger.md decision 5).
@@ -295,7 +310,7 @@ class Consensus:
             if ready.hard_state is not None:
                 self._store.put_hard_state(batch, ready.hard_state)
             await self._disk.commit(batch, sync=True)
-            await self._send_input.send(Written(ready))
+            await queue(self._send_input, Written(ready))
 
     async def _finish(self, ready: Ready, certified: trio.MemorySendChannel[Certified]) -> None:
         """Do what was waiting for the disk, and tell the core."""
@@ -305,7 +320,7 @@ class Consensus:
         if ready.certified:
             assert ready.certificate is not None, "what is final has its certificate"
             self._hearing.final(ready.certificate)
-            await certified.send(Certified(ready.certified, ready.certificate, is_stored=True))
+            await queue(certified, Certified(ready.certified, ready.certificate, is_stored=True))
         for contradiction in ready.contradictions:
             self._hearing.contradiction(contradiction)
         self._answer(ready.reads)

@@ -3,12 +3,15 @@
 Messages are checked several at a time, blocks' bodies in worker threads, and queued in the order they came.
 """
 
+from dataclasses import dataclass
+
 import trio
 
 from node.consensus_inputs import ConsensusInput, Distrust, FromPeer
 from node.hearing import Hearing
 from node.ports import PeerTransport
-from node.verification import Verification
+from node.queueing import queue
+from node.verification import INLINE_MAX, Verification
 from protocol import codec, limits
 from protocol.block import Block
 from protocol.errors import Invalid, RemoteFault
@@ -44,6 +47,8 @@ class Reception:
         self._transport = transport
         self._verification = verification
         self._hearing = hearing
+        self._unchecked = 0
+        """Messages that have a slot: what comes now waits behind them."""
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -63,20 +68,26 @@ class Reception:
     async def _receive(self) -> None:
         """Check what peers send, several messages at a time, and queue it in the order it came."""
         ordered, slots = trio.open_memory_channel[_Slot](_CHECKS_IN_FLIGHT)
-
-        async def deliver() -> None:
-            async for slot in slots:
-                await slot.done.wait()
-                if slot.input is not None:
-                    await self._inputs.send(slot.input)
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(deliver)
+            nursery.start_soon(self._deliver, slots)
             async with self._transport.inbox(CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
                 async for sender, body in inbox:
+                    read = self._read(sender, body)
+                    if not self._unchecked and not (isinstance(read, _Append) and read.takes_long):
+                        # Nothing to wait for and nothing ahead of it: a task of its own would cost more than the message.
+                        await queue(self._inputs, await self._checked(read))
+                        continue
                     slot = _Slot()
-                    await ordered.send(slot)
-                    nursery.start_soon(self._check, sender, body, slot)
+                    self._unchecked += 1
+                    await queue(ordered, slot)
+                    nursery.start_soon(self._check, read, slot)
+
+    async def _deliver(self, slots: "trio.MemoryReceiveChannel[_Slot]") -> None:
+        async for slot in slots:
+            await slot.done.wait()
+            if slot.input is not None:
+                await queue(self._inputs, slot.input)
+            self._unchecked -= 1
 
     async def _receive_urgent(self) -> None:
         async with self._transport.inbox(URGENT_CHANNEL, limits.CONSENSUS_INPUTS_MAX) as inbox:
@@ -88,35 +99,57 @@ class Reception:
                 except RemoteFault as fault:
                     self._verification.reject(sender, fault)
                 else:
-                    await self._inputs.send(FromPeer(sender, message))
+                    await queue(self._inputs, FromPeer(sender, message))
 
-    async def _check(self, sender: NodeId, body: bytes, slot: "_Slot") -> None:
+    def _read(self, sender: NodeId, body: bytes) -> "ConsensusInput | _Append":
+        """Return what a message is, or that its sender is not to be trusted; a frame's blocks are still to be checked."""
         try:
             if not self._is_heard(sender):
                 raise Invalid("a Raft message from a member that takes no part in consensus")
             message: Message = codec.decode_union(body, Message)
             if not isinstance(message, AppendEntries):
-                slot.input = FromPeer(sender, message)
-            elif message.leader != sender:
+                return FromPeer(sender, message)
+            if message.leader != sender:
                 raise Invalid("a Raft message from somebody other than the leader it names")
-            else:
-                slot.input = FromPeer(sender, await self._checked(message))
+            # Blocks ahead of our clock go in as well: Raft holds them, and gives up a leader that stays ahead.
+            blocks = tuple([Block.decode(raw) for raw in message.blocks])
+            checked = CheckedAppend(message, blocks)
+            return _Append(checked) if blocks else FromPeer(sender, checked)
         except RemoteFault as fault:
             self._verification.reject(sender, fault)
-            slot.input = Distrust(sender)
+            return Distrust(sender)
+
+    async def _check(self, read: "ConsensusInput | _Append", slot: "_Slot") -> None:
+        try:
+            slot.input = await self._checked(read)
         finally:
             slot.done.set()
 
-    async def _checked(self, message: AppendEntries) -> CheckedAppend:
-        # Blocks ahead of our clock go in as well: Raft holds them, and gives up a leader that stays ahead.
-        blocks = tuple(Block.decode(raw) for raw in message.blocks)
-        for block in blocks:
-            try:
+    async def _checked(self, read: "ConsensusInput | _Append") -> ConsensusInput:
+        if not isinstance(read, _Append):
+            return read
+        append = read.append
+        sender = append.message.leader
+        try:
+            for block in append.blocks:
                 await self._verification.check_block(block)
-            except RemoteFault:
-                self._hearing.refused(blocks)
-                raise
-        return CheckedAppend(message, blocks)
+        except RemoteFault as fault:
+            self._hearing.refused(append.blocks)
+            self._verification.reject(sender, fault)
+            return Distrust(sender)
+        return FromPeer(sender, append)
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    """A frame whose blocks were read, and not yet checked."""
+
+    append: CheckedAppend
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether worker threads check it, so that others can be checked meanwhile."""
+        return sum(len(block.transactions) for block in self.append.blocks) > INLINE_MAX
 
 
 class _Slot:

@@ -12,6 +12,7 @@ from node.awaiting_disk import RoomAwaitingDisk
 from node.block_server import CHANNEL as BLOCKS
 from node.block_server import BlockServer
 from node.catchup import Follower
+from node.comparison import Comparison
 from node.consensus import Consensus
 from node.damage_notice import DamageNotice
 from node.event_log import EventLog
@@ -19,22 +20,24 @@ from node.forks import Forks
 from node.hearing import Hearing
 from node.history import History
 from node.participation import Outside, Participation
+from node.pool import Place
 from node.ports import Clock, Disk, Entropy, PeerTransport, Workers
+from node.recall import CHANNEL as WATERMARK
+from node.recall import watermark_of
 from node.receipts import AGAIN, Receipts, Submitter
 from node.receipts import CHANNEL as SUBMIT
-from node.rejoin import CHANNEL as WATERMARK
-from node.rejoin import watermark_of
 from node.snapshot_claims import Claims, StateCheck
 from node.snapshot_install import Installer
 from node.snapshots import SnapshotMaker, SnapshotServer, SnapshotSpace
 from node.standing import Standing
 from node.standstill import TAIL_CHANNEL as TAIL
 from node.standstill import Standstill
+from node.tips import Tips
 from node.verification import Verification
 from protocol import codec, limits
 from protocol.configuration import Configuration
 from protocol.errors import NotFinal, NotLeader, Unavailable
-from protocol.identifiers import Height, NodeId
+from protocol.identifiers import Height, NodeId, Txid
 from protocol.raft.machine import Raft
 from protocol.signing import SigningKey
 from storage.ledger_store import LedgerStore
@@ -101,6 +104,7 @@ class Core:
             log=ports.log,
         )
         self.hearing = Hearing()
+        self.tips = Tips(key, self.network, ports.transport, ports.clock, ports.entropy)
         self.forks = Forks(store, self._disk, ports.transport, ports.log, self.hearing)
         self.follower = Follower(
             store=store,
@@ -111,6 +115,7 @@ class Core:
             entropy=ports.entropy,
             log=ports.log,
             forks=self.forks,
+            hearing=self.hearing,
             installer=self._installer,
         )
         self._participation = Participation(
@@ -124,6 +129,7 @@ class Core:
             damage=self.damage,
             is_waiting=lambda: self.receipts.is_waited_for,
             hearing=self.hearing,
+            tips=self.tips,
         )
         self.standstill = Standstill(store, self._disk)
         self.standing = Standing(NodeId(key.public), store, lambda: self.applier.mark.height, self._raft)
@@ -236,6 +242,10 @@ class Core:
         if fault is not None:
             raise fault
 
+    def place_of(self, txid: Txid) -> Place | None:
+        """Return where this node, as leader, will put a transaction that waits here; None where it can say nothing."""
+        return self.consensus.place_of(txid) if self.consensus is not None else None
+
     async def _answer_submit(self, _peer: NodeId, body: bytes) -> bytes:
         raw = codec.unpack_byte_strings(body, limits.CONSENSUS_INPUTS_MAX)
         try:
@@ -247,7 +257,11 @@ class Core:
     async def _answer_watermark(self, peer: NodeId, _body: bytes) -> bytes:
         if self.consensus is None:
             raise Unavailable("this member is itself rejoining")
-        return watermark_of(self.consensus.raft, self.store, peer)
+        return watermark_of(self.consensus.raft, self.store, peer, self.tips.of(peer))
+
+    def say_farewell(self) -> None:
+        """Tell the others that this process ends: its next life then starts without waiting whether this one still speaks."""
+        self.tips.end(self.store.configuration.participants)
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -262,6 +276,11 @@ class Core:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.submitter.run)
             nursery.start_soon(self._history.run)
+            nursery.start_soon(self.tips.listen)
+            nursery.start_soon(Comparison(self.store, self.tips.of, self.forks, self.ports.clock).run)
+            nursery.start_soon(
+                self.tips.say, self._participation.standpoint, lambda: self.store.configuration.participants
+            )
             if self._maker is not None and self._installer is not None:
                 nursery.start_soon(self._maker.run)
                 nursery.start_soon(self._installer.run)

@@ -7,7 +7,8 @@ the reverse; the disk's writer last, so that whatever was accepted is written.
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -17,7 +18,7 @@ from node import telemetry
 from node.address_book import AddressBook
 from node.assembly import Assembly
 from node.backup import HomeFiles
-from node.card_file import genesis_text
+from node.card_file import card_text, genesis_text
 from node.checkpointing import CheckpointSettings
 from node.chunk_writer import ChunkWriter
 from node.config import Config
@@ -26,9 +27,10 @@ from node.disk import GroupCommitDisk
 from node.event_log import EventLog
 from node.home import ADDRESS_BOOK, Home, write_atomically
 from node.identity import Identity
-from node.key_rotation import settled
+from node.key_rotation import node_key_in_force, settled
 from node.libp2p_transport import Libp2pTransport
 from node.membership_admission import AdmissionKeeper, admission_of
+from node.ports import PeerTransport
 from node.rebuild import check_room_to_mend, is_of_ledger, mend_ledger, naming_cure
 from node.rebuild import opened as databases_of
 from node.snapshots import SnapshotSpace
@@ -40,11 +42,12 @@ from node.ticket import Invitation
 from node.ticket_joining import find_named_block, redeem
 from node.web.server import bind_http, serve_api, serve_witness
 from protocol.configuration import Configuration, network_id
-from protocol.errors import Corruption
-from protocol.identifiers import NodeId
+from protocol.errors import Corruption, Superseded
+from protocol.identifiers import NodeId, node_of_peer_id, peer_id
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
 from storage.directories import directory_bytes
+from storage.key_value import Batch, KeyValue
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
 
@@ -54,11 +57,16 @@ _MENDINGS_MAX, _MENDINGS_S = 3, 24 * 3_600.0
 _STOP_SECONDS = 4.0
 """SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
 
+Wire = Callable[[PeerTransport], PeerTransport]
+
+
+_FAREWELL_SECONDS = 0.05
+"""The last word leaves by a transport that ends with all the rest."""
+
 
 async def serve(
     home: Home,
     settings: Config,
-    identity: Identity,
     genesis: Configuration,
     *,
     invitation: Invitation | None = None,
@@ -66,8 +74,12 @@ async def serve(
     rebuild: str | None,
     log_level: str,
     log_format: telemetry.LogFormat,
+    wire: Wire = lambda transport: transport,
 ) -> None:
     """Run until SIGTERM or SIGINT. `invitation` is that of a home which joins, or has joined, by a ticket. When damaged blocks end it, the ledger database is made anew, and it serves again.
+
+    `wire` returns what everything here speaks with other members through, given what really does: whoever wants to see, lose
+    or change what travels stands there.
 
     Raises:
         Corruption: the ledger database is damaged beyond that; the sentence names the command that mends it.
@@ -79,9 +91,10 @@ async def serve(
     while True:
         try:
             with _naming_cure():
-                await _serve(
-                    home, settings, identity, genesis, invitation, keystore=keystore, rebuild=rebuild, log=log
-                )
+                has_new_key = await _serve(
+                    home, settings, genesis, invitation,
+                    keystore=keystore, rebuild=rebuild, log=log, wire=wire,
+                )  # fmt: skip
         except Corruption as fault:
             now = trio.current_time()
             mended_at = [*(then for then in mended_at if then > now - _MENDINGS_S), now]
@@ -90,14 +103,15 @@ async def serve(
             log.warning("stopped serving: damaged bytes in a database", problem=str(fault))
             if not mend_ledger(home.path, genesis, log):
                 raise
-            rebuild = None
         else:
-            return
+            if not has_new_key:
+                return
+        rebuild = None
 
 
 @contextlib.contextmanager
 def _naming_cure() -> Iterator[None]:
-    """Turn a failed nursery in which damaged bytes were met into that one fault."""
+    """Turn a failed nursery in which damaged bytes were met, or this process's rival, into that one fault."""
     try:
         yield
     except Corruption as fault:
@@ -108,6 +122,8 @@ def _naming_cure() -> Iterator[None]:
             error = pending.pop(0)
             if isinstance(error, Corruption):
                 raise naming_cure(error) from None
+            if isinstance(error, Superseded):
+                raise error from None
             if isinstance(error, BaseExceptionGroup):
                 pending.extend(error.exceptions)
         raise
@@ -116,15 +132,18 @@ def _naming_cure() -> Iterator[None]:
 async def _serve(
     home: Home,
     settings: Config,
-    identity: Identity,
     genesis: Configuration,
     invitation: Invitation | None,
     *,
     keystore: Keystore,
     rebuild: str | None,
     log: EventLog,
-) -> None:
+    wire: Wire,
+) -> bool:
+    """Serve until told to stop; return True when it is to serve again, under a new node key."""
     tune_interpreter()
+    identity = Identity.load(keystore)
+    renewed = trio.Event()
     http = bind_http(settings.http) if settings.http is not None else None
     witness = bind_http(settings.log_witness.listen) if settings.log_witness is not None else None
     with contextlib.ExitStack() as stack:
@@ -135,13 +154,13 @@ async def _serve(
         disk = GroupCommitDisk(opened.ledger, log)
         ledger = LedgerStore(opened.ledger, genesis)
         ledger.configurations.introduce(identity.member(settings))
-        identity = settled(identity, keystore, ledger.configuration)
+        identity = _settled(home, settings, identity, keystore=keystore, ledger=ledger, rows=opened.ledger)
         transport = _transport(home, settings, identity, ledger, invitation=invitation, log=log)
         kept = stack.enter_context(contextlib.closing(databases.open_snapshots(home.path)))
         snapshot_disk = GroupCommitDisk(kept, log)
         snapshots = SnapshotSpace(kept, snapshot_disk, settings.snapshot_blocks)
         workers = ThreadWorkers(WORKER_THREADS)
-        ports = Ports(transport, disk, workers, SystemClock(), SystemEntropy(), log, snapshots)
+        ports = Ports(wire(transport), disk, workers, SystemClock(), SystemEntropy(), log, snapshots)
         core = Core(
             ports,
             ledger,
@@ -164,6 +183,10 @@ async def _serve(
             ),
             free_bytes=partial(disk_reserve.free_bytes, home.path),
             payload_file_bytes=partial(directory_bytes, home.path / databases.PAYLOADS),
+            levels=lambda: {
+                databases.PAYLOADS: opened.payloads.levels(),
+                databases.LEDGER: opened.ledger.levels(),
+            },
         )
         check_room = partial(disk_reserve.check_reserve, home.path)
         assembly = Assembly(
@@ -174,12 +197,13 @@ async def _serve(
             outer.start_soon(snapshot_disk.run)
             try:
                 async with trio.open_nursery() as inner:
-                    inner.start_soon(_stop_on_signal, inner.cancel_scope, log)
+                    inner.start_soon(_stop_on_signal, inner.cancel_scope, core.say_farewell, log)
                     await inner.start(transport.run)
                     if invitation is not None and not home.genesis.exists():
                         await redeem(invitation, transport=transport, clock=ports.clock, log=log)
                         write_atomically(home.genesis, genesis_text(genesis).encode())
                     inner.start_soon(_admission_keeper(core, transport, invitation).run)
+                    inner.start_soon(_watch_node_key, core, identity, keystore, renewed, inner.cancel_scope)
                     if invitation is not None:
                         ticket, history = invitation.ticket, core.applier.history
                         inner.start_soon(find_named_block, ticket, ledger, history, log)
@@ -200,6 +224,41 @@ async def _serve(
             finally:
                 outer.cancel_scope.cancel()
     log.info("stopped")
+    return renewed.is_set()
+
+
+def _settled(
+    home: Home,
+    settings: Config,
+    identity: Identity,
+    *,
+    keystore: Keystore,
+    ledger: LedgerStore,
+    rows: KeyValue,
+) -> Identity:
+    """Take the keys that a rotation has brought into force; the card in the home shows them as well."""
+    state = ledger.hard_state()
+    if state is not None and node_key_in_force(identity, keystore, ledger.configuration) is not None:
+        # Under the new key nothing was signed yet, nor forgotten: its incarnations are counted from the beginning.
+        batch = Batch()
+        ledger.put_hard_state(batch, replace(state, incarnation=0))
+        rows.write(batch, sync=True)
+    renewed = settled(identity, keystore, ledger.configuration, rows, SystemEntropy())
+    if renewed != identity:
+        write_atomically(home.card, card_text(renewed.card(settings)).encode(), mode=0o644)
+    return renewed
+
+
+async def _watch_node_key(
+    core: Core, identity: Identity, keystore: Keystore, renewed: trio.Event, scope: trio.CancelScope
+) -> None:
+    """End this run when a ballot has replaced the node key: everything here is made with the old one."""
+    height = core.applier.height
+    while node_key_in_force(identity, keystore, core.store.configuration) is None:
+        await height.wait_above(height.value)
+    core.ports.log.info("the new node key is in force: starting again with it")
+    renewed.set()
+    scope.cancel()
 
 
 def _checkpoint_settings(settings: Config) -> CheckpointSettings:
@@ -215,8 +274,15 @@ def _contacts(invitation: Invitation | None) -> dict[NodeId, tuple[str, ...]]:
 def _admission_keeper(
     core: Core, transport: Libp2pTransport, invitation: Invitation | None
 ) -> AdmissionKeeper:
-    height, log = core.applier.height, core.ports.log
-    return AdmissionKeeper(core.store, height, transport.admit, log, contacts=_contacts(invitation))
+    return AdmissionKeeper(
+        core.store,
+        core.applier.height,
+        transport.admit,
+        core.ports.log,
+        me=transport.me,
+        clock=core.ports.clock,
+        contacts=_contacts(invitation),
+    )
 
 
 def _transport(
@@ -235,7 +301,7 @@ def _transport(
         members={**_contacts(invitation), **admission_of(ledger).members},
         listen=settings.listen,
         announce=settings.announce,
-        extra_peers=(*settings.peers, *invited),
+        extra_peers=tuple([_renamed(address, ledger) for address in (*settings.peers, *invited)]),
         address_book=AddressBook(home.path / ADDRESS_BOOK, log),
         clock=SystemClock(),
         entropy=SystemEntropy(),
@@ -243,10 +309,21 @@ def _transport(
     )
 
 
-async def _stop_on_signal(scope: trio.CancelScope, log: EventLog) -> None:
+def _renamed(address: str, ledger: LedgerStore) -> str:
+    """Return a peer's address under the node key that the peer has now."""
+    place, _, named = address.rpartition("/p2p/")
+    try:
+        return f"{place}/p2p/{peer_id(ledger.configurations.present(node_of_peer_id(named)))}"
+    except ValueError:
+        return address  # anybody's, or no address: whoever dials says so
+
+
+async def _stop_on_signal(scope: trio.CancelScope, say_farewell: Callable[[], None], log: EventLog) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             log.info("stopping")
+            say_farewell()
+            await trio.sleep(_FAREWELL_SECONDS)
             scope.cancel()
             # A stuck stage must not keep the daemon alive: a crash is what the stores are made for.
             signal.signal(signal.SIGALRM, lambda *_: os._exit(0))

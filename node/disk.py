@@ -9,6 +9,8 @@ import errno
 import trio
 
 from node.event_log import EventLog
+from node.queueing import queue
+from node.threads import run_in_thread
 from protocol.errors import StorageFull, Unavailable
 from storage.key_value import Batch, KeyValue
 
@@ -35,7 +37,6 @@ class GroupCommitDisk:
         self._send, self._requests = trio.open_memory_channel[_Request](_BATCHES_MAX)
         self.is_full = False
         self._failure: Exception | None = None
-        self._limiter = trio.CapacityLimiter(1)
 
     def read(self, key: bytes) -> bytes | None:
         """Return the value of a key. Raises Corruption when its bytes fail their check."""
@@ -52,7 +53,7 @@ class GroupCommitDisk:
         """
         request = _Request(batch, sync=sync)
         try:
-            await self._send.send(request)
+            await queue(self._send, request)
         except trio.BrokenResourceError:
             raise Unavailable("the database is being closed") from None
         # The batch may be on its way to the disk already: a cancelled caller must not see "not written" for what was.
@@ -99,9 +100,7 @@ class GroupCommitDisk:
         """Write one batch; return the error to tell everybody who is part of it."""
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(
-                    lambda: self._rows.write(merged, sync=sync), limiter=self._limiter
-                )
+                await run_in_thread(lambda: self._rows.write(merged, sync=sync))
         except StorageFull as full:
             is_news, self.is_full = not self.is_full, True
             if full.until_restart:

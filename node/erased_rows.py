@@ -76,7 +76,7 @@ class ErasedRows:
         if record is not None:
             batch.delete(ENVELOPE + record.env_hash)
             keys.append(ENVELOPE + record.env_hash)
-            if record.author == self._me:
+            if self._ledger.configurations.is_same(record.author, self._me):
                 keys.append(RECORD_QUEUE + rid)
         self._envelopes.delete_envelope(batch, rid)
         ChunkIndex.release_references(batch, cids, rid)

@@ -42,15 +42,16 @@ _PATIENCE_MS = 2_000
 _PATIENT_MAX = 5
 """How long handing in is left to the members before this one, for each of them: or all would hand in the same."""
 _AGAIN_MS = 30_000
-_TRIES_MAX = 2_880
-"""A day. Then it is given up: there was no quorum for so long, or nobody to be cleared."""
+_GIVEN_UP_MS = 24 * 3_600_000
+"""Then it is given up: there was no quorum for so long, or nobody to be cleared."""
 
 MEANINGS = {
     "E1": "cut two blocks for one height",
     "E2": "acknowledged two histories in one term",
     "E3": "voted for two histories",
     "E3b": "voted upon a block that is not certified",
-    "E4": "voted for two candidates in one term",
+    "E3c": "voted after it had promised to stand still",
+    "E4": "voted twice in one term",
     "E5a": "stood for election and hid a term in which it had acknowledged blocks",
     "E5b": "stood for election and hid blocks that it had acknowledged",
     "E5c": "was elected with one log and went on with another",
@@ -102,6 +103,11 @@ class EvidenceDesk:
     def see(self, statement: Statement, headers: Iterable[Header] = ()) -> None:
         """Note what somebody signed, with headers that came along."""
         for found in self._notebook.see(statement, headers):
+            self._take(found)
+
+    def take(self, found: Evidence) -> None:
+        """Take evidence that was put together elsewhere; what convicts nobody is passed over."""
+        if self._notebook.is_news(found):
             self._take(found)
 
     async def run(self) -> None:
@@ -211,12 +217,14 @@ class EvidenceDesk:
         self._pending.discard(sha256(raw))
 
     async def _until_judged(self, raw: bytes, conviction: Conviction) -> None:
-        for _ in range(_TRIES_MAX):
+        # An accusation that is not true stands no longer than it must: what clears of it is handed in as soon as it is there.
+        pause_ms = _AGAIN_MS if conviction.cleared is None else _PATIENCE_MS
+        for _ in range(_GIVEN_UP_MS // pause_ms):
             if self._is_recorded(conviction):
                 return
             if self._is_due(conviction) and await self._submit(raw):
                 return
-            await self._clock.sleep_ms(_AGAIN_MS)
+            await self._clock.sleep_ms(pause_ms)
 
     async def _submit(self, raw: bytes) -> bool:
         """Hand evidence in; return whether the ledger has judged it."""

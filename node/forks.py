@@ -18,10 +18,11 @@ from node.hearing import Hearing
 from node.ports import Disk, PeerTransport
 from protocol import codec
 from protocol.block import Block, Header, header_hash
-from protocol.catchup import BlocksFrom, Segment
+from protocol.catchup import BlocksFrom, Segment, StoryFrom
 from protocol.errors import Corruption, Invalid, RemoteFault, Unavailable
+from protocol.evidence_certificates import Configurations
 from protocol.finality import Certificate
-from protocol.fork import FORK_HEADERS_MAX, CertifiedFork, Story, check_fork
+from protocol.fork import FORK_HEADERS_MAX, NONE_KNOWN, CertifiedFork, Story, check_fork
 from protocol.identifiers import Height, NodeId
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
@@ -52,23 +53,26 @@ class Forks:
         self._looked: dict[NodeId, float] = {}
         self.shunned: set[NodeId] = set()
 
-    async def look_into(self, peer: NodeId, told: Certificate | None = None) -> bool:
+    async def look_into(
+        self, peer: NodeId, told: Certificate | None = None, *, at: Height | None = None
+    ) -> bool:
         """Find out whether a peer's certified blocks are others than ours; return whether they are.
 
         `told` is a certificate of its that contradicts what is applied here: enough by itself where it serves no blocks.
+        `at` is an applied height at which the peer has said that it differs; without one it has to be as far as we are.
         """
         now = trio.current_time()
         if now < self._looked.get(peer, -_LOOK_AGAIN_S) + _LOOK_AGAIN_S:
             return False  # who only says so must not keep us from following the others
         self._looked[peer] = now
         fork: CertifiedFork | None = None
-        differs = False
+        differs, height = False, self._store.applied().height if at is None else at
         try:
             with trio.move_on_after(_FIRST_PATIENCE_S):
-                differs = await self._differs(peer, self._store.applied().height)
+                differs = await self._differs(peer, height)
             if differs:
                 with trio.move_on_after(_PATIENCE_S):
-                    fork = await self._parted(peer)
+                    fork = await self._parted(peer, height)
         except (Unavailable, RemoteFault, Corruption) as reason:  # what is damaged here is mended first
             self._log.debug("no fork was found at a peer", peer=peer.hex()[:16], reason=str(reason))
         if fork is None and told is not None:
@@ -93,22 +97,22 @@ class Forks:
         await self._disk.commit(batch, sync=True)
         self._log.error("two blocks of one height are certified: members have lied", height=fork.height)
 
-    async def _parted(self, peer: NodeId) -> CertifiedFork | None:
-        """Find the lowest block of the peer's that is another than ours; None when all that it has is ours.
+    async def _parted(self, peer: NodeId, other: Height) -> CertifiedFork | None:
+        """Find the lowest block of the peer's, up to the one at `other`, that is another than ours; None when all are ours.
 
         Two chains that differ at a height differ at all above it, so that a few questions find the first.
         """
-        same, other = Height(0), self._store.applied().height
+        same = Height(0)
         while other - same > 1:
             middle = Height((same + other) // 2)
             if await self._differs(peer, middle):
                 other = middle
             else:
                 same = middle
-        return self._checked(await self._story(peer, other))
+        return self._checked(*await self._story(peer, other))
 
     async def _differs(self, peer: NodeId, height: Height) -> bool:
-        async with aclosing(self._segments(peer, height)) as segments:
+        async with aclosing(self._segments(peer, BlocksFrom(height))) as segments:
             async for segment in segments:
                 block = Block.decode(segment.blocks[0])
                 if block.height != height:
@@ -116,25 +120,27 @@ class Forks:
                 return block.hash != self._store.hash(height)
         raise Unavailable("it serves no blocks from there")
 
-    async def _story(self, peer: NodeId, height: Height) -> Story:
+    async def _story(self, peer: NodeId, height: Height) -> tuple[Story, Configurations]:
+        """Return a peer's story from a height, and the configuration that its last block sets, if it sets one."""
         headers: list[Header] = []
-        async with aclosing(self._segments(peer, height)) as segments:
+        async with aclosing(self._segments(peer, StoryFrom(height))) as segments:
             async for segment in segments:
-                headers += [Block.decode(raw).header for raw in segment.blocks]
+                blocks = [Block.decode(raw) for raw in segment.blocks]
+                headers += [block.header for block in blocks]
                 if segment.certificate is not None:
-                    return Story(tuple(headers), segment.certificate)
+                    set_by = [blocks[-1].next_configuration()] if blocks[-1].is_configuration else []
+                    return Story(tuple(headers), segment.certificate), {one.digest: one for one in set_by}
                 if len(headers) > FORK_HEADERS_MAX:
                     raise Invalid("sends blocks without ever certifying them")
         raise Unavailable("it serves no certified blocks from there")
 
-    async def _segments(self, peer: NodeId, height: Height) -> AsyncGenerator[Segment, None]:
-        request = codec.encode(BlocksFrom(height))
-        async with self._transport.fetch(peer, CHANNEL, request) as frames:
+    async def _segments(self, peer: NodeId, asked: BlocksFrom | StoryFrom) -> AsyncGenerator[Segment, None]:
+        async with self._transport.fetch(peer, CHANNEL, codec.encode(asked)) as frames:
             async for frame in frames:
                 yield codec.decode(frame, Segment)
 
-    def _checked(self, other: Story) -> CertifiedFork | None:
-        """Return the fork that another story makes with ours; None when it is ours.
+    def _checked(self, other: Story, set_by: Configurations = NONE_KNOWN) -> CertifiedFork | None:
+        """Return the fork that another story makes with ours; None when it is ours. `set_by` is what its last block sets.
 
         Raises:
             Invalid: the story does not hold.
@@ -145,7 +151,8 @@ class Forks:
             fork = CertifiedFork(self._own(other.height), other)
         except Corruption:
             return None  # what is damaged here is fetched first; the story is told again
-        check_fork(fork, self._network, self._store.configuration_at(other.height))
+        known = {**self._store.configurations.by_digest(), **set_by}
+        check_fork(fork, self._network, self._store.configuration_at(other.height), known)
         return fork
 
     def _own(self, height: Height) -> Story:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocol import limits
-from protocol.codec import Size, encode, wire
+from protocol.codec import Size, encode_large, wire
 from protocol.errors import Malformed
 from protocol.identifiers import NetworkId
 
@@ -114,7 +114,7 @@ def frame(value: Request | Reply | BulkReply | Fetch) -> bytes:
     Raises:
         ValueError: larger than `limits.MESSAGE_BYTES_MAX`; callers check bodies against `BODY_BYTES_MAX` first.
     """
-    data = encode(value)
+    data = encode_large(value)
     if len(data) > limits.MESSAGE_BYTES_MAX:
         raise ValueError(f"a message of {len(data)} bytes is over the limit of {limits.MESSAGE_BYTES_MAX}")
     return len(data).to_bytes(LENGTH_BYTES, "big") + data

@@ -29,7 +29,7 @@ from protocol import codec
 from protocol.block import Block
 from protocol.codec import pack, unpack
 from protocol.errors import CarechainError, Corruption, Forbidden, Unavailable
-from protocol.identifiers import Digest, Height, PublicKey, Txid, Vid
+from protocol.identifiers import Digest, Height, NodeId, PublicKey, Txid, Vid
 from protocol.ledger_rows import GrantState
 from protocol.transaction import EpochRotate, Grant, Revoke, Transaction, VaultOpen, parse
 from protocol.wraps import open_grant
@@ -147,7 +147,7 @@ class GrantWatcher:
                 if self._authorities.of_vault(transaction.vid) is not None:
                     self._ask(batch, ROTATION_DUE + transaction.vid + _SERVED, pack(0))
             case Grant():
-                if transaction.facility == self._me:
+                if self._is_mine(transaction.facility):
                     self._ask(batch, WRAP_DUE + txid)
                 if self._authorities.of_vault(transaction.vid) is not None:
                     heapq.heappush(self._expiring, (transaction.exp, txid))
@@ -155,7 +155,7 @@ class GrantWatcher:
                 state = self._store.grant(transaction.gid)
                 if state is not None:
                     ended.append(state.grant)
-                    if state.grant.facility == self._me:
+                    if self._is_mine(state.grant.facility):
                         self._forget(transaction.gid, batch)
                 if self._authorities.of_vault(transaction.vid) is not None:
                     self._ask(batch, ROTATION_DUE + transaction.vid, pack(time_ms))
@@ -302,6 +302,9 @@ class GrantWatcher:
         if authority is not None and vault is not None:
             await self._rotation.rotate(authority, vault, after_ms=after_ms)
 
+    def _is_mine(self, facility: NodeId) -> bool:
+        return self._store.configurations.is_same(facility, self._me)
+
     async def _unserved_ms(self, vid: Vid) -> int:
         """Return when the present epoch of a vault began if it leaves out a grantee, else 0.
 
@@ -311,11 +314,11 @@ class GrantWatcher:
         state = self._store.vault(vid)
         if state is None or state.epoch == 0:
             return 0
-        members = self._store.configuration.by_node
+        members, present = self._store.configuration.by_node, self._store.configurations.present
         owed = {
             gid
             for gid, grant in self._rotation.remaining(state)
-            if grant.grant.epoch < state.epoch and grant.grant.facility in members
+            if grant.grant.epoch < state.epoch and present(grant.grant.facility) in members
         }
         if not owed:
             return 0

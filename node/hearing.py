@@ -19,6 +19,7 @@ from protocol.notebook import Statement
 from protocol.overheard import overheard
 from protocol.raft.messages import Input
 from protocol.raft.state import Contradiction
+from protocol.recovery import FreezeStatement
 from protocol.routine import Routine
 
 _HEARD_MAX = 64
@@ -81,6 +82,13 @@ class Hearing:
     def stories(self, certificates: Iterable[Certificate], headers: Iterable[Header]) -> None:
         """Take certificates that tell two stories, with headers from where those part."""
         self._pass_on(certificates, headers)
+
+    def frozen(self, statement: FreezeStatement) -> None:
+        """Take a freeze statement, whose signature was verified."""
+        certificate = statement.certificate
+        votes = certificate.votes if certificate is not None else ()
+        headers = [certificate.header, *certificate.links] if certificate is not None else []
+        self._pass_on([statement, *votes], [*headers, *statement.links])
 
     def refused(self, blocks: tuple[Block, ...]) -> None:
         """Take the blocks of a frame that the core, or the check of their bodies, has refused."""

@@ -13,7 +13,8 @@ from contextlib import aclosing
 import trio
 
 from node.chunk_writer import ChunkWriter
-from node.ports import Entropy, Workers
+from node.pacing import Pace
+from node.ports import Clock, Entropy, Workers
 from node.record_queue import RecordQueue
 from node.settling import Settled, Settling
 from node.small_documents import SmallDocuments
@@ -24,8 +25,8 @@ from protocol import limits
 from protocol.errors import CarechainError, Refused
 from storage.key_value import Batch
 
-_BLOCK_BYTES = 4 * limits.MIB
-"""Gathered before a worker is called: large enough to keep it busy, small enough to be held three times."""
+_BLOCK_BYTES = limits.MIB
+"""Gathered before a worker is called, for two milliseconds: blocks of the ledger are verified in the same threads."""
 _UPLOADS_MAX = 4
 
 
@@ -41,8 +42,12 @@ class Ingest:
         workers: Workers,
         entropy: Entropy,
         check_room: Callable[[], None],
+        clock: Clock,
+        pace: Pace,
     ) -> None:
         self._settling = settling
+        self._clock = clock
+        self._pace = pace
         self._writer = writer
         self._queue = queue
         self._workers = workers
@@ -128,8 +133,12 @@ class Ingest:
     ) -> None:
         block = head
         while block:
+            began_ms = self._clock.now_ms()
             await staging.put(await self._workers.run(upload.consume, block))
+            worked_ms = self._clock.now_ms() - began_ms
             block = await anext(blocks, b"")
+            if block:
+                await self._pace.rest(worked_ms)
 
     async def _settle(self, upload: Upload, staging: Staging, owner: Owner) -> Settled:
         """Turn the upload into queued records, or find those that it became before."""

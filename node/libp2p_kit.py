@@ -1,8 +1,9 @@
 """py-libp2p as we use it: how a host and its gossip are made, and the repairs they need.
 
-Pinned to libp2p 0.8.1, whose private names are touched here and in `yamux_patches`; every repair has a regression
+Pinned to libp2p 0.8.1, whose private names are touched here and in `noise_session`; every repair has a regression
 test named after it in tests/node/test_libp2p_kit.py. What the repairs do for a host:
 
+- *Sessions and streams are ours* (`noise_session`, `yamux`), after the library's handshake: its own cost ten times as much.
 - *Noise only.* The default list also accepts plaintext, which lets anyone claim any peer id.
 - *Guarded handlers.* An exception escaping a stream handler, a validator or pubsub's parsing ends the whole process.
 - *Inbound connections leave nothing behind.* Stock keeps a task and a slot per connection until the host stops.
@@ -25,7 +26,6 @@ from libp2p.crypto.ed25519 import Ed25519PublicKey, create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
@@ -34,12 +34,14 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 
-from node import yamux_patches
 from node.event_log import EventLog
+from node.noise_session import NoiseSession
+from node.yamux import Yamux
 from protocol import limits
 from protocol.identifiers import NodeId
 
@@ -59,21 +61,23 @@ class Stream:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        # Around it libp2p keeps a state behind locks, which tells us nothing new.
+        self._muxed = stream.muxed_stream
 
     async def read(self) -> bytes:
         """Return the next received bytes (at most 64 KiB), or b"" after the other end finished writing."""
         try:
-            return bytes(await self._stream.read(READ_BYTES))
-        except StreamEOF:
+            return bytes(await self._muxed.read(READ_BYTES))
+        except MuxedStreamEOF:
             return b""
         except Exception as error:
-            # StreamReset, StreamError, MuxedConnUnavailable, KeyError, …: each means that the stream is gone.
+            # MuxedStreamReset, …: each means that the stream is gone.
             raise trio.BrokenResourceError(type(error).__name__) from error
 
     async def write(self, data: bytes) -> None:
         """Write all bytes; waits for the reader's window, at most a minute. One writer at a time."""
         try:
-            await self._stream.write(data)
+            await self._muxed.write(data)
         except Exception as error:
             raise trio.BrokenResourceError(type(error).__name__) from error  # as above
 
@@ -177,7 +181,7 @@ def make_host(
     host = new_host(
         key_pair=keys,
         sec_opt={NOISE: noise},
-        muxer_opt={YAMUX: Yamux},
+        muxer_opt={YAMUX: StockYamux},
         connection_config=configuration,
     )
     network = host.get_network()
@@ -274,6 +278,7 @@ def _admit_members_only(
 ) -> None:
     half_open = HalfOpenHandshakes()
     upgrade_security = network.upgrader.upgrade_security
+    upgrade_connection = network.upgrader.upgrade_connection
 
     async def upgrade(raw: Any, is_initiator: bool, peer: Any = None) -> Any:
         with trio.fail_after(HANDSHAKE_S):
@@ -285,7 +290,15 @@ def _admit_members_only(
             log.info("peer refused: not in the configuration", peer=str(secured.get_remote_peer()))
             await secured.close()
             raise SecurityUpgradeFailure("not a member")
-        return secured
+        return NoiseSession(secured)
+
+    async def multiplex(session: Any, peer: Any) -> Any:
+        # It negotiates, and makes its own muxer whatever the options say; that one was never started.
+        stock = await upgrade_connection(session, peer)
+        muxed = Yamux(session, peer, session.is_initiator)
+        muxed.negotiated_muxer_protocol = stock.negotiated_muxer_protocol
+        muxed.negotiated_security_protocol = stock.negotiated_security_protocol
+        return muxed
 
     async def inbound(socket: Any, listener: Any) -> None:
         raw = RawConnection(socket, initiator=False)
@@ -305,6 +318,7 @@ def _admit_members_only(
                     await raw.close()
 
     network.upgrader.upgrade_security = upgrade
+    network.upgrader.upgrade_connection = multiplex
     network._handle_inbound_connection = inbound  # noqa: SLF001
     network.half_open_handshakes = half_open
 
@@ -346,7 +360,6 @@ def _guard_streams(host: Any, count: Callable[[str], None], log: EventLog) -> No
 
 
 def _patch_process(log: EventLog) -> None:
-    yamux_patches.apply()
     RpcQueue.__init__.__defaults__ = (GOSSIP_QUEUE_MESSAGES, GOSSIP_RPC_BYTES_MAX)
     pubsub_module.SUBSCRIPTION_CHANNEL_SIZE = GOSSIP_QUEUE_MESSAGES
     # This module logs to the root logger, and `logging.debug` then configures the whole process.

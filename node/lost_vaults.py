@@ -123,8 +123,9 @@ class LostVaults:
 
     def _in_custody(self, rows: Iterable[tuple[bytes, bytes]]) -> list[Vid]:
         # The id stands in the row as it is: most vaults are somebody else's, and need not be decoded.
-        vaults = (codec.decode(row, Vault) for _, row in rows if row.find(self._me) >= 0)
-        return [vault.vid for vault in vaults if vault.custodian == self._me]
+        ours = self._store.configurations.all_ids(self._me)
+        vaults = (codec.decode(row, Vault) for _, row in rows if any(row.find(one) >= 0 for one in ours))
+        return [vault.vid for vault in vaults if vault.custodian in ours]
 
     async def _adopt(self, vid: Vid) -> bool:
         """Give a vault back to the patient whose root its key comes from; return False when there is none.

@@ -84,6 +84,8 @@ class Membership:
                 "left": store.configurations.left_at(node),
             }
             for node in store.configurations.former()
+            if store.configurations.present(node)
+            == node  # a node key that was given up is nobody who has left
         ]
         return {
             "members": sorted(rows, key=lambda row: str(row["name"])),
@@ -134,7 +136,7 @@ class Membership:
         return await self.propose(wish, expires_ms=expires_ms, accept_risk=accept_risk)
 
     async def rotate(self, keys: Iterable[str], *, expires_ms: int) -> Document:
-        """Propose new keys for this facility ("governance", "checkpoint"). Raises as `propose`."""
+        """Propose new keys for this facility ("governance", "checkpoint", "node"). Raises as `propose`."""
         action = self._keys.prepare(keys, self._store.configuration, self._store.network)
         return await self._propose(action, expires_ms=expires_ms, accept_risk=False)
 
@@ -207,6 +209,10 @@ class Membership:
 
     def _action(self, wish: Wish) -> Action:
         configuration = self._store.configuration
+        if wish.min_b is not None:
+            if wish.name or wish.card is not None or wish.role is not None or wish.leaves:
+                raise Refused("how many liars to tolerate is proposed by itself; leave out the member")
+            return SetMinB(wish.min_b)
         if wish.card is not None:
             card = parse_card(wish.card, source=wish.name)
             # Who asks to vote begins as a learner: it counts when it holds what the others hold.
@@ -267,6 +273,8 @@ class Membership:
                 return f"suspend {name(node)}" if role == SUSPENDED else f"make {name(node)} {role}"
             case RemoveMember(node):
                 return f"remove {name(node)}"
+            case RotateKeys(node, card, _) if card.member.node != node:
+                return f"rotate the node key of {name(node)}; its peer id becomes {peer_id(card.member.node)}"
             case RotateKeys(node, _, _):
                 return f"rotate the keys of {name(node)}"
             case SetMinB(min_b):

@@ -4,6 +4,9 @@ member      in the configuration in force, not suspended: everything
 candidate   in an open or decided proposal to be taken in, or suspended: the blocks, snapshots, and its ticket
 former      let go: one answer, the blocks up to the one that let it go, then the connection is closed; or that by Raft
 anybody else is refused right after the handshake
+
+Who has been let go and knows it parts from all others: it has nothing to ask for, and they would have to turn it away for
+ever. After a start it asks again for a while, because it may have been taken in once more.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +15,7 @@ from types import MappingProxyType
 
 from node.applier import AppliedHeight
 from node.event_log import EventLog
+from node.ports import Clock
 from protocol import ballots, codec
 from protocol.ballots import Governance, Proposal
 from protocol.governance import AddMember, RotateKeys
@@ -22,6 +26,8 @@ CANDIDATE_CHANNELS = frozenset({"blocks", "snapshot", "snapshot-manifest", "snap
 """Catching up, redeeming a ticket, and comparing clocks."""
 FORMER_CHANNELS = frozenset({"blocks", "consensus", "heartbeat", "watermark", "recovery", "recovery-tail"})
 """The blocks, and the word that a new epoch has begun; and Raft with its recall, for its leader tells a voter that asks for votes after its leaving (`raft.departures`)."""
+LINGER_MS = 30_000
+"""How long who is let go stays connected: a leader's last blocks have to reach the others, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ def admission_of(store: LedgerStore) -> Admission:
 
 
 class AdmissionKeeper:
-    """The task that tells the transport of every change. A node that is no member admits those that are."""
+    """The task that tells the transport of every change. A node that is no member yet admits those that are."""
 
     def __init__(
         self,
@@ -115,10 +121,14 @@ class AdmissionKeeper:
         admit: Callable[[Admission], None],
         log: EventLog,
         *,
+        me: NodeId,
+        clock: Clock,
         contacts: Mapping[NodeId, tuple[str, ...]] = MappingProxyType({}),
     ) -> None:
         """`contacts` are those whom a ticket names: met as members until the ledger here says who they are."""
         self._contacts = contacts
+        self._me = me
+        self._clock = clock
         self._store = store
         self._applied = applied
         self._admit = admit
@@ -141,4 +151,18 @@ class AdmissionKeeper:
                     candidates=len(admission.candidates),
                     height=height,
                 )
-            await self._applied.wait_above(height)
+            if self._is_let_go() and not await self._is_taken_in_again():
+                # Connections end with this; only another start makes new ones.
+                self._admit(Admission({}))
+                self._log.info("parted from the network that has let this facility go", height=height)
+                return
+            if self._applied.value == height:
+                await self._applied.wait_above(height)
+
+    def _is_let_go(self) -> bool:
+        return self._store.configurations.left_at(self._me) is not None
+
+    async def _is_taken_in_again(self) -> bool:
+        """Wait for `LINGER_MS`; return whether this facility is a member then."""
+        await self._clock.sleep_ms(LINGER_MS)
+        return not self._is_let_go()

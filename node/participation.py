@@ -8,7 +8,7 @@ follow until the configuration says so ◄─ let go ──┤                  
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -22,13 +22,19 @@ from node.gossip import Announcer
 from node.hearing import Hearing
 from node.membership_leader import ExpectedConfiguration
 from node.ports import Clock, Disk, Entropy, PeerTransport
-from node.rejoin import Recall, Rejoin
+from node.recall import Recall
+from node.rejoin import Rejoining
 from node.snapshot_install import Installer
+from node.tips import Standpoint, Tips
 from node.verification import Verification
+from protocol import limits
+from protocol.block import Block
+from protocol.errors import Superseded
 from protocol.identifiers import Height, NodeId
 from protocol.raft.log import Log
 from protocol.raft.machine import Raft
-from protocol.raft.state import HardState
+from protocol.raft.state import Contradiction, HardState, Role
+from protocol.rejoining import incarnation_of
 from protocol.signing import SigningKey
 from storage.key_value import Batch
 from storage.ledger_store import LedgerStore
@@ -37,6 +43,8 @@ _CERTIFIED_MAX = 64
 """Groups of certified blocks waiting for the applier; when full, consensus waits: the ledger never outruns its state."""
 _LEADERLESS_MS = 10_000
 """Without a leader for so long, this member looks whether others have gone on without it."""
+_STALLED_MS = 5_000
+"""So does one that has a leader, when what waits here has not become final for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class _Elsewhere:
 
     height: Height
     more: bool
+    shown: tuple[Block, ...] = ()
+    """The first of them, where somebody has shown them."""
 
 
 class Participation:
@@ -74,6 +84,7 @@ class Participation:
         damage: DamageNotice,
         is_waiting: Callable[[], bool],
         hearing: Hearing,
+        tips: Tips,
     ) -> None:
         """`is_waiting` and `hearing` are those of `Consensus`."""
         self._outside = outside
@@ -88,6 +99,7 @@ class Participation:
         self._damage = damage
         self._is_waiting = is_waiting
         self._hearing = hearing
+        self._tips = tips
         self.is_voting = False
         """Whether this member has made sure that it remembers what it signed, and signs."""
         self.consensus: Consensus | None = None
@@ -99,6 +111,10 @@ class Participation:
         """Whether this node takes part in consensus: as voter, learner or witness."""
         return self._me in self._store.configuration.participants
 
+    @property
+    def _hard_state(self) -> HardState:
+        return self._store.hard_state() or HardState.initial()
+
     def _participant(self) -> Consensus:
         mark, outside = self._applier.mark, self._outside
         tail = tuple(self._store.blocks(Height(mark.height + 1), self._store.tip_height()))
@@ -106,7 +122,7 @@ class Participation:
             key=self._key,
             network=self._store.network,
             configuration=self._store.configuration,
-            hard_state=self._store.hard_state() or HardState.initial(),
+            hard_state=self._hard_state,
             log=Log(self._store, mark.height, mark.frontier, tail),
             timeout_seed=outside.entropy.bytes(32),
         )
@@ -122,6 +138,14 @@ class Participation:
             hearing=self._hearing,
             expected=ExpectedConfiguration(self._store, self._applier.height).digest,
         )
+
+    def standpoint(self) -> Standpoint | None:
+        """Return what this signer says of itself once a second; None while it signs nothing."""
+        if not self.is_voting or self.consensus is None or self._me not in self._store.configuration.signers:
+            return None
+        hard_state = self._hard_state
+        height, digest = hard_state.last_vote_height, hard_state.last_vote_hash
+        return Standpoint(hard_state.epoch, self._applier.mark.height, height, digest)
 
     def stop(self) -> None:
         """Forget what was run: `run` was cancelled, and begins anew with what is stored, or never runs in this epoch."""
@@ -157,10 +181,9 @@ class Participation:
 
     async def _recall(self, consensus: Consensus) -> Consensus | None:
         """Make sure that this member knows what it has signed; None when it does not and has to rejoin."""
-        hard_state, outside = self._store.hard_state(), self._outside
-        if hard_state is None:
-            return consensus  # who has signed nothing has forgotten nothing
-        recall = Recall(self._store.configuration, outside.transport, outside.clock, self._store)
+        hard_state, outside = self._hard_state, self._outside
+        self._tips.begin(hard_state.incarnation)
+        recall = Recall(self._store.configuration, outside.transport, outside.clock, self._store, self._tips)
         known = await recall.wait(hard_state)
         if not recall.is_sure:
             self._log.info("voting again without the word of every other voter")
@@ -180,15 +203,23 @@ class Participation:
     async def _rejoin(self) -> Consensus:
         """Follow until it is safe to sign again, then return what to run."""
         self._log.warning(
-            "the ledger was rebuilt, or lacks its end: this voter signs nothing until it has caught up"
+            "the ledger was rebuilt, or lacks its end: this voter signs nothing until it has caught up and begun anew"
         )
         outside = self._outside
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
-            rejoin = Rejoin(self._store.configuration, outside.transport, outside.clock, self._applier.height)
-            hard_state = await rejoin.wait()
+            rejoining = Rejoining(
+                self._store,
+                self._key,
+                transport=outside.transport,
+                clock=outside.clock,
+                entropy=outside.entropy,
+                applied=self._applier.height,
+                log=self._log,
+            )
+            hard_state = await rejoining.wait()
             nursery.cancel_scope.cancel()
-        hard_state = replace(hard_state, epoch=self._store.epochs.current)
+        self._tips.begin(hard_state.incarnation)
         batch = Batch()
         self._store.put_hard_state(batch, hard_state)
         self._store.clear_rebuilt(batch)
@@ -221,9 +252,19 @@ class Participation:
                 await self._applier.height.wait_above(self._applier.height.value)
             nursery.cancel_scope.cancel()
 
+        async def until_superseded() -> None:
+            own = self._hard_state.incarnation
+            while (newest := incarnation_of(self._store.state, self._me)).number <= own:
+                await self._applier.height.wait_above(self._applier.height.value)
+            raise Superseded(
+                f"block {newest.height} says that this member has begun anew elsewhere: another process has its key, and "
+                "this one has ended; a home must never run twice: stop the other one, or remove this copy"
+            )
+
         async def until_without_leader() -> None:
             nonlocal elsewhere
-            elsewhere = _Elsewhere(await self._left_behind(consensus.raft), more=True)
+            shown = await self._left_behind(consensus.raft)
+            elsewhere = _Elsewhere(shown[-1].height, more=True, shown=shown)
             nursery.cancel_scope.cancel()
 
         send, receive = trio.open_memory_channel[Certified](_CERTIFIED_MAX)
@@ -232,6 +273,7 @@ class Participation:
             nursery.start_soon(announcer.run)
             nursery.start_soon(self._applier.run, receive, announce)
             nursery.start_soon(until_let_go)
+            nursery.start_soon(until_superseded)
             nursery.start_soon(until_without_leader)
             nursery.start_soon(consensus.run, send)
             elsewhere = _Elsewhere(await consensus.wait_behind(), more=False)
@@ -239,29 +281,61 @@ class Participation:
         self.is_voting = False
         return elsewhere
 
-    async def _left_behind(self, raft: Raft) -> Height:
-        """Wait until there has been no leader for long and somebody shows that more is final than here; return its height.
+    async def _left_behind(self, raft: Raft) -> tuple[Block, ...]:
+        """Wait until there is no leader, or nothing final from it, for long, and somebody shows what is final; return that.
 
-        Who was let go while it was away hears of no leader: those who remember that it left may have restarted since.
+        Who was let go while it was away hears of no leader: those who remember that it left may have restarted since. And
+        whom a leader tells another story than the others hears from it for ever, of blocks that nobody makes final (P6).
         """
         clock, silent_ms = self._outside.clock, 0
         while True:
             await clock.sleep_ms(_LEADERLESS_MS // 10)
             silent_ms = silent_ms + _LEADERLESS_MS // 10 if raft.leader is None else 0
-            if silent_ms < _LEADERLESS_MS:
+            if silent_ms < _LEADERLESS_MS and not _is_stalled(raft):
                 continue
             silent_ms = 0
-            height = await self._follower.shown_final()
-            if height is not None and raft.leader is None and height > self._applier.mark.height:
-                return height
+            shown = await self._follower.shown_final()
+            is_left_behind = raft.leader is None or _is_stalled(raft)
+            if shown and is_left_behind and shown[-1].height > self._applier.mark.height:
+                return shown
 
     async def _follow_past(self, elsewhere: _Elsewhere) -> None:
         """Follow, by a snapshot or by blocks of any member, until past a height; what was promised before is kept."""
         height = elsewhere.height
         self._log.info("the next blocks come from no leader; following other members", height=height)
+        await self._leave_tail(elsewhere.shown)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(self._follower.run, is_behind=not elsewhere.more))
             await self._applier.height.wait_above(Height(height - 1))
             nursery.cancel_scope.cancel()
         if elsewhere.more:
             await self._follower.pull()
+
+    async def _leave_tail(self, shown: tuple[Block, ...]) -> None:
+        """Note that the own tail makes way for certified blocks, if it does (P5): that takes a liar, who may be convicted by it."""
+        parting = self._parting(shown)
+        if parting is None:
+            return
+        batch = Batch()
+        # Before the blocks go: after a crash in between, a promise without its block would be damage, or an old copy.
+        self._store.put_hard_state(batch, self._hard_state.leaving(shown[-1].height))
+        await self._outside.disk.commit(batch, sync=True)
+        self._log.warning(
+            "members have made final what this member was told otherwise", height=parting[0].height
+        )
+        self._hearing.contradiction(Contradiction("E1", *parting))
+
+    def _parting(self, shown: tuple[Block, ...]) -> tuple[Block, Block] | None:
+        """Return the lowest block stored here that another one is certified in the place of, and that one."""
+        tip = self._store.tip_height()
+        for block in shown:
+            if self._applier.mark.height < block.height <= tip:
+                own = self._store.block(block.height)
+                if own.hash != block.hash:
+                    return own, block
+        return None
+
+
+def _is_stalled(raft: Raft) -> bool:
+    """Return whether what waits here has not become final for long; a leader is told by the votes it gets."""
+    return raft.role is not Role.LEADER and raft.stalled_ticks * limits.TICK_MS >= _STALLED_MS

@@ -11,7 +11,6 @@ from typing import Any
 
 import trio
 
-from node import yamux_patches
 from node.event_log import EventLog
 from node.framing import (
     Answer,
@@ -218,7 +217,7 @@ class PeerSession:
         alive = True
         while alive:
             await trio.sleep(PING_INTERVAL_S)
-            alive = await yamux_patches.ping(self.connection.muxed_conn, PING_TIMEOUT_S)
+            alive = await self.connection.muxed_conn.ping(PING_TIMEOUT_S)
         raise trio.BrokenResourceError(f"no answer to a ping for {PING_TIMEOUT_S} s")
 
     def _complete(self, reply: Answer | Failure) -> None:

@@ -6,13 +6,23 @@ nothing here needs to survive a crash or a change of leader.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from protocol import limits
 from protocol.block import Entries
 from protocol.errors import Unavailable
-from protocol.identifiers import Height, Txid
+from protocol.identifiers import Height, Term, Txid
 from protocol.signing import sha256
 from protocol.transaction import SignedTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a transaction that waits stands at the latest: in a block of `term` above `since`, and no higher than `height`."""
+
+    term: Term
+    since: Height
+    height: Height
 
 
 class Pool:
@@ -44,6 +54,21 @@ class Pool:
             raise Unavailable("the pool of transactions is full; retry in a moment")
         self._waiting[txid] = raw, signed
         self._bytes += len(raw)
+
+    def blocks_until(self, txid: Txid, at_most: int) -> int | None:
+        """Return the number of the block, 1 for the next, that a waiting transaction goes into; None beyond `at_most`."""
+        if txid not in self._waiting:
+            return None
+        number, count, total = 1, 0, 0
+        for waiting, (raw, _) in self._waiting.items():
+            if count and (
+                count == limits.BLOCK_TRANSACTIONS_MAX or total + len(raw) > limits.BLOCK_BYTES_MAX
+            ):
+                number, count, total = number + 1, 0, 0
+            if waiting == txid or number > at_most:
+                break
+            count, total = count + 1, total + len(raw)
+        return number if number <= at_most else None
 
     def take(self) -> tuple[Entries, tuple[bytes, ...]]:
         """Remove and return the transactions of the next block (BLOCK_BYTES_MAX, BLOCK_TRANSACTIONS_MAX), parsed and as bytes."""

@@ -224,7 +224,9 @@ class QueuedGrants:
         """Return a stale grant on its own terms for the vault's present epoch."""
         vid, state = item.vid, self._store.vault(item.vid)
         assert state is not None, "only a vault on the ledger has a later epoch"
-        facility = self._store.configuration.by_node.get(item.grant.facility)
+        facility = self._store.configuration.by_node.get(
+            self._store.configurations.present(item.grant.facility)
+        )
         signer = authority or self._authorities.of_vault(vid)
         vault = signer.vault(vid) if signer is not None else None
         if signer is None or vault is None or not signer.holds(vault, state):

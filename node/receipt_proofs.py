@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import trio
 
 from node.ports import Workers
-from protocol import codec, limits, receipt_file
+from protocol import limits, receipt_file
 from protocol.block import Header
 from protocol.change_proof import Change, ConfigurationChange, FinalityProof, without_unsigned
 from protocol.errors import Corruption, Refused, RemoteFault, Unavailable
@@ -18,7 +18,7 @@ from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Height, Txid
 from protocol.ledger_rows import Receipt, receipt_key
 from protocol.receipt_file import Finding
-from protocol.recovery import SignedRecovery
+from protocol.recovery import signed_recovery_of
 from storage.ledger_store import LedgerStore
 
 _PREFIX_MIN = 4
@@ -133,12 +133,21 @@ class ReceiptProofs:
             block = self._store.block(height)
             if block.header.leader == ZERO:
                 # The block that begins an epoch is of no leader, and needs no certificate (ledger.md 7.4).
-                changes.append(codec.decode(block.special, SignedRecovery))
+                changes.append(signed_recovery_of(block))
                 continue
             certificate = self._certificate_at_or_above(height)
             if certificate is None or certificate.height != height:
-                raise Unavailable(
-                    f"the certificate of configuration block {height} is not here; ask a member that was there"
-                )
+                raise Unavailable(self._without_certificate(height))
             changes.append(ConfigurationChange(without_unsigned(certificate), configuration))
         return tuple(changes)
+
+    def _without_certificate(self, height: Height) -> str:
+        """Return why the change of a configuration cannot be shown, and what may help."""
+        known = self._store.configurations
+        above = [at for at, _ in known.set_below(Height(known.newest_height + 1)) if at > height]
+        if above and self._store.header(above[0]).leader == ZERO:
+            return (
+                f"configuration block {height} became final only by the recovery in block {above[0]}: no certificate of it "
+                "was ever made, and no receipt leads across it; compare this block's hash with other members instead"
+            )
+        return f"the certificate of configuration block {height} is not here; ask a member that was there"

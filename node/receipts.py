@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import trio
 
 from node.ports import Clock, PeerTransport
+from node.queueing import queue
 from node.standing import Standing
 from protocol import codec, limits
 from protocol.errors import NotFinal, RemoteFault, Unavailable
@@ -58,6 +59,10 @@ class Receipts:
     def is_waited_for(self) -> bool:
         """Whether anybody waits for a transaction to become final."""
         return bool(self._waiting)
+
+    def waited_for(self) -> tuple[Txid, ...]:
+        """Return the transactions that somebody waits for."""
+        return tuple(self._waiting)
 
     def resolve(self, receipts: Iterable[Receipt]) -> None:
         """Hand out receipts of applied transactions. Called by the applier alone."""
@@ -132,11 +137,12 @@ class Submitter:
                 receipt = self._store.receipt(txid)
                 if receipt is not None:
                     waiter.take(receipt)
-            with trio.move_on_after(timeout_ms / 1000):
-                while waiter.missing:
+            deadline = trio.current_time() + timeout_ms / 1000
+            while waiter.missing and trio.current_time() < deadline:
+                with trio.CancelScope(deadline=deadline) as patience:
                     await self._hand_over([raw[txid] for txid in waiter.missing])
-                    with trio.move_on_after(_RESUBMIT_MS / 1000):
-                        await waiter.done.wait()
+                    patience.deadline = min(deadline, trio.current_time() + _RESUBMIT_MS / 1000)
+                    await waiter.done.wait()
         if waiter.missing:
             raise NotFinal(
                 self._not_final([raw[txid] for txid in waiter.missing]),
@@ -169,7 +175,7 @@ class Submitter:
 
     async def _hand_over(self, raw: list[bytes]) -> None:
         for start in range(0, len(raw), _FORWARD_BATCH_MAX):
-            await self._outbox.send(tuple(raw[start : start + _FORWARD_BATCH_MAX]))
+            await queue(self._outbox, tuple(raw[start : start + _FORWARD_BATCH_MAX]))
 
     async def run(self) -> None:
         """Forward what was submitted to whoever leads, in batches, until cancelled."""

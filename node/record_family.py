@@ -102,13 +102,13 @@ class Families:
     def _candidates(self, record: Record, authority: Authority) -> tuple[Record, ...]:
         """Return the same author's records that may be of the same file: those that nothing here is known of."""
         found: list[Record] = []
+        is_same = self._ledger.configurations.is_same
         for vault in authority.vaults:
             for rid in self._ledger.records_of(Vid(vault.vid)):
                 other = self._ledger.record(rid)
-                is_possible = other is not None and other.author == record.author and rid != record.rid
-                if other is None or not is_possible or self._index.note(rid) is not None:
+                if other is None or rid == record.rid or not is_same(other.author, record.author):
                     continue
-                if self._ledger.erasure(rid) is None:
+                if self._index.note(rid) is None and self._ledger.erasure(rid) is None:
                     found.append(other)
         if len(found) > _OTHERS_MAX:
             raise Refused(

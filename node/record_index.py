@@ -18,8 +18,9 @@ FAMILY_MAX = 16
 @wire("record-note")
 @dataclass(frozen=True, slots=True, repr=False)
 class RecordNote:
-    """One record we added. `part_of` is the original of a view, else ZERO; `plain_bytes` the size of the exact bytes.
+    """One record we added. `part_of` is the original of a view, else ZERO.
 
+    `plain_bytes` is the size of the exact bytes, `padding_bytes` of the zeros in its chunks.
     `refusal` is empty, or why the ledger refused the record for good.
     """
 
@@ -31,6 +32,7 @@ class RecordNote:
     part_of: RidField
     plain_bytes: int
     chunks: int
+    padding_bytes: int
     added_ms: int
     refusal: Annotated[str, Size(0, 200)] = ""
 

@@ -10,7 +10,7 @@ from node.ports import PeerTransport
 from node.standstill import TAIL_CHANNEL, Standstill
 from node.verification import Verification
 from protocol import codec, limits, recovery
-from protocol.block import Block, Header
+from protocol.block import Block, Header, header_hash
 from protocol.catchup import BlocksFrom, Position, Run
 from protocol.errors import Corruption, Invalid, Refused, RemoteFault, Unavailable
 from protocol.finality import Certificate, CommitVote, cast_vote, check_certificate
@@ -39,6 +39,10 @@ class Freezer:
         hard_state = store.hard_state() or HardState.initial(epoch=epoch)
         tip = store.tip_height()
         certificate = store.certificate(tip)
+        final = store.applied().height
+        if certificate is None or certificate.height < final:
+            # Behind an installed state the certificate may lie above the tip; what it covers is stated with it.
+            certificate = store.certificate_at_or_above(final) or certificate
         above = range(certificate.height + 1 if certificate is not None else 1, tip + 1)
         links = tuple(store.header(Height(height)) for height in above)
         return recovery.freeze(
@@ -139,13 +143,20 @@ class Reach:
         step, mark = signed.recovery, self._applier.mark
         if step.epoch <= self._store.epochs.current:
             raise Refused(f"epoch {self._store.epochs.current} has begun here already, by another recovery")
-        if mark.height > step.base_height:
+        newest = self._newest_certificate()
+        final = max(mark.height, newest.height if newest is not None else Height(0))
+        if final > step.base_height:
             raise Refused(
-                f"block {mark.height} is final here, above block {step.base_height} from which the plan goes on: it would "
+                f"block {final} is final here, above block {step.base_height} from which the plan goes on: it would "
                 "give up what is final. Collect again, with the freeze statement of this member"
             )
         if mark.height == step.base_height and mark.hash != step.base_hash:
             raise Refused("what is final here is another block than the base of the plan")
+
+    def _newest_certificate(self) -> Certificate | None:
+        """Return the newest certificate here: after a crash, what it makes final may not be applied yet."""
+        tip = self._store.tip_height()
+        return self._store.certificate_at_or_above(tip) or self._store.certificate(tip)
 
     async def begin_epoch(self, signed: SignedRecovery) -> None:
         """Apply the blocks up to the base and the one that begins the epoch.
@@ -161,6 +172,13 @@ class Reach:
         except RemoteFault as fault:
             raise Refused(f"the plan does not fit its base: {fault}") from None
         blocks = run.recovered()
+        newest, mark = self._newest_certificate(), self._applier.mark
+        if newest is not None and newest.height > mark.height:
+            certified = header_hash(newest.header)
+            if all(below.hash != certified for below in blocks):
+                raise Refused(
+                    f"block {newest.height} is certified here, and the plan goes on from another one"
+                )
         await check_bodies(blocks, self._verification)
         await self._applier.recover(blocks)
 

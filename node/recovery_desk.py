@@ -19,7 +19,7 @@ from node.card_file import parse_card
 from node.core import Core
 from node.recovery_base import Freezer, Reach
 from node.recovery_file import Collected, Consent, Plan, file_text, parse_file, signed_plan
-from protocol import codec, governance
+from protocol import codec, governance, limits
 from protocol.block import Header, config_hash_above
 from protocol.configuration import Configuration, Member, recovery_fault
 from protocol.errors import CarechainError, Invalid, Refused, RemoteFault, Unavailable
@@ -34,6 +34,8 @@ from protocol.recovery import (
     consent,
     consents_needed,
     find_base,
+    is_step_from,
+    signed_recovery_of,
 )
 from protocol.signing import SigningKey
 
@@ -80,12 +82,17 @@ class RecoveryDesk:
                 raise Refused(
                     "this member is neither voter nor witness: there is nothing to freeze; run it without --freeze"
                 )
+            if self._store.is_rebuilt():
+                raise Refused(
+                    "this member has lost its store and cannot say what it has voted for; the others recover without its statement"
+                )
             await standstill.freeze()
         others = [node for node in configuration.signers if node != self._me]
         silent: dict[NodeId, str] = {}
+        spoiled: dict[NodeId, str] = {}
         async with trio.open_nursery() as nursery:
             for node in others:
-                nursery.start_soon(self._ask, node, heard, silent)
+                nursery.start_soon(self._ask, node, heard, silent, spoiled)
         if standstill.is_frozen:
             heard[self._me] = await self._freezer.statement()
         statements = tuple(heard[node] for node in sorted(heard))
@@ -95,11 +102,15 @@ class RecoveryDesk:
             "epoch": self._store.epochs.current,
             "frozen": sorted(name(node) for node in heard),
             "missing": [
-                {"name": name(node), "why": silent.get(node, "not frozen")}
+                {"name": name(node), "why": (silent | spoiled).get(node, "not frozen")}
                 for node in configuration.signers
                 if node not in heard
             ],
         }
+        for node in sorted(spoiled):
+            # Counted as silent it could be made to look as if a base were safe that this very member knows to be too low.
+            why = f"{name(node)} stands still, and its statement does not hold here ({spoiled[node]}); collect at {name(node)}"
+            return document | {"settled": False, "why": f"{why}, which may know more, and merge the files"}
         return document | self._settled(statements)
 
     def _settled(self, statements: tuple[FreezeStatement, ...]) -> Document:
@@ -127,11 +138,19 @@ class RecoveryDesk:
                     raise Refused(
                         f"a freeze statement of {self._name(statement.node)} does not hold: {fault}"
                     ) from None
-                heard[statement.node] = statement
+                self._core.hearing.frozen(statement)
+                known = heard.get(statement.node)
+                # Who is frozen may still learn what is certified: an older file must not hide it.
+                if known is None or _certified(known) <= _certified(statement):
+                    heard[statement.node] = statement
         return heard
 
     async def _ask(
-        self, node: NodeId, heard: dict[NodeId, FreezeStatement], silent: dict[NodeId, str]
+        self,
+        node: NodeId,
+        heard: dict[NodeId, FreezeStatement],
+        silent: dict[NodeId, str],
+        spoiled: dict[NodeId, str],
     ) -> None:
         try:
             answer = await self._core.ports.transport.call(node, FREEZE_CHANNEL, b"", timeout_ms=_ASK_MS)
@@ -146,9 +165,12 @@ class RecoveryDesk:
                 raise Invalid("a freeze statement of somebody else")
         except Unavailable:
             silent[node] = "not reachable"
+        except RemoteFault as fault:
+            spoiled[node] = str(fault)
         except CarechainError as fault:
             silent[node] = str(fault)
         else:
+            self._core.hearing.frozen(statement)
             heard[node] = statement
 
     def _base(self, statements: Iterable[FreezeStatement]) -> Base:
@@ -195,6 +217,7 @@ class RecoveryDesk:
             base.hash,
             Term(max(terms) + 1),
             max(self._core.ports.clock.now_ms(), base.header.time_ms + 1),
+            before.digest,
             after,
             tuple(sorted(lost_nodes)),
             base.discarded,
@@ -237,7 +260,17 @@ class RecoveryDesk:
         Raises:
             Refused: the plan does not hold, or its configuration does not name this facility's governance key.
         """
-        return signed_consent(parse_file(plan, Plan, self._network), self._governance_key, self._me)
+        parsed = parse_file(plan, Plan, self._network)
+        self._check_time(parsed.recovery)
+        return signed_consent(parsed, self._governance_key, self._me)
+
+    def _check_time(self, recovery: Recovery) -> None:
+        ahead_ms = recovery.time_ms - self._core.ports.clock.now_ms()
+        if ahead_ms > limits.CLOCK_AHEAD_MS_MAX:
+            # No later block may go back behind it: grants would have ended, and everybody would wait for that hour.
+            raise Refused(
+                f"the plan's time is {ahead_ms // 1000} seconds ahead of this facility's clock; set the clocks, then propose again"
+            )
 
     # --- apply --------------------------------------------------------------------------------------------------
 
@@ -257,6 +290,7 @@ class RecoveryDesk:
             raise Refused(str(fault)) from None
         async with self._reach.lock:
             if not self._is_applied(signed):
+                self._check_time(parsed.recovery)
                 self._reach.check(signed)
                 await self._begin(signed)
                 self._core.ports.log.warning(
@@ -283,7 +317,7 @@ class RecoveryDesk:
         height = Height(signed.recovery.base_height + 1)
         if self._store.applied().height < height or not (block := self._store.block(height)).is_recovery:
             return False
-        return codec.decode(block.special, SignedRecovery).recovery == signed.recovery
+        return signed_recovery_of(block).recovery == signed.recovery
 
     async def cancel(self) -> Document:
         """Take part again.
@@ -306,8 +340,12 @@ def signed_consent(plan: Plan, governance_key: GovernanceKey, me: NodeId) -> Doc
     """Return the consent of the organisation `me` to a plan; for that its key store is enough.
 
     Raises:
-        Refused: the configuration that the plan starts from does not name its governance key, or it has no say.
+        Refused: the plan is none that could be applied, the configuration that it starts from does not name its governance
+            key, or it has no say.
     """
+    fault = recovery_fault(plan.before, plan.recovery.configuration)
+    if fault is not None or not is_step_from(plan.recovery, plan.before):
+        raise Refused("the plan does not lead from the configuration that it shows; ask for another one")
     if me in plan.recovery.lost or me not in plan.before.signers:
         raise Refused(
             "the consent of this facility would not count: it is declared lost, or neither voter nor witness"
@@ -326,6 +364,7 @@ def plan_document(plan: Plan) -> Document:
         "epoch": recovery.epoch,
         "base_height": recovery.base_height,
         "base": recovery.base_hash.hex(),
+        "time_ms": recovery.time_ms,
         "lost": sorted(name[node] for node in recovery.lost),
         "leaving": sorted(name[node] for node in name if node not in left),
         "joining": sorted(one.name for one in after.members if one.node not in name),
@@ -337,6 +376,10 @@ def plan_document(plan: Plan) -> Document:
         "before": asdict(governance.Standing.of(before)),
         "after": asdict(governance.Standing.of(after)),
     }
+
+
+def _certified(statement: FreezeStatement) -> Height:
+    return statement.certificate.height if statement.certificate is not None else Height(0)
 
 
 def _is_twin(new: Member, members: Iterable[Member]) -> bool:

@@ -13,9 +13,9 @@ from node.core import Core
 from node.recovery_base import Reach, recovery_above
 from protocol import codec
 from protocol.codec import wire
-from protocol.errors import CarechainError, Refused, Unavailable
+from protocol.errors import CarechainError, Invalid, Refused, Unavailable
 from protocol.identifiers import Height, NodeId
-from protocol.recovery import SignedRecovery, check_recovery
+from protocol.recovery import SignedRecovery, check_recovery, signed_recovery_of
 
 CHANNEL = "recovery"
 _LOOK_MS = 500
@@ -48,7 +48,7 @@ class RecoveryWatch:
 
     async def _answer(self, _peer: NodeId, body: bytes) -> bytes:
         following = recovery_above(self._store, codec.decode(body, RecoveryAbove).epoch)
-        return following.special if following is not None else b""
+        return codec.encode(signed_recovery_of(following)) if following is not None else b""
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -65,12 +65,32 @@ class RecoveryWatch:
 
     async def _ask(self, node: NodeId) -> None:
         try:
-            request = codec.encode(RecoveryAbove(self._store.epochs.current))
-            answer = await self._core.ports.transport.call(node, CHANNEL, request, timeout_ms=_ASK_MS)
-            if answer:
-                await self.hear(codec.decode(answer, SignedRecovery))
+            epoch = self._store.epochs.current
+            if (ended := await self._asked_of(node, epoch)) is not None:
+                await self.hear(ended)
+            elif epoch and (began := await self._asked_of(node, epoch - 1)) is not None:
+                self._compare(began)
         except CarechainError as reason:
             self._core.ports.log.debug("no word of a new epoch", peer=node.hex()[:16], reason=str(reason))
+
+    async def _asked_of(self, node: NodeId, epoch: int) -> SignedRecovery | None:
+        request = codec.encode(RecoveryAbove(epoch))
+        answer = await self._core.ports.transport.call(node, CHANNEL, request, timeout_ms=_ASK_MS)
+        return codec.decode(answer, SignedRecovery) if answer else None
+
+    def _compare(self, theirs: SignedRecovery) -> None:
+        """Tell the operator when others have begun the present epoch in another way: organisations have signed two plans.
+
+        Raises:
+            Invalid: not enough of them have, as far as can be known here.
+        """
+        epoch, step = self._store.epochs.current, theirs.recovery
+        began = recovery_above(self._store, epoch - 1)
+        if began is None or step.epoch != epoch or step == signed_recovery_of(began).recovery:
+            return
+        known = Height(min(step.base_height + 1, began.height))
+        check_recovery(theirs, self._store.network, self._store.configuration_at(known))
+        self._tell(epoch, f"it has begun the epoch by another plan, at block {began.height}")
 
     async def hear(self, signed: SignedRecovery) -> None:
         """Take the step into a later epoch, if enough organisations consent to it, or tell the operator why not.
@@ -96,6 +116,7 @@ class RecoveryWatch:
                 # Too far away, or above configurations that are not here: certified blocks lead there.
                 await self._follow()
             if self._core.standstill.is_frozen:
+                await self._doubt(signed)
                 return  # asked again in a while; until then the operator may apply it
             self._core.standstill.begin_epoch()
         self._core.ports.log.warning(
@@ -103,6 +124,20 @@ class RecoveryWatch:
             epoch=step.epoch,
             height=step.base_height + 1,
         )
+
+    async def _doubt(self, signed: SignedRecovery) -> None:
+        """Take part again when what was learnt meanwhile speaks against a recovery: it would not have been believed.
+
+        Its base may lie below what is final by now, or above a configuration whose organisations have not consented.
+        """
+        step, store = signed.recovery, self._store
+        known = Height(min(step.base_height, store.applied().height) + 1)
+        try:
+            check_recovery(signed, store.network, store.configuration_at(known))
+            self._reach.check(signed)
+        except (Invalid, Refused) as conflict:
+            if await self._core.standstill.thaw():
+                self._tell(step.epoch, str(conflict))
 
     async def _follow(self) -> None:
         core = self._core

@@ -14,6 +14,7 @@ from typing import TypeVar
 import trio
 
 from node.chunk_holder import ChunkHolder
+from node.pacing import Pace
 from node.ports import Clock, PeerTransport, Workers
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits, placement
@@ -35,7 +36,6 @@ _BEHIND_RETRIES = 20
 _BEHIND_MS = 100
 _GRACE_S_MIN, _GRACE_S_MAX = 0.05, 1.0
 """Once enough members have answered, the others may take as long again, within these bounds."""
-_REST_MS_MAX = 200
 
 Confirmation = exchange.StorageReceipt | exchange.Lacking
 
@@ -70,6 +70,7 @@ class Replication:
         self._transport = transport
         self._workers = workers
         self._clock = clock
+        self._pace = Pace(ledger, clock)
 
     async def confirm(
         self, records: Sequence[exchange.PlacedChunks], *, fresh: bool, tally: Tally | None = None
@@ -232,14 +233,12 @@ class Replication:
 
         async def sender() -> None:
             while body := await self._workers.run(self._message, waiting, is_hashed):
-                began, height = trio.current_time(), self._ledger.applied().height
+                began_ms = self._clock.now_ms()
                 raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
                 codec.decode(raw, exchange.Stored)
                 tally.count += 1
-                if waiting and self._ledger.applied().height != height:
-                    # While others' transactions are ordered a copy rests as long as it works: they share processors and disk.
-                    taken_ms = int((trio.current_time() - began) * 1000)
-                    await self._clock.sleep_ms(min(taken_ms, _REST_MS_MAX))
+                if waiting:
+                    await self._pace.rest(self._clock.now_ms() - began_ms)
 
         await _both([sender] * _MESSAGES_IN_FLIGHT)
 
@@ -255,7 +254,7 @@ class Replication:
             chunks.append(self._chunk(cid, is_hashed=is_hashed))
             # The last one may be as large as any: only then may another be taken.
             room = room - len(chunks[-1]) if room - len(chunks[-1]) >= limits.CHUNK_BYTES_MAX else 0
-        return codec.encode(exchange.PutChunks(tuple(chunks))) if chunks else b""
+        return codec.encode_large(exchange.PutChunks(tuple(chunks))) if chunks else b""
 
     def _chunk(self, cid: Cid, *, is_hashed: bool) -> bytes:
         try:

@@ -4,8 +4,8 @@
     HOME/               databases and files are moved into place, config.toml last: a home without it is none
 
 A restore that was killed is simply repeated: `restoring/` tells it apart from a home, and whatever stands beside it is made
-anew. The ledger is marked as a rebuilt one: its voter may have signed more than this copy knows, so it follows until it has
-caught up with every other voter, and only then signs again (`node.rejoin`). Chunks come back from the other members.
+anew. The ledger is marked as a rebuilt one: its voter may have signed more than this copy knows, so it follows until the
+others have certified that it begins anew, and only then signs again (`node.rejoin`). Chunks come back from the other members.
 """
 
 import contextlib

@@ -144,7 +144,9 @@ class Rotation:
         gids: list[Txid] = []
         wraps: list[bytes] = []
         for gid, grant in self.remaining(state):
-            facility = self._store.configuration.by_node.get(grant.grant.facility)
+            facility = self._store.configuration.by_node.get(
+                self._store.configurations.present(grant.grant.facility)
+            )
             if facility is not None:
                 seed = self._entropy.bytes(32)
                 gids.append(gid)

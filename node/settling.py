@@ -161,6 +161,7 @@ class Settling:
                     part.part_of,
                     staged.plain_bytes,
                     len(staged.cids),
+                    staged.padding_bytes,
                     now_ms,
                 )
             )

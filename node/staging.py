@@ -37,6 +37,7 @@ class StagedRecord:
         self.dek = dek
         self.plain_bytes = 0
         self.cids: tuple[Cid, ...] = ()
+        self.padding_bytes = 0
         self._sealer = RecordSealer(dek, rid)
         self._sha256 = hashlib.sha256()
         self._pending: list[bytes] = []
@@ -83,7 +84,7 @@ class StagedRecord:
             identity_override,
         )
         sealed = self._sealer.finish(meta)
-        self.cids = sealed.cids
+        self.cids, self.padding_bytes = sealed.cids, sealed.padding_bytes
         return [*chunks, *sealed.last_chunks]
 
     def _flush(self) -> list[SealedChunk]:

@@ -18,8 +18,10 @@ from node.repair import Repair
 from node.standings import Standings
 from protocol import limits
 from protocol.errors import StorageFull
+from protocol.fork import CertifiedFork
 from protocol.identifiers import peer_id
 from protocol.raft.state import Role
+from storage.levels import Level
 
 Document = dict[str, Any]
 _QUEUE_STUCK = 100
@@ -30,7 +32,7 @@ _QUEUE_STUCK = 100
 class Machine:
     """What only the daemon knows: whether the disk took the last write, its free share (0 to 1), what the network complains of.
 
-    `free_bytes` are those of the disk, `payload_file_bytes` those of the files in which chunks lie.
+    `free_bytes` are those of the disk, `payload_file_bytes` those of the files in which chunks lie, `levels` those of each database.
     `check_quota` raises StorageFull where no more records may be stored, and `check_room_to_mend` where a damaged ledger database could not be made anew beside itself.
     """
 
@@ -41,6 +43,7 @@ class Machine:
     check_quota: Callable[[], None] = lambda: None
     free_bytes: Callable[[], int] = lambda: 0
     payload_file_bytes: Callable[[], int] = lambda: 0
+    levels: Callable[[], dict[str, tuple[Level, ...]]] = dict
 
 
 class StatusReporter:
@@ -151,7 +154,7 @@ class StatusReporter:
         role = self._role()
         text = {
             "candidate": "this facility is no member yet: it follows, and waits for the ballots on its card",
-            "removed": "this facility has been let go by ballot: it keeps what it holds, and gets nothing new",
+            "removed": "this facility has been let go by ballot: it keeps what it holds, and has parted from the others; if it is taken in again, start it again",
             "suspended": "this facility is suspended by ballot: it follows, and may neither add nor read records",
         }.get(role)
         return [_problem(role, text)] if text is not None else []
@@ -182,20 +185,22 @@ class StatusReporter:
         pause = core.standing.pause(core.ports.clock.now_ms())
         if pause is not None:
             found.append(_problem("not-final", pause))
-        found += [
-            _problem(
-                "fork",
-                f"two blocks of height {fork.height} are certified: members have lied; the one applied here stays, "
-                "and people must judge: ask the other members which one they have",
-                height=fork.height,
-            )
-            for fork in core.store.forks()
-        ]
+        found += [_fork_problem(fork, [name(node) for node in fork.liars]) for fork in core.store.forks()]
         if core.store.is_rebuilt() and core.ports.transport.me in core.store.configuration.signers:
             found.append(
                 _problem(
                     "rejoining",
-                    "the ledger was rebuilt, or lacks its end; this voter signs nothing until it has caught up",
+                    "the ledger was rebuilt, or lacks its end; this voter signs nothing until it has caught up and the "
+                    "others have certified that it begins anew: nothing to do but to wait, and see that they run",
+                )
+            )
+        twins = [name(node) for node in core.tips.twins()]
+        if twins:
+            found.append(
+                _problem(
+                    "two-processes",
+                    f"two processes run with the key of {', '.join(twins)}: a copy of that home; the facility must end one",
+                    members=twins,
                 )
             )
         if core.state_check is not None and core.state_check.trouble:
@@ -271,6 +276,17 @@ class StatusReporter:
                 )
             )
         return found
+
+
+def _fork_problem(fork: CertifiedFork, liars: list[str | None]) -> Document:
+    who = ", ".join(map(str, liars)) + " voted for both" if liars else "members have lied"
+    return _problem(
+        "fork",
+        f"two blocks of height {fork.height} are certified: {who}; the one applied here stays, "
+        "and people must judge: ask the other members which one they have",
+        height=fork.height,
+        members=liars,
+    )
 
 
 def _problem(code: str, text: str, **details: object) -> Document:

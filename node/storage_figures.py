@@ -1,12 +1,13 @@
 """What `storage status` shows: what lies here, in how many replicas, what is not as it should be, and how it grows.
 
 Only what is known here is told. Of our own records we know which members have confirmed their share; how many replicas
-the chunks of others have, only their authors know. Padding is known to its author alone and to nobody who stores it:
-told is the most that it can be.
+the chunks of others have, only their authors know. Padding is known to its author alone: of others' records the most
+that it can be is told.
 """
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import trio
@@ -15,6 +16,7 @@ from node.anti_entropy import AntiEntropy
 from node.chunk_holder import ChunkHolder
 from node.destruction import Destroying
 from node.ports import Clock, Disk, Workers
+from node.record_index import RecordIndex
 from node.repair import Repair
 from node.scrub import Scrub
 from node.standings import Standings
@@ -22,7 +24,7 @@ from node.status import Machine
 from node.surplus import Surplus
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits
-from protocol.identifiers import NodeId, Rid
+from protocol.identifiers import Cid, NodeId, Rid
 from protocol.padding import BUCKET_BYTES_MIN
 from protocol.possession import wanted_shares
 from storage.chunk_store import ChunkStore
@@ -47,6 +49,7 @@ class StorageFigures:
         me: NodeId,
         ledger: LedgerStore,
         rows: KeyValue,
+        index: RecordIndex,
         disk: Disk,
         chunks: ChunkStore,
         holder: ChunkHolder,
@@ -63,6 +66,7 @@ class StorageFigures:
         self._me = me
         self._ledger = ledger
         self._rows = rows
+        self._index = index
         self._disk = disk
         self._chunks = chunks
         self._holder = holder
@@ -85,8 +89,12 @@ class StorageFigures:
             "under_replicated": counts["under_replicated"],
             "records": counts["records"],
             "own_records": counts["own_records"],
-            "padding_bytes_max": counts["padding"],
-            "padding_overhead_max": round(counts["padding"] / (statistics.bytes or 1), 4),
+            "padding_bytes": counts["padding"],
+            "padding_overhead": round(counts["padding"] / (counts["own_bytes"] or 1), 4),
+            "padding_bytes_max": counts["padding"] + counts["padding_max"],
+            "padding_overhead_max": round(
+                (counts["padding"] + counts["padding_max"]) / (statistics.bytes or 1), 4
+            ),
             "replicas": {
                 str(count): counts[count] for count in sorted(key for key in counts if isinstance(key, int))
             },
@@ -96,6 +104,7 @@ class StorageFigures:
             "erased_pending": await self._workers.run(self._erased_pending),
             "unreclaimed": statistics.unreclaimed,
             "surplus": self._surplus.count,
+            "databases": await self._workers.run(self._databases),
             "file_bytes": file_bytes,
             "file_overhead": round(file_bytes / (statistics.bytes or 1) - 1, 4) if file_bytes else 0.0,
             "free_bytes": self._machine.free_bytes(),
@@ -144,7 +153,12 @@ class StorageFigures:
             rid = Rid(key[len(CHUNK_LIST) :])
             placed = codec.decode(row, exchange.PlacedChunks)
             counts["records"] += 1
-            counts["padding"] += self._padding_max(placed)
+            note = self._index.note(rid)
+            if note is not None:
+                counts["padding"] += note.padding_bytes
+                counts["own_bytes"] += sum(self._bytes_of(cid) for cid in placed.cids)
+            else:
+                counts["padding_max"] += self._padding_max(placed)
             if placed.author == self._me:
                 counts["own_records"] += 1
                 counts.update(self._replicas(rid, placed, storing))
@@ -170,14 +184,27 @@ class StorageFigures:
         return counts
 
     def _padding_max(self, placed: exchange.PlacedChunks) -> int:
-        """Return the most that padding can be of the chunks here: only a record's last chunk and its manifest are padded."""
-        total = 0
-        for cid in placed.cids[-2:]:
-            location = self._chunks.index.locate(cid)
-            if location is not None:
-                size = location.size
-                total += size if size <= BUCKET_BYTES_MIN else size // 2
-        return total
+        """Return the most that padding can be of a record: its last chunk and its manifest (and pages) are padded.
+
+        To a power of two, which is at most half of it; after other chunks the last one is as long as they are.
+        """
+        sizes = [self._bytes_of(cid) for cid in placed.cids[-2:]]
+        most = sum(size if size <= BUCKET_BYTES_MIN else size // 2 for size in sizes)
+        return most + limits.CHUNK_BYTES_MAX if len(placed.cids) > len(sizes) else most
+
+    def _bytes_of(self, cid: Cid) -> int:
+        location = self._chunks.index.locate(cid)
+        return 0 if location is None else location.size
+
+    def _databases(self) -> Document:
+        """Return by database what lies in its levels, and whether compaction is behind in one of them."""
+        return {
+            name: {
+                "compacting": any(level.is_behind for level in levels),
+                "levels": [asdict(level) for level in levels],
+            }
+            for name, levels in self._machine.levels().items()
+        }
 
     def _rows_under(self, prefix: bytes) -> int:
         return sum(1 for _ in self._rows.scan(*prefix_range(prefix)))

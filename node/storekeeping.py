@@ -9,6 +9,7 @@ from node.core import Core
 from node.mending import Mending
 from node.placed_ranges import PlacedRanges
 from node.reclaiming import Reclaiming
+from node.record_index import RecordIndex
 from node.record_queue import RecordQueue
 from node.recordkeeping import Ciphertext
 from node.scrub import Scrub
@@ -28,6 +29,7 @@ class Storekeeping:
         stores: Stores,
         ciphertext: Ciphertext,
         queue: RecordQueue,
+        index: RecordIndex,
         *,
         check_room: Callable[[], None],
         machine: Machine,
@@ -51,6 +53,7 @@ class Storekeeping:
             me=ports.transport.me,
             ledger=core.store,
             rows=stores.rows,
+            index=index,
             disk=disk,
             chunks=stores.chunks,
             holder=ciphertext.holder,

@@ -5,9 +5,12 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import trio
+
+from node.threads import run_in_thread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -59,4 +62,11 @@ class ThreadWorkers:
 
         Cancelling waits for the thread: abandoning it would leave work running behind a closed store.
         """
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        try:
+            self._limiter.acquire_nowait()  # waiting for what is free costs a turn of the event loop
+        except trio.WouldBlock:
+            await self._limiter.acquire()
+        try:
+            return await run_in_thread(partial(function, *args))
+        finally:
+            self._limiter.release()

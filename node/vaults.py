@@ -237,9 +237,8 @@ class Vaults:
         return VaultHandle(vid, category, 0, category_public, audit_public, is_open=False)
 
     def _owns(self, vault: Vault, keys: PatientKeys) -> bool:
-        return (
-            vault.custodian == self._me and vault.auth_pk == SigningKey(keys.auth_seed(vault.vid, 0)).public
-        )
+        in_custody = self._store.configurations.is_same(vault.custodian, self._me)
+        return in_custody and vault.auth_pk == SigningKey(keys.auth_seed(vault.vid, 0)).public
 
     def _allows(self, grant: HeldGrant, record: Record, purpose: str | None) -> bool:
         state = self._store.grant(Txid(grant.gid))

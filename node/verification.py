@@ -27,7 +27,7 @@ from protocol.transaction import SignedTransaction
 _VERDICTS_MAX = 16_384
 _PER_THREAD = 64
 """Transactions checked per hand-over to a thread: the hand-over costs as much as one signature."""
-_INLINE_MAX = 2
+INLINE_MAX = 2
 """Transactions checked where they are: at most 0.2 ms in which nothing else runs."""
 SAMPLED_ONE_IN = 16
 """The share of certified transactions that is verified again: 200 forged ones in a block stay unseen once in 400,000 blocks."""
@@ -105,7 +105,7 @@ class Verification:
     ) -> "tuple[_Verdict, ...]":
         """Return what each transaction turns out to be; `verified` says of which the signatures are, when not of all."""
         verified = verified or (True,) * len(raw)
-        if len(raw) <= _INLINE_MAX:
+        if len(raw) <= INLINE_MAX:
             # A hand-over to a thread and back costs as much as the check, and waits twice for a processor.
             digests, looks = self._recall(raw, verified)
             verdicts = _check_part(raw, looks, self._network)

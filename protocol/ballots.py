@@ -13,8 +13,9 @@ from protocol import codec, governance, limits
 from protocol.codec import Size, wire
 from protocol.configuration import SUSPENDED, Configuration
 from protocol.errors import Refused
-from protocol.governance import Ballot, Propose, Withdraw
+from protocol.governance import AddMember, Ballot, Propose, RotateKeys, Withdraw
 from protocol.identifiers import ZERO, Height, NetworkId, NodeId, PublicKey, Txid
+from protocol.ledger_rows import origin_key
 
 OPEN = "open"
 ACCEPTED = "accepted"
@@ -131,7 +132,12 @@ class Governing:
             raise Refused("another change is decided and comes into force; propose again after it")
         if len(state.open) >= limits.PROPOSALS_OPEN_MAX:
             raise Refused("too many open proposals")
-        governance.after(self._configuration, propose.action, self._network)
+        action = propose.action
+        if isinstance(action, AddMember | RotateKeys) and self._is_given_up(action.card.member.node):
+            raise Refused(
+                "a node key that was given up cannot come back: its rights are those of its successor"
+            )
+        governance.after(self._configuration, action, self._network)
         proposal = Proposal(txid, propose, self._height, self._time_ms, (), OPEN)
         state = replace(state, open=(*state.open, txid))
         if propose.proposer in governance.organisations(self._configuration, propose.action):
@@ -180,6 +186,10 @@ class Governing:
             self._write(replace(self._known(state.decided_by), state=IN_FORCE if came else VOID))
         self._writes[GOVERNANCE_KEY] = None
         self._writes[configuration_key(self._height)] = codec.encode(following)
+        for new, old in governance.successions(self._configuration, following).items():
+            # What was granted to a facility stays its own: its first node id is what the others lead to.
+            origin = self._get(origin_key(old)) or old
+            self._writes |= {origin_key(old): origin, origin_key(new): origin}
 
     def governance(self) -> Governance:
         """Return what is open and what is decided."""
@@ -190,6 +200,9 @@ class Governing:
         """Return a proposal."""
         row = self._get(proposal_key(txid))
         return codec.decode(row, Proposal) if row is not None else None
+
+    def _is_given_up(self, node: NodeId) -> bool:
+        return node not in self._configuration.by_node and self._get(origin_key(node)) is not None
 
     def _known(self, txid: Txid) -> Proposal:
         proposal = self.proposal(txid)

@@ -4,9 +4,11 @@ Body kinds: transactions (leaves of the tree); the *opening* of a term, whose bo
 (ledger.md 1.1 P0); a *configuration*, whose body is the one in force above it (7.2). Genesis is made from the configuration alone, unsigned, and the same for everybody.
 
 `Block.raw = enc(header…, leader signature, opening or configuration, transactions)` is what is stored, sent and hashed into nothing: the
-block's identity is its header hash, which covers the body through `tx_root`.
+block's identity is its header hash, which covers the body through `tx_root`. A block that begins an epoch has no leader: in the
+signature's place stand the consents to it, of which any that are enough make the same block.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,6 +21,8 @@ from protocol.merkle import Frontier
 from protocol.transaction import SignedTransaction
 
 APP_VERSION = 1
+_SIGNATURE_BYTES = 64
+_CONSENTS_BYTES_MAX = 192 * limits.MEMBERS_MAX
 
 
 @wire("header")
@@ -56,8 +60,9 @@ def config_hash_above(header: Header) -> Digest:
     return header.config_hash if header.next_config_hash == ZERO else Digest(header.next_config_hash)
 
 
+@functools.lru_cache(maxsize=limits.VERDICTS_CACHED)
 def header_hash(header: Header) -> Digest:
-    """Return the identity of the block with this header."""
+    """Return the identity of the block with this header. One header comes many times: in proofs, certificates and links."""
     return signing.sha256(header_form(header))
 
 
@@ -97,11 +102,15 @@ class Block:
         head, signature, opening, transactions = plain
         if not isinstance(head, tuple) or not isinstance(transactions, tuple):
             raise Malformed("a block has a header and a list of transactions")
-        if type(signature) is not bytes or type(opening) is not bytes or len(signature) not in (0, 64):
-            raise Malformed("a block's signature is 64 bytes and its opening a byte string")
+        if type(signature) is not bytes or type(opening) is not bytes:
+            raise Malformed("a block's signature and opening are byte strings")
         if any(type(entry) is not bytes for entry in transactions):
             raise Malformed("a transaction in a block is a byte string")
-        return Block(codec.from_plain(head, Header), signature, opening, transactions, raw)
+        block = Block(codec.from_plain(head, Header), signature, opening, transactions, raw)
+        length_max = _CONSENTS_BYTES_MAX if block.is_recovery else _SIGNATURE_BYTES
+        if len(signature) > length_max or (not block.is_recovery and len(signature) not in (0, length_max)):
+            raise Malformed("a block's signature is 64 bytes, or the consents to a recovery")
+        return block
 
     @property
     def opening(self) -> bytes:

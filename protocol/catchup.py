@@ -31,6 +31,17 @@ class BlocksFrom:
     height: Height
 
 
+@wire("story-from")
+@dataclass(frozen=True, slots=True)
+class StoryFrom:
+    """Ask for the blocks from `height` up to the next one that has its own certificate, and for nothing above.
+
+    Its votes stand upon the lowest bases: where `height` is that of a fork, they convict who voted for both (E3).
+    """
+
+    height: Height
+
+
 @wire("segment")
 @dataclass(frozen=True, slots=True)
 class Segment:

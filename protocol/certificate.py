@@ -4,6 +4,7 @@ Every form begins with domain tag, network, epoch and incarnation. In this versi
 proof and applied; the commit votes of P4 and the certificates of P5 build on these without changing them.
 """
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
@@ -51,8 +52,9 @@ def acknowledge(
     return Acknowledgement(NodeId(key.public), epoch, incarnation, term, height, tip, key.sign(form))
 
 
+@functools.lru_cache(maxsize=limits.VERDICTS_CACHED)
 def acknowledgement_valid(ack: Acknowledgement, network: NetworkId) -> bool:
-    """Return whether the signature of an acknowledgement verifies."""
+    """Return whether the signature of an acknowledgement verifies. It comes as such, in a proof, and as evidence."""
     form = signing.signed_form(
         "ack", network, ack.epoch, ack.incarnation, ack.term, ack.height, ack.header_hash
     )

@@ -185,6 +185,26 @@ class FinalityProof:
         return in_force
 
 
+def check_not_given_up(header: Header, changes: Iterable[Change]) -> None:
+    """Check that no recovery among `changes`, which are known to hold, gives up the block of a header.
+
+    Members that a recovery has left behind may come back and go on as a quorum of their epoch: what they certify above the
+    base proves itself as well as ever, and only who knows of the recovery can tell it from what the network stands by.
+
+    Raises:
+        Invalid: one does.
+    """
+    for change in changes:
+        if isinstance(change, SignedRecovery) and change.recovery.epoch > header.epoch:
+            step = change.recovery
+            is_base = header.height == step.base_height and header_hash(header) != step.base_hash
+            if header.height > step.base_height or is_base:
+                raise Invalid(
+                    f"block {header.height} of epoch {header.epoch} is on a branch that was given up: the recovery into epoch "
+                    f"{step.epoch} goes on from block {step.base_height}; keep this receipt, it can denounce the recovery"
+                )
+
+
 def without_unsigned(certificate: Certificate) -> Certificate:
     """Return a certificate without the headers above its highest vote, as proof files hold it."""
     top = max(vote.height for vote in certificate.votes)

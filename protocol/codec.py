@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgpack
 
-from protocol import limits
+from protocol import limits, spelling
 from protocol.errors import Malformed
 
 T = TypeVar("T")
@@ -61,7 +61,9 @@ def pack(*values: Any) -> bytes:
         ValueError: a value has no canonical encoding (float, negative integer, mapping, …).
     """
     for value in values:
-        _check_plain(value)
+        kind = type(value)
+        if kind is not bytes and kind is not str and not (kind is int and 0 <= value <= _UINT_MAX):
+            _check_plain(value)
     return _packed(values)
 
 
@@ -119,13 +121,17 @@ def load(data: bytes) -> tuple[Any, ...]:
         values = msgpack.unpackb(
             data, raw=False, use_list=False, strict_map_key=True, max_map_len=0, max_ext_len=0
         )
-        spelled = _packed(values)
+        is_canonical = (
+            spelling.is_spelled(values, data, _packed)
+            if len(data) >= spelling.LARGE_BYTES and isinstance(values, tuple)
+            else _packed(values) == data
+        )
     except Exception as error:  # noqa: BLE001
         # msgpack raises its own classes, ValueError, UnicodeDecodeError and RecursionError for hostile bytes.
         raise Malformed(f"not MessagePack: {type(error).__name__}") from None
     if not isinstance(values, tuple):
         raise Malformed("not an array")
-    if spelled != data:
+    if not is_canonical:
         raise Malformed("not the canonical spelling of its value")
     return values
 
@@ -158,6 +164,12 @@ def wire(tag: str) -> Callable[[type[T]], type[T]]:
 def encode(value: Any) -> bytes:
     """Return the canonical encoding of a registered value."""
     return _packed(to_plain(value))
+
+
+def encode_large(value: Any) -> bytes:
+    """As `encode`, for values that may hold large byte strings: each is copied once, and not twice."""
+    plain = to_plain(value)
+    return spelling.spell(plain, _packed) if spelling.has_large(plain) else _packed(plain)
 
 
 def to_plain(value: Any) -> tuple[Any, ...]:

@@ -138,17 +138,17 @@ class Configuration:
         """Members that store chunks and envelopes and give receipts: the voters (storage.md 4)."""
         return self.voters
 
-    @property
+    @cached_property
     def raft_quorum(self) -> int:
         """R: a majority of voters."""
         return len(self.voters) // 2 + 1
 
-    @property
+    @cached_property
     def liars_tolerated(self) -> int:
         """b: signers that may lie without two histories becoming final."""
         return max((len(self.signers) - 1) // 3, self.min_b)
 
-    @property
+    @cached_property
     def certificate_quorum(self) -> int:
         """q: two sets of so many signers share at least b + 1."""
         return (len(self.signers) + self.liars_tolerated) // 2 + 1

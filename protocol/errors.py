@@ -13,6 +13,7 @@ CarechainError
 │   └── StorageFull    the disk's reserve is reached: writes refused, reads go on
 ├── Corruption         stored bytes fail their check: stop serving them, repair from peers
 ├── Forbidden          no consent, or not the custodian
+├── Superseded         another process signs with this member's key: end, people must say which one stays
 ├── Erased             it was there, and is gone for good: nobody can bring it back
 └── Refused            the caller's input cannot be taken: one sentence says what, why, what next
 
@@ -91,6 +92,10 @@ class Corruption(CarechainError):
 
 class Forbidden(CarechainError):
     """The ledger does not allow this. The text is the same whether the thing exists or not."""
+
+
+class Superseded(CarechainError):
+    """Another process signs with this member's key. This one ends: two of them would contradict each other."""
 
 
 class Erased(CarechainError):

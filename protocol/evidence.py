@@ -6,7 +6,8 @@
 | E2 | TwoAcknowledgements | a voter that followed two histories in one term |
 | E3 | TwoVotes, ConflictingCertificates | signers that voted for two histories |
 | E3b | FalseBase | a signer that stands upon a base that is not certified |
-| E4 | TwoGrants | a voter with two votes in one term |
+| E3c | FrozenVote | a signer that voted after it had promised to stand still |
+| E4 | TwoGrants | a voter with two votes in one term, or one for two logs |
 | E5a, E5b, E5c | HiddenTerm, HiddenLog, OtherTip | a candidate that hid part of its log, or a leader that dropped it |
 | E6 | TwoTrees, OtherTree | a signer of checkpoints that do not agree |
 | E7 | InvalidBlock | a leader that signed a block no validator takes |
@@ -23,6 +24,7 @@ from protocol import codec, limits
 from protocol.errors import Invalid
 from protocol.evidence_blocks import BrokenPromise, InvalidBlock
 from protocol.evidence_certificates import Configurations, ConflictingCertificates, FalseBase
+from protocol.evidence_freezes import FrozenVote
 from protocol.evidence_statements import (
     HiddenLog,
     HiddenTerm,
@@ -39,6 +41,7 @@ Evidence = (
     TwoHeaders
     | TwoAcknowledgements
     | TwoVotes
+    | FrozenVote
     | FalseBase
     | ConflictingCertificates
     | TwoGrants
@@ -51,7 +54,7 @@ Evidence = (
     | BrokenPromise
 )
 
-KINDS = ("E1", "E2", "E3", "E3b", "E4", "E5a", "E5b", "E5c", "E6", "E7", "E8")
+KINDS = ("E1", "E2", "E3", "E3b", "E3c", "E4", "E5a", "E5b", "E5c", "E6", "E7", "E8")
 CLEARABLE = ("E3b", "E6")
 """Kinds that can name a signer of the other history, where two are certified."""
 
@@ -108,6 +111,8 @@ def _judge(evidence: Evidence, network: NetworkId, configurations: Configuration
             return _one("E2", evidence.check(network), evidence.one.height)
         case TwoVotes():
             return _one("E3", evidence.check(network), evidence.one.height)
+        case FrozenVote():
+            return _one("E3c", evidence.check(network), evidence.vote.height)
         case FalseBase():
             vote = evidence.vote
             return _one("E3b", evidence.check(network, configurations), vote.height, vote.base_hash)

@@ -90,7 +90,7 @@ class TwoVotes:
 @wire("two-grants")
 @dataclass(frozen=True, slots=True)
 class TwoGrants:
-    """E4: one voter granted its vote to two candidates in one term."""
+    """E4: one voter granted its vote in one term to two candidates, or to one for two tips."""
 
     one: ElectionGrant
     other: ElectionGrant
@@ -98,8 +98,8 @@ class TwoGrants:
     def check(self, network: NetworkId) -> NodeId:
         """Return the voter.
 
-        Two tips of one candidate are one vote: it is the candidate that showed two, and a voter remembers whom it
-        voted for (Raft §5.2), not what it was shown.
+        It repeats a grant as long as it remembers it, and grants nothing more in that term when it does not: a candidate that
+        shows two tips gets one of them granted.
         """
         one, other = self.one, self.other
         demand(one.voter == other.voter, "grants of two voters")
@@ -107,7 +107,10 @@ class TwoGrants:
             (one.epoch, one.incarnation, one.term) == (other.epoch, other.incarnation, other.term),
             "grants in two terms, incarnations or epochs",
         )
-        demand(one.candidate != other.candidate, "both grants are for one candidate")
+        demand(
+            (one.candidate, one.tip_hash) != (other.candidate, other.tip_hash),
+            "both grants are for one candidate and one log",
+        )
         demand(
             grant_valid(one, network) and grant_valid(other, network),
             "the signature of a grant does not verify",

@@ -4,6 +4,7 @@ A commit proof (`protocol.certificate`) survives crashes. It says nothing agains
 cast after it, each naming the *base* on which it stands, cannot be brought together for two histories.
 """
 
+import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +14,7 @@ from protocol.block import Header, header_hash
 from protocol.codec import Bytes64, Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Invalid
-from protocol.identifiers import Digest, Height, NetworkId, NodeId
+from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 
 DigestField = Annotated[Digest, Size(32)]
 
@@ -53,8 +54,9 @@ def cast_vote(
     return CommitVote(NodeId(key.public), *fields, key.sign(form))
 
 
+@functools.lru_cache(maxsize=limits.VERDICTS_CACHED)
 def vote_valid(vote: CommitVote, network: NetworkId) -> bool:
-    """Return whether the signature of a commit vote verifies."""
+    """Return whether the signature of a commit vote verifies. It comes as such, in a certificate, and as evidence."""
     form = signing.signed_form(
         "commit-vote",
         network,
@@ -86,6 +88,16 @@ class Certificate:
     def height(self) -> Height:
         """Height of the block that it certifies."""
         return self.header.height
+
+    @property
+    def newest_term(self) -> Term:
+        """The newest term of a header in it: no lower than the one in which its block was acknowledged (P3)."""
+        return max(header.term for header in (self.header, *self.links))
+
+    def stands_without(self, member: NodeId, configuration: Configuration) -> bool:
+        """Return whether it would still be one without the vote of `member`, under the configuration of its block (ledger.md 7.3)."""
+        others = {vote.signer for vote in self.votes} - {member}
+        return len(others & set(configuration.signers)) >= configuration.certificate_quorum
 
 
 def check_certificate(

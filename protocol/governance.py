@@ -135,8 +135,8 @@ def check_action(action: Action) -> None:
         case RotateKeys(_, card, _):
             _check_card(card)
         case SetMinB(min_b):
-            if min_b > limits.MEMBERS_MAX:
-                raise Invalid("more liars than members")
+            if not 0 <= min_b <= limits.MEMBERS_MAX:
+                raise Invalid("more liars than members, or fewer than none")
         case RemoveMember():
             pass  # a node id has no other rule than its size
 
@@ -168,8 +168,11 @@ def after(configuration: Configuration, action: Action, network: NetworkId) -> C
             old = _member(configuration, node)
             if not signing.verify(node, endorsement_form(network, node, card), endorsement):
                 raise Refused("the old node key does not endorse the new keys")
-            if card.member.node != node and old.role == "voter":
-                raise Refused("a voter's node key changes while it is a learner: demote it first")
+            if card.member.node != node and node in configuration.signers:
+                # The block that brings it in may need the vote of the new key, which begins to sign only above that block.
+                raise Refused(
+                    "a signer's node key changes while it is a learner or observer: demote it first"
+                )
             _refuse_twin(configuration, card.member, node)
             del members[node]
             members[card.member.node] = replace(card.member, name=old.name, kind=old.kind, role=old.role)
@@ -187,6 +190,18 @@ def after(configuration: Configuration, action: Action, network: NetworkId) -> C
     if fault is not None:
         raise Refused(fault)
     return following
+
+
+def successions(before: Configuration, following: Configuration) -> dict[NodeId, NodeId]:
+    """Return whose node key changed from one configuration to the next: the new node id, and the one that it replaces.
+
+    A name passes from one member to another in no other way: it is free again one configuration later at the earliest.
+    """
+    old, new = before.by_node, following.by_node
+    gone = {member.name: node for node, member in old.items() if node not in new}
+    return {
+        node: gone[member.name] for node, member in new.items() if node not in old and member.name in gone
+    }
 
 
 def _member(configuration: Configuration, node: NodeId) -> Member:

@@ -143,6 +143,11 @@ def event_key(vid: Vid, tree_index: int) -> bytes:
     return b"e" + vid + tree_index.to_bytes(8, "big")
 
 
+def origin_key(node: bytes) -> bytes:
+    """Return the row of a facility whose node key has changed: under each id that it has or had stands its first one."""
+    return b"s" + node
+
+
 def nonce_key(nonce: bytes) -> bytes:
     """Return the row of a Read's nonce."""
     return b"n" + nonce

@@ -7,8 +7,9 @@ block ⇒ same writes on every node: nothing here reads a clock (time is the blo
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from protocol import codec, cross_anchoring, limits
+from protocol import codec, cross_anchoring, limits, rejoining
 from protocol.ballots import Governing
 from protocol.block import Block
 from protocol.configuration import Configuration
@@ -30,12 +31,14 @@ from protocol.ledger_rows import (
     newer_version_key,
     nonce_key,
     older_version_key,
+    origin_key,
     receipt_key,
     record_key,
     vault_key,
     vault_record_key,
 )
 from protocol.recovery import configuration_set_by
+from protocol.rejoining import Rejoin
 from protocol.transaction import (
     Accusation,
     Ballot,
@@ -168,44 +171,38 @@ class _State:
                     self._erase(transaction, txid, signers)
                 case Propose() | Ballot() | Withdraw():
                     self._govern(transaction, txid, signers)
-                case Accusation():
-                    self._accuse(transaction, txid, signers)
-                case ForeignCheckpoint():
-                    self._record_foreign(transaction, signers)
-        except _Refusal as refusal:
+                case Accusation() | ForeignCheckpoint() | Rejoin():
+                    self._take_from_member(transaction, txid, signers)
+        except (_Refusal, Refused) as refusal:
             return f"refused: {refusal}", not isinstance(refusal, _NotSigned)
         return ACCEPTED, True
 
     def _govern(self, transaction: GovernanceTransaction, txid: Txid, signers: tuple[PublicKey, ...]) -> None:
         self._demand_signed(self.governing.is_signed(transaction, signers))
-        try:
-            match transaction:
-                case Propose():
-                    self.governing.propose(transaction, txid)
-                case Ballot():
-                    self.governing.vote(transaction)
-                case Withdraw():
-                    self.governing.withdraw(transaction)
-        except Refused as reason:
-            raise _Refusal(str(reason)) from None
+        match transaction:
+            case Propose():
+                self.governing.propose(transaction, txid)
+            case Ballot():
+                self.governing.vote(transaction)
+            case Withdraw():
+                self.governing.withdraw(transaction)
 
-    def _accuse(self, accusation: Accusation, txid: Txid, signers: tuple[PublicKey, ...]) -> None:
-        reporter = accusation.reporter
-        self._demand_signed(signers == (PublicKey(reporter),) and self._is_member(reporter))
-        try:
-            self.convicting.accuse(accusation.evidence, txid)
-        except Refused as reason:
-            raise _Refusal(str(reason)) from None
-
-    def _record_foreign(self, checkpoint: ForeignCheckpoint, signers: tuple[PublicKey, ...]) -> None:
-        member = checkpoint.member
+    def _take_from_member(
+        self,
+        transaction: Accusation | ForeignCheckpoint | Rejoin,
+        txid: Txid,
+        signers: tuple[PublicKey, ...],
+    ) -> None:
+        member = transaction.reporter if isinstance(transaction, Accusation) else transaction.member
         self._demand_signed(signers == (PublicKey(member),) and self._is_member(member))
-        try:
-            cross_anchoring.record(
-                self.get, self.writes, checkpoint, network=self._network, time_ms=self._time_ms
-            )
-        except Refused as reason:
-            raise _Refusal(str(reason)) from None
+        get, writes, time_ms = self.get, self.writes, self._time_ms
+        match transaction:
+            case Accusation():
+                self.convicting.accuse(transaction.evidence, txid)
+            case ForeignCheckpoint():
+                cross_anchoring.record(get, writes, transaction, network=self._network, time_ms=time_ms)
+            case Rejoin():
+                rejoining.record(get, writes, transaction, height=self._height, time_ms=time_ms)
 
     @staticmethod
     def _demand(rule: bool, reason: str) -> None:
@@ -219,6 +216,10 @@ class _State:
 
     def _is_member(self, node: bytes) -> bool:
         return self._configuration.takes_part(NodeId(node))
+
+    def _is_same(self, one: bytes, other: bytes) -> bool:
+        """Return whether two node ids are of one facility, whose node key may have changed since."""
+        return one == other or (self.get(origin_key(one)) or one) == (self.get(origin_key(other)) or other)
 
     def _vault(self, vid: Vid) -> Vault:
         row = self.get(vault_key(vid))
@@ -297,10 +298,9 @@ class _State:
         self.writes[vault_record_key(commit.vid, commit.rid)] = b""
 
     def _may_write(self, vault: Vault, author: NodeId) -> bool:
-        if author in vault.writers:
-            return True
         grants = (self._live_grant(gid) for gid in vault.grants)
-        return any(state and state.grant.facility == author and "W" in state.grant.rights for state in grants)
+        granted = (state.grant.facility for state in grants if state and "W" in state.grant.rights)
+        return any(self._is_same(node, author) for node in chain(vault.writers, granted))
 
     def _grant(self, grant: Grant, txid: Txid, signers: tuple[bytes, ...]) -> None:
         vault = self._vault(grant.vid)
@@ -361,9 +361,8 @@ class _State:
         self._demand(self.get(nonce_key(read.nonce)) is None, "nonce used")
         records = [self._record_of(rid, read.vid) for rid in read.rids]
         if read.gid == ZERO:
-            self._demand_signed(
-                actor == vault.auth_pk and vault.custodian in (ZERO, facility), "not the owner"
-            )
+            in_custody = vault.custodian == ZERO or self._is_same(vault.custodian, facility)
+            self._demand_signed(actor == vault.auth_pk and in_custody, "not the owner")
         else:
             self._read_by_grant(read, actor, facility, records)
         self.writes[nonce_key(read.nonce)] = b""
@@ -374,7 +373,8 @@ class _State:
             raise _Refusal("no live grant")
         grant = state.grant
         self._demand_signed(
-            grant.facility == facility and grant.grantee_pk == actor, "the grant is for somebody else"
+            self._is_same(grant.facility, facility) and grant.grantee_pk == actor,
+            "the grant is for somebody else",
         )
         self._demand("R" in grant.rights and read.purpose in grant.purposes, "not for this purpose")
         self._demand(

@@ -56,6 +56,8 @@ HEARTBEAT_TICKS = 2
 ELECTION_TICKS_MIN = 20
 ELECTION_TICKS_MAX = 40
 """1 to 2 s, drawn anew for every term."""
+TERM_MAX = 1 << 40
+"""Far beyond what elections reach: who states more after the loss of a majority would leave the next epoch none to count up to."""
 TERM_AHEAD_MAX = 1_000
 """A message further ahead is ignored unless it carries an election certificate (ledger.md decision 12)."""
 APPEND_BYTES_MAX = 1 * MIB
@@ -66,6 +68,8 @@ IN_FLIGHT_BYTES_MAX = 2 * MIB
 """Frames, blocks and bytes under way to one follower; the frame that reaches a bound may pass it, so that any block fits."""
 READS_PENDING_MAX = 4_096
 """Linearizable reads that wait for a round of heartbeats, at their leader or at the voter that forwarded them."""
+PROBES_PER_HEARTBEAT_MAX = 8
+"""Frames that refusals of one follower call forth at once; further ones wait. An honest one names a common block in two or three."""
 REFUSAL_HINTS_MAX = 32
 """Terms a follower names when it refuses an append; beyond, the leader goes back to the follower's committed block."""
 OWN_ACKNOWLEDGEMENTS_CACHED = 16
@@ -81,6 +85,8 @@ UNCERTIFIED_BYTES_MAX = 16 * MIB
 """What may stand above the highest certificate; at the limit a leader proposes nothing but the openings of terms (P6)."""
 CERTIFICATES_CACHED = 64
 """Certificates kept in memory for followers; older ones are read back from the ledger store."""
+VERDICTS_CACHED = 1_024
+"""Of each kind of statement: whether its signature holds, so that one which comes again is not verified again."""
 VOTE_NOTICE_TICKS = 4
 VOTE_NOTICE_AGAIN_TICKS = 20
 """When a signer whose commit vote has not been certified tells all others of it, and how often again (P6)."""
@@ -133,9 +139,9 @@ CALL_BYTES_IN_HAND_PER_PEER_MAX = 64 * MIB
 STREAMS_PER_CONNECTION_MAX = 128
 """Inbound streams a peer may hold open; further ones are reset."""
 STREAM_WINDOW_BYTES_MAX = 4 * MIB
-"""Yamux receive window of one stream: 80 MiB/s at 50 ms; larger windows only hold memory for slow readers."""
-STREAM_BUFFER_BYTES_MAX = 5 * MIB
-"""A peer that has sent more than this into an unread stream ignores the window: its connection is closed."""
+"""Yamux receive window of one stream: 80 MiB/s at 50 ms; larger windows only hold memory for slow readers.
+
+A peer that sends more into an unread stream ignores the window: its connection is closed."""
 HALF_OPEN_PER_ADDRESS_MAX = 32
 """Inbound handshakes in progress from one IP address; the oldest gives way. An honest one takes 20 ms."""
 HALF_OPEN_MAX = 256

@@ -19,6 +19,7 @@ from protocol.checkpoint import SignedCheckpoint
 from protocol.errors import RemoteFault
 from protocol.evidence import Evidence
 from protocol.evidence_certificates import Configurations, ConflictingCertificates, FalseBase
+from protocol.evidence_freezes import FrozenVote
 from protocol.evidence_lines import Point, SignedHeader
 from protocol.evidence_statements import (
     HiddenLog,
@@ -35,6 +36,7 @@ from protocol.finality import Certificate, CommitVote
 from protocol.header_window import HeaderWindow
 from protocol.identifiers import ZERO, Digest, NetworkId, NodeId
 from protocol.raft.messages import RequestVote
+from protocol.recovery import FreezeStatement
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,14 @@ class SignedNote:
 
 
 Statement = (
-    SignedHeader | Acknowledgement | CommitVote | ElectionGrant | RequestVote | Certificate | SignedNote
+    SignedHeader
+    | Acknowledgement
+    | CommitVote
+    | ElectionGrant
+    | RequestVote
+    | Certificate
+    | SignedNote
+    | FreezeStatement
 )
 K = TypeVar("K")
 V = TypeVar("V")
@@ -65,6 +74,7 @@ class Notebook:
         self._grants = _Notes[tuple[int, ...], ElectionGrant]()
         self._requests = _Notes[tuple[int, ...], RequestVote]()
         self._notes = _Notes[int, SignedNote]()
+        self._freezes = _Notes[tuple[int, ...], FreezeStatement]()
         self._certificates = OrderedDict[Digest, Certificate]()
         self._final = OrderedDict[Digest, None]()
         """Hashes of certified blocks, more of them than certificates: nobody who stands upon one of them has a false base."""
@@ -156,6 +166,8 @@ class Notebook:
                 yield from self._see_certificate(statement)
             case SignedNote():
                 yield from self._see_note(statement)
+            case FreezeStatement():
+                yield from self._see_freeze(statement)
             case _:
                 assert_never(statement)
 
@@ -191,6 +203,8 @@ class Notebook:
             if fork is not None:
                 yield TwoVotes(before, vote, fork)
         self._votes.put(vote.signer, vote.header_hash + vote.base_hash, vote)
+        for statement in self._freezes.of(vote.signer):
+            yield from self._after_freeze(statement, vote)
         if vote.base_hash not in self._final:
             for certificate in self._certificates.values():
                 yield from self._false_base(vote, certificate)
@@ -201,7 +215,7 @@ class Notebook:
 
     def _see_grant(self, grant: ElectionGrant) -> Iterator[Evidence]:
         before = self._grants.put(grant.voter, (grant.epoch, grant.incarnation, grant.term), grant)
-        if before is not None and before.candidate != grant.candidate:
+        if before is not None and before != grant:
             yield TwoGrants(before, grant)
 
     def _see_request(self, request: RequestVote) -> Iterator[Evidence]:
@@ -257,6 +271,23 @@ class Notebook:
         for certificate in self._certificates.values():
             if certificate.header.tree_size == size:
                 yield OtherTree(seen.signer, seen.note, certificate, 0, ())
+
+    def _see_freeze(self, statement: FreezeStatement) -> Iterator[Evidence]:
+        certificate, key = statement.certificate, (statement.epoch, statement.incarnation)
+        self._window.add((*((certificate.header,) if certificate is not None else ()), *statement.links))
+        if self._freezes.get(statement.node, key) is None:
+            # The first one stays: a later one may say that all was well.
+            self._freezes.put(statement.node, key, statement)
+        if statement.vote is not None:
+            yield from self._see_vote(statement.vote)
+        for vote in self._votes.of(statement.node):
+            yield from self._after_freeze(statement, vote)
+
+    def _after_freeze(self, statement: FreezeStatement, vote: CommitVote) -> Iterator[Evidence]:
+        if statement.vote is not None:
+            line = self._window.line(statement.vote.height, voted(vote))
+            if line:
+                yield FrozenVote(statement, vote, line)
 
     def _false_base(self, vote: CommitVote, certificate: Certificate) -> Iterator[Evidence]:
         base, certified = Point(vote.base_height, vote.base_hash), _certified(certificate)
@@ -336,6 +367,8 @@ def author(statement: Statement) -> NodeId | None:
             return statement.signer
         case RequestVote():
             return statement.candidate
+        case FreezeStatement():
+            return statement.node
         case Certificate():
             return None  # checked by whoever saw it: its voters are members
         case _:

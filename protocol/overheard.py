@@ -37,6 +37,7 @@ from protocol.raft.messages import (
     VoteReply,
     request_vote_valid,
 )
+from protocol.recovery import FreezeStatement, check_freeze
 
 Said = Statement | CommitProof | ElectionCertificate | None
 """What a message may carry: a statement, or what is made of several."""
@@ -122,6 +123,8 @@ def holds(statement: Statement, network: NetworkId, configurations: Configuratio
                 return request_vote_valid(statement, network)
             case Certificate():
                 check_known(statement, network, configurations)
+            case FreezeStatement():
+                check_freeze(statement, network)
             case SignedNote():
                 signed_head(statement.note, statement.signer, network, configurations)
             case _:

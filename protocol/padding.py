@@ -14,7 +14,8 @@ TAG_BYTES = 16
 BUCKET_BYTES_MIN = 512
 """The smallest bucket: below it, every length would be told by its power of two."""
 
-_LENGTH_BYTES = 4
+PREFIX_BYTES = 4
+"""In front of a short plaintext stands its length."""
 
 
 def bucket_bytes(ciphertext_bytes: int) -> int:
@@ -28,8 +29,8 @@ def bucket_bytes(ciphertext_bytes: int) -> int:
 
 def pad(data: bytes, *, overhead_bytes: int = TAG_BYTES) -> bytes:
     """Return `u32be(length) ‖ data ‖ zeros`, so long that sealing (which adds `overhead_bytes`) fills a bucket."""
-    size = bucket_bytes(_LENGTH_BYTES + len(data) + overhead_bytes) - overhead_bytes
-    return (len(data).to_bytes(_LENGTH_BYTES, "big") + data).ljust(size, b"\x00")
+    size = bucket_bytes(PREFIX_BYTES + len(data) + overhead_bytes) - overhead_bytes
+    return (len(data).to_bytes(PREFIX_BYTES, "big") + data).ljust(size, b"\x00")
 
 
 def unpad(padded: bytes, *, overhead_bytes: int = TAG_BYTES) -> bytes:
@@ -38,8 +39,8 @@ def unpad(padded: bytes, *, overhead_bytes: int = TAG_BYTES) -> bytes:
     Raises:
         Malformed: any other bytes; there is one padded form of every value.
     """
-    length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
-    data = padded[_LENGTH_BYTES : _LENGTH_BYTES + length]
-    if len(padded) < _LENGTH_BYTES or pad(data, overhead_bytes=overhead_bytes) != padded:
+    length = int.from_bytes(padded[:PREFIX_BYTES], "big")
+    data = padded[PREFIX_BYTES : PREFIX_BYTES + length]
+    if len(padded) < PREFIX_BYTES or pad(data, overhead_bytes=overhead_bytes) != padded:
         raise Malformed("not the padded form of any value")
     return data

@@ -91,6 +91,8 @@ def check_freeze(statement: FreezeStatement, network: NetworkId) -> None:
     )
     if not signing.verify(statement.node, _freeze_form(network, fields), statement.signature):
         raise Invalid("a freeze statement's signature does not verify")
+    if any(term > limits.TERM_MAX for term in (statement.term, *(link.term for link in statement.links))):
+        raise Invalid("a freeze statement names a term that no election reaches")
     if vote is not None:
         if (vote.signer, vote.epoch) != (statement.node, statement.epoch):
             raise Invalid("a freeze statement names a vote of somebody else, or of another epoch")
@@ -202,7 +204,7 @@ def _votes_for(headers: dict[Digest, Header], votes: Iterable[CommitVote], diges
 class Recovery:
     """What the governance keys sign: the step from one epoch into the next.
 
-    `lost` are the organisations declared lost: they are not counted on either side. `discarded` are the hashes of blocks
+    `before` is the hash of the configuration that it replaces: who signs has been shown who leaves. `lost` are the organisations declared lost: they are not counted on either side. `discarded` are the hashes of blocks
     that somebody held above the base, so that nobody can say later that they were never known.
     """
 
@@ -211,6 +213,7 @@ class Recovery:
     base_hash: DigestField
     term: Term
     time_ms: int
+    before: DigestField
     configuration: Configuration
     lost: Annotated[tuple[NodeField, ...], Size(0, limits.MEMBERS_MAX)]
     discarded: Annotated[tuple[DigestField, ...], Size(0, limits.MEMBERS_MAX * limits.UNCERTIFIED_BLOCKS_MAX)]
@@ -235,6 +238,14 @@ class SignedRecovery:
     signatures: Annotated[tuple[RecoverySignature, ...], Size(0, limits.MEMBERS_MAX)]
 
 
+@wire("recovery-consents")
+@dataclass(frozen=True, slots=True)
+class RecoveryConsents:
+    """Who consents, beside a recovery in its block."""
+
+    signatures: Annotated[tuple[RecoverySignature, ...], Size(0, limits.MEMBERS_MAX)]
+
+
 def _recovery_form(network: NetworkId, recovery: Recovery) -> bytes:
     return signing.signed_form("recovery", network, codec.fields_plain(recovery))
 
@@ -252,13 +263,21 @@ def consents_needed(recovery: Recovery, before: Configuration) -> int:
     return max(len(left) * 2 // 3 + 1, before.certificate_quorum)
 
 
+def is_step_from(recovery: Recovery, before: Configuration) -> bool:
+    """Return whether `before` is what a recovery replaces, and those whom it declares lost are members, sorted."""
+    lost = list(recovery.lost)
+    return recovery.before == before.digest and lost == sorted(set(lost) & set(before.by_node))
+
+
 def check_recovery(signed: SignedRecovery, network: NetworkId, before: Configuration) -> None:
     """Check that the organisations of `before`, the configuration in force above the base, consent to a recovery.
 
     Raises:
-        Invalid: too few do, one twice, one that is declared lost, or a signature does not verify.
+        Invalid: it replaces another, too few consent, one twice, one that is declared lost, or a signature does not verify.
     """
     recovery = signed.recovery
+    if not is_step_from(recovery, before):
+        raise Invalid("a recovery replaces another configuration, or declares lost who is no member of it")
     nodes = [one.node for one in signed.signatures]
     if nodes != sorted(set(nodes)) or not set(nodes) <= set(before.signers) - set(recovery.lost):
         raise Invalid("a recovery is signed by distinct organisations that are not declared lost, sorted")
@@ -273,12 +292,13 @@ def check_recovery(signed: SignedRecovery, network: NetworkId, before: Configura
 
 
 def recovery_block(signed: SignedRecovery, base: Header, frontier: Frontier) -> Block:
-    """Return the block that begins the next epoch above `base`; the same bytes for everybody, and of no leader.
+    """Return the block that begins the next epoch above `base`; of no leader, and the same block for everybody.
 
-    `frontier` is the tree after the base.
+    Who consents stands in it and is hashed into nothing: members to whose operators other consents came first must not
+    begin two histories. `frontier` is the tree after the base.
     """
     recovery = signed.recovery
-    special = codec.encode(signed)
+    special = codec.encode(recovery)
     header = Header(
         base.net,
         recovery.epoch,
@@ -295,7 +315,17 @@ def recovery_block(signed: SignedRecovery, base: Header, frontier: Frontier) -> 
         recovery.configuration.digest,
         _APP_VERSION,
     )
-    return Block(header, b"", special, ())
+    return Block(header, codec.encode(RecoveryConsents(signed.signatures)), special, ())
+
+
+def signed_recovery_of(block: Block) -> SignedRecovery:
+    """Return what a block that claims to begin an epoch holds, unchecked.
+
+    Raises:
+        Malformed: it holds none.
+    """
+    consents = codec.decode(block.signature, RecoveryConsents)
+    return SignedRecovery(codec.decode(block.special, Recovery), consents.signatures)
 
 
 def check_recovery_block(
@@ -309,7 +339,7 @@ def check_recovery_block(
         Invalid: it is not what the recovery in it makes, or too few consent to that.
         Malformed: it holds none.
     """
-    signed = codec.decode(block.special, SignedRecovery)
+    signed = signed_recovery_of(block)
     recovery = signed.recovery
     if (recovery.base_height, recovery.base_hash) != (base.height, header_hash(base)):
         raise Invalid(f"block {block.height} recovers from another base")
@@ -335,7 +365,7 @@ def configuration_set_by(block: Block) -> Configuration:
     """
     if not block.is_recovery:
         return block.next_configuration()
-    configuration = codec.decode(block.special, SignedRecovery).recovery.configuration
+    configuration = codec.decode(block.special, Recovery).configuration
     if configuration.digest != block.header.next_config_hash:
         raise Invalid(f"block {block.height} carries another configuration than it names")
     return configuration

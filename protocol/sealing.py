@@ -32,7 +32,7 @@ from protocol.manifest import (
     encode_page,
     page_spans,
 )
-from protocol.padding import TAG_BYTES, bucket_bytes, pad, unpad
+from protocol.padding import PREFIX_BYTES, TAG_BYTES, bucket_bytes, pad, unpad
 
 Bytes = bytes | bytearray | memoryview
 
@@ -71,12 +71,13 @@ class SealedRecord:
     """The end of a sealed record: its last chunks, still to be stored, and what names all of them.
 
     `last_chunks` are the last chunk of data, then pages if any, then the manifest. `cids` are all ids of the record in the
-    order in which they were handed out, the manifest's last.
+    order in which they were handed out, the manifest's last. `padding_bytes` are the zeros in all of them.
     """
 
     last_chunks: tuple[SealedChunk, ...]
     manifest_cid: Cid
     cids: tuple[Cid, ...]
+    padding_bytes: int
 
 
 class RecordSealer:
@@ -94,7 +95,7 @@ class RecordSealer:
         )  # grows to one chunk, then is written over: a fresh one for each chunk is slow
         self._pending_bytes = 0
         self._cids: list[Cid] = []
-        self._total_bytes = 0
+        self._total_bytes = self._padding_bytes = 0
         self._finished = False
 
     @property
@@ -138,7 +139,9 @@ class RecordSealer:
         assert not self._finished, "a record is finished once"
         self._finished = True
         del self._pending[self._pending_bytes :]
-        self._pending.extend(bytes(_last_chunk_bytes(self._total_bytes) - TAG_BYTES - self._pending_bytes))
+        padding = bytes(_last_chunk_bytes(self._total_bytes) - TAG_BYTES - self._pending_bytes)
+        self._padding_bytes += len(padding)
+        self._pending.extend(padding)
         sealed = [self._seal_chunk(self._pending, last=True)]
         self._pending = bytearray()
         listed = data_cids = tuple(self._cids)
@@ -151,7 +154,7 @@ class RecordSealer:
             sealed += pages
             manifest = Manifest(meta, self._total_bytes, tuple([page.cid for page in pages]))
         sealed.append(self._seal_listing(encode_manifest(manifest), _ZERO_NONCE))
-        return SealedRecord(tuple(sealed), sealed[-1].cid, tuple(self._cids))
+        return SealedRecord(tuple(sealed), sealed[-1].cid, tuple(self._cids), self._padding_bytes)
 
     def _keep(self, view: memoryview) -> memoryview:
         """Move into the pending chunk what it has room for; return the rest."""
@@ -170,7 +173,9 @@ class RecordSealer:
         return self._hand_out(self._chunk_key.encrypt(nonce, plaintext, self._additional))
 
     def _seal_listing(self, data: bytes, nonce: bytes) -> SealedChunk:
-        return self._hand_out(self._manifest_key.encrypt(nonce, pad(data), self._additional))
+        padded = pad(data)
+        self._padding_bytes += len(padded) - PREFIX_BYTES - len(data)
+        return self._hand_out(self._manifest_key.encrypt(nonce, padded, self._additional))
 
     def _hand_out(self, ciphertext: bytes) -> SealedChunk:
         cid = Cid(hashlib.sha256(ciphertext).digest())

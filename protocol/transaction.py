@@ -14,6 +14,7 @@ from protocol.cross_anchoring import ForeignCheckpoint
 from protocol.errors import Invalid, Malformed
 from protocol.governance import Ballot, Propose, Withdraw, check_action
 from protocol.identifiers import ZERO, Digest, NetworkId, NodeId, PublicKey, Rid, Txid, Vid
+from protocol.rejoining import Rejoin
 
 VidField = Annotated[Vid, Size(32)]
 RidField = Annotated[Rid, Size(32)]
@@ -186,7 +187,7 @@ VaultTransaction = (
 )
 """What touches one vault, and is listed there."""
 GovernanceTransaction = Propose | Ballot | Withdraw
-Transaction = VaultTransaction | GovernanceTransaction | Accusation | ForeignCheckpoint
+Transaction = VaultTransaction | GovernanceTransaction | Accusation | ForeignCheckpoint | Rejoin
 
 SIGNATURES = {
     VaultOpen: 2,
@@ -202,6 +203,7 @@ SIGNATURES = {
     Withdraw: 1,
     Accusation: 1,
     ForeignCheckpoint: 1,
+    Rejoin: 1,
 }
 
 

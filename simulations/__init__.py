@@ -22,7 +22,8 @@ a node believes.
 
 Non-goals
 ---------
-No libp2p and no LevelDB (their adapters have suites of their own), no lying nodes yet. `explorer` looks at every world
+No libp2p and no LevelDB (their adapters have suites of their own); who lies does so in worlds of its own (`liar_world`), or
+as a real daemon (`lying_daemon`). `explorer` looks at every world
 of three cores within bounds instead of at random ones; `tests/real` does to real daemons what a real machine can.
 
 Order of calls: `runner.simulate` draws a story and tells it: `determinism.run` → `World.run`: boot nodes, then per round

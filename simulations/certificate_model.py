@@ -4,6 +4,7 @@
     python -m simulations model --exhaustive --stage lying-leader --without two-phase
     python -m simulations model --search 20000 --seed 7 --json
     python -m simulations model --search 20000 --seed 7 --without own-term --honest
+    python -m simulations model --trace 7 --seeds 100
 
 The model is ledger.md 1.1 P0 to P5, 1.2 E1 to E5, the switch of 7.2 and the Rejoin of 7.3 as pure values: no bytes, clocks,
 signatures, snapshots or recovery. Each rule has a name (`certificate_model_rules.Rule`) and can be left out, and the search
@@ -13,24 +14,28 @@ How a trace of the real core maps on the model
 ----------------------------------------------
 Nothing signed is ever taken back, so a trace is the list of what each member signed, in the order in which each did, and
 of what it made durable. Members are numbers in the order of genesis; a block is a number too: `Chain.number` of its header's
-(parent by `prev_hash`, height, term, leader, kind), with `detail` counting headers that agree in all of these. Then
+(parent by `prev_hash`, height, term, leader, kind), with `detail` counting headers that agree in all of these.
+`certificate_trace` writes it down, `certificate_replay` takes it through the model and says what the model leaves out.
 
 | the core | the model |
 |---|---|
-| RequestVote signed by a candidate | STAND, and a `Request`: tip, `ack_term`, base |
+| stands for election | STAND, and a `Request`: tip, `ack_term`, base |
 | ElectionGrant of another | GRANT, and a `Grant`: term, candidate, tip |
 | opening block made | LEAD: needs grants of a Raft quorum at its parent |
 | any other block made | PROPOSE upon its `prev_hash` |
-| Acknowledgement of height and header_hash in a term | ACKNOWLEDGE: `other` is any block of that term's leader from there on |
+| marker, or Acknowledgement, of a block in a term | ACKNOWLEDGE: `other` is any block of that term's leader from there on |
 | commit vote | VOTE: its base must be what the member knows to be certified |
-| certificate received or put together | LEARN |
-| restart, lost store, Rejoin certified | CRASH, LOSE, REJOIN |
+| certified height rises; a state is installed | LEARN |
+| tail given up for a certificate | LEAVE |
+| commit proof taken | the block is in `World.proven` |
+| a term heard of, leadership given up | HEAR; CRASH that costs nothing |
+| restart | CRASH, down to the certified block that the disk remembers |
 
-`Model.play` takes such a trace and raises at the first move that the rules do not allow; `Evidence.convictions` takes the
-statements of one member, in the same values, and is to answer as the product's own E1 to E5 do.
+`Evidence.convictions` takes the statements of one member, in the same values, and is to answer as the product's own E1 to
+E5 do.
 
-Reading order: `certificate_model_states`, `_rules`, `_evidence`, `_moves`, `_steps`; `_symmetry` and `_search` (exhaustive), `_stages`;
-`_settings`, `_walk` and `_settling` (guided); `_text`.
+Reading order: `certificate_model_states`, `_rules`, `_evidence`, `_guards`, `_moves`, `_steps`; `_symmetry` and `_search` (exhaustive), `_stages`;
+`_settings`, `_walk` and `_settling` (guided); `_text`; `certificate_trace`, `certificate_replay`, `certificate_trace_search`.
 """
 
 import argparse
@@ -38,6 +43,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from simulations import certificate_trace_search
 from simulations.certificate_model_rules import MEANINGS, Rule
 from simulations.certificate_model_search import Finding, Model, Report, Search
 from simulations.certificate_model_stages import STAGES
@@ -53,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     """Search as the words after `model` say; return the exit code."""
     given = _parser().parse_args(arguments)
     without = frozenset(Rule(name) for name in given.without)
+    if given.trace is not None:
+        return certificate_trace_search.search(given.trace, given.seeds, as_json=given.json)
     if given.search is None:
         return _exhaustive(given, without)
     tally = walk(
@@ -161,7 +169,7 @@ def _tally_lines(tally: Tally, seed: int) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simulations model",
-        description="The rules of certificates as a model: every world within bounds, or a guided random search.",
+        description="The rules of certificates as a model: every world within bounds, a guided random search, or traces of real cores.",
         epilog="\n".join(["rules that can be left out:", *[f"  {rule}: {MEANINGS[rule]}" for rule in Rule]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -170,6 +178,13 @@ def _parser() -> argparse.ArgumentParser:
         "--exhaustive", action="store_true", help="look at every world within the bounds of each stage"
     )
     way.add_argument("--search", type=int, metavar="N", help="make N runs of the guided random search")
+    way.add_argument(
+        "--trace",
+        type=int,
+        metavar="SEED",
+        help="hold what real cores do in a seed's world against the model",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="trace: so many seeds from there on (default 1)")
     parser.add_argument("--stage", choices=(_ALL, *STAGES), default=_ALL, help="exhaustive: one stage alone")
     parser.add_argument("--states", type=int, default=100_000, help="exhaustive: worlds, over all stages")
     parser.add_argument("--seed", type=int, default=0, help="search: the seed (default 0)")

@@ -64,6 +64,22 @@ class Lies:
             self._offered[key] = self._with_lies(world, elected)
         return self._offered[key]
 
+    def can_be_made(self, world: World, block: int) -> bool:
+        """Return whether a block exists, or is one that the liar could make: in a term that it was elected in, upon its own."""
+        chain = self._chain
+        missing = chain.ancestors[block] & ~world.blocks
+        return all(self._could_make(world, each) for each in members_of(missing))
+
+    def _could_make(self, world: World, block: int) -> bool:
+        chain, rules, liar, made = self._chain, self._rules, self._setting.liar, self._chain.blocks[block]
+        if made.leader != liar:
+            return False
+        if made.kind is Kind.OPENING:
+            is_later = made.term > chain.term[made.parent] and rules.may_open(liar, made.parent)
+            return is_later and rules.is_elected(world, liar, made.term, made.parent)
+        is_own = (chain.leader[made.parent], chain.term[made.parent]) == (liar, made.term)
+        return is_own and rules.is_voter(liar, made.parent)
+
     def _with_lies(self, world: World, elected: list[tuple[int, int]]) -> int:
         """Return the blocks of a world and all that the liar can build on them in the terms it was elected in."""
         chain, liar, heights = self._chain, self._setting.liar, self._bounds.heights

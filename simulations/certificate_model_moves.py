@@ -5,9 +5,8 @@ somebody is to see it (see `certificate_model_lies`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from enum import IntEnum
-from typing import NamedTuple
 
+from simulations.certificate_model_guards import Act, Guards, Move
 from simulations.certificate_model_lies import Lies
 from simulations.certificate_model_rules import Rule, Rules
 from simulations.certificate_model_states import (
@@ -26,37 +25,6 @@ from simulations.certificate_model_states import (
 Members = tuple[int, ...]
 
 
-class Act(IntEnum):
-    """What a member does."""
-
-    STAND = 0
-    GRANT = 1
-    LEAD = 2
-    PROPOSE = 3
-    ACKNOWLEDGE = 4
-    VOTE = 5
-    LEARN = 6
-    BELIEVE = 7
-    CRASH = 8
-    LOSE = 9
-    REJOIN = 10
-
-
-class Move(NamedTuple):
-    """One step: `member` does `act`. `block` is what it is about, `other` and `detail` what else it takes.
-
-    STAND: no more. GRANT: block = the tip shown, other = the candidate, detail = the term. LEAD: block = the tip, other =
-    the term. PROPOSE: block = the parent, other = the kind, detail = that of the block. ACKNOWLEDGE:
-    block = up to where, other = the tip of the leader's log. VOTE, LEARN, BELIEVE, REJOIN: the block.
-    """
-
-    act: Act
-    member: int
-    block: int = NOTHING
-    other: int = 0
-    detail: int = 0
-
-
 class Moves:
     """The moves of one setting, under the rules in force."""
 
@@ -66,6 +34,7 @@ class Moves:
         self.setting = rules.setting
         self.bounds = bounds
         self.lies = Lies(rules, bounds)
+        self.guards = Guards(rules, bounds, self.lies)
         self._possible: dict[Act, Callable[[World, Members], Iterator[Move]]] = {
             Act.STAND: self._stands,
             Act.GRANT: self._grants,
@@ -78,6 +47,9 @@ class Moves:
             Act.CRASH: self._crashes,
             Act.LOSE: self._losses,
             Act.REJOIN: self._rejoins,
+            Act.LEAVE: self._leavings,
+            # Whoever hears of a later term may do less: a search gets to the same terms by standing more often.
+            Act.HEAR: lambda _world, _members: iter(()),
         }
 
     def possible(
@@ -95,9 +67,9 @@ class Moves:
             return
         for member in members:
             node = world.nodes[member]
-            if node.role is Role.LEADER or node.is_silent or node.term >= self.bounds.terms:
+            if node.is_silent or node.term >= self.bounds.terms:
                 continue
-            if self.rules.may_lead(member, node):
+            if self.guards.stands(member, node):
                 yield Move(Act.STAND, member)
 
     def _grants(self, world: World, members: Members) -> Iterator[Move]:
@@ -113,7 +85,7 @@ class Moves:
             if node.is_silent:
                 continue
             for candidate, term, tip in sorted(asked):
-                if candidate != member and self._would_grant(node, term, tip):
+                if candidate != member and self.guards.grants(node, term, tip):
                     yield Move(Act.GRANT, member, tip, candidate, term)
             if self.setting.liar >= 0 and self.rules.liar_helps:
                 yield from self._grants_to_liar(world, member, node)
@@ -134,25 +106,13 @@ class Moves:
                 continue
             for term, tips in asked.items():
                 is_too_many = tip not in tips and len(tips) >= self.bounds.lying_tips
-                if not is_too_many and self._would_grant(node, term, tip):
+                if not is_too_many and self.guards.grants(node, term, tip):
                     yield Move(Act.GRANT, member, tip, liar, term)
 
-    def _would_grant(self, node: Node, term: int, tip: int) -> bool:
-        if term < node.term or term <= node.spent or (term == node.term and node.role is not Role.FOLLOWER):
-            return False
-        chain = self.chain
-        shown, own = (chain.term[tip], chain.height[tip]), (chain.term[node.log], chain.height[node.log])
-        return shown >= own or not self.rules.has(Rule.CURRENT_TIP)
-
     def _leads(self, world: World, members: Members) -> Iterator[Move]:
-        chain, heights = self.chain, self.bounds.heights
         for member in members:
             node = world.nodes[member]
-            if node.role is not Role.CANDIDATE or chain.height[node.log] >= heights:
-                continue
-            if node.statements.requests[-1].tip != node.log:
-                continue
-            if self.rules.is_elected(world, member, node.term, node.log):
+            if self.guards.leads(world, member, node):
                 yield Move(Act.LEAD, member, node.log, node.term)
 
     # --- blocks ---------------------------------------------------------------------------------------------------
@@ -162,26 +122,13 @@ class Moves:
             node = world.nodes[member]
             if node.role is not Role.LEADER:
                 continue
-            sent = self.sent_tip(world, member, node.term)
+            sent = self.guards.sent_tip(world, member, node.term)
             if self.lies.may_build(member, sent):
                 yield from self._honest_proposals(world, member, node, sent)
 
-    def sent_tip(self, world: World, member: int, term: int) -> int:
-        """Return the highest block that an honest leader has made in a term: its log, durable or not."""
-        chain = self.chain
-        own = [b for b in members_of(world.blocks) if chain.leader[b] == member and chain.term[b] == term]
-        return max(own, key=chain.height.__getitem__)
-
     def _honest_proposals(self, world: World, member: int, node: Node, parent: int) -> Iterator[Move]:
-        rules, chain = self.rules, self.chain
-        switch = chain.last_switch[parent]
-        is_settled = switch == NOTHING or chain.is_within(switch, node.certified)
         for kind, detail in self.lies.children(world, parent):
-            if kind is Kind.SWITCH:
-                may_stand = not rules.has(Rule.SWITCH_CERTIFIED) or chain.is_within(parent, node.certified)
-            else:
-                may_stand = is_settled or not rules.has(Rule.SWITCH_ALONE)
-            if may_stand:
+            if self.guards.cuts(node, parent, kind):
                 yield Move(Act.PROPOSE, member, parent, kind, detail)
 
     # --- acknowledgements and votes -------------------------------------------------------------------------------
@@ -192,11 +139,15 @@ class Moves:
         tips = [block for block in members_of(self.lies.offered(world)) if block != GENESIS]
         for member in members:
             node = world.nodes[member]
+            if node.is_silent:
+                continue
             for tip in tips:
-                if not self._follows(member, node, tip):
+                if chain.term[tip] < node.term:
                     continue
                 for block in self._parts(member, tip):
-                    if block != NOTHING and self._may_acknowledge(member, node, block, chain.term[tip]):
+                    if block == NOTHING or not self.guards.follows(member, node, tip, block):
+                        continue
+                    if self.guards.acknowledges(member, node, block, chain.term[tip]):
                         yield Move(Act.ACKNOWLEDGE, member, block, tip)
 
     def _parts(self, member: int, tip: int) -> Iterable[int]:
@@ -205,64 +156,33 @@ class Moves:
             return members_of(self.chain.ancestors[tip] & ~(1 << GENESIS))
         return (tip,) if self.rules.follows(member, tip) else (self.chain.last_switch[tip],)
 
-    def _follows(self, member: int, node: Node, tip: int) -> bool:
-        """Return whether the member takes AppendEntries with this tip from the leader that made it (P0, P2, P4)."""
-        rules, chain = self.rules, self.chain
-        term, leads = chain.term[tip], node.role is Role.LEADER
-        if node.is_silent or term < node.term:
-            return False
-        if chain.leader[tip] == member:
-            if not leads or term != node.term:
-                return False
-        elif leads and term == node.term:
-            return False
-        if term == node.marker_term and chain.conflict(node.marker, tip) and rules.has(Rule.MARKER):
-            return False
-        return not (chain.conflict(node.certified, tip) and rules.has(Rule.CERTIFICATE_BINDS))
-
-    def _may_acknowledge(self, member: int, node: Node, block: int, term: int) -> bool:
-        """Return whether the member's log may be made the leader's up to `block`, and whether it says anything new."""
-        rules, chain = self.rules, self.chain
-        if not rules.follows(member, block) or not rules.switches_settled(node, block):
-            return False
-        if node.marker_term == term and chain.is_within(block, node.marker):
-            return False
-        if not rules.has(Rule.VOTE_KEEPS_LOG):
-            return True
-        return rules.frees(node, block)
-
     def _votes(self, world: World, members: Members) -> Iterator[Move]:
-        rules, chain = self.rules, self.chain
-        is_proven_first = rules.has(Rule.COMMIT_PROOF)
+        known = world.proven if self.rules.has(Rule.COMMIT_PROOF) else world.blocks
         for member in members:
             node = world.nodes[member]
-            if node.is_silent or not rules.votes_certify:
+            if node.is_silent or not self.rules.votes_certify:
                 continue
-            for block in members_of(world.proven if is_proven_first else world.blocks):
-                if not rules.may_sign(member, block) or chain.is_within(block, node.certified):
-                    continue
-                if rules.follows(member, block) and not chain.is_within(block, node.log):
-                    continue  # a witness stores what it votes for without following anybody
-                if self._may_vote(node, block):
+            for block in members_of(known & ~self.chain.ancestors[node.certified]):
+                if self.guards.votes(world, member, node, block):
                     yield Move(Act.VOTE, member, block)
 
-    def _may_vote(self, node: Node, block: int) -> bool:
-        rules, chain = self.rules, self.chain
-        if node.vote != NOTHING and chain.is_within(block, node.vote):
-            return False
-        if rules.has(Rule.CERTIFICATE_BINDS) and chain.conflict(node.certified, block):
-            return False
-        return rules.frees(node, block) or not rules.has(Rule.CHAINED_VOTES)
-
     def _lessons(self, world: World, members: Members) -> Iterator[Move]:
-        chain = self.chain
         for member in members:
             node = world.nodes[member]
             if node.is_silent:
                 continue
             for block in members_of(world.final):
-                if not chain.is_within(block, node.certified) and not chain.conflict(block, node.certified):
+                if self.guards.learns(world, node, block):
                     yield Move(Act.LEARN, member, block)
+
+    def _leavings(self, world: World, members: Members) -> Iterator[Move]:
+        for member in members if self.bounds.leaves else ():
+            node = world.nodes[member]
+            if node.is_silent:
+                continue
+            for block in members_of(world.final):
+                if self.guards.leaves(world, node, block):
+                    yield Move(Act.LEAVE, member, block)
 
     def _beliefs(self, world: World, members: Members) -> Iterator[Move]:
         """Without FINAL_BY_CERTIFICATE: what a leader calls committed is final to whoever has it in its log."""
@@ -284,6 +204,9 @@ class Moves:
             forgets = not self.rules.has(Rule.DURABLE) and node.spent > 0
             if node.role is not Role.FOLLOWER or forgets:
                 yield Move(Act.CRASH, member)
+            for block in members_of(self.chain.ancestors[node.certified]) if self.bounds.forgets else ():
+                if self.guards.forgets(node, block):
+                    yield Move(Act.CRASH, member, block)
 
     def _losses(self, world: World, members: Members) -> Iterator[Move]:
         """At most one member is without its store at a time, and only so many incarnations are looked at."""

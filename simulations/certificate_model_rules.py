@@ -39,6 +39,7 @@ class Rule(StrEnum):
     SWITCH_ALONE = "switch-alone"
     SWITCH_JOINT = "switch-joint"
     REMOVED_STANDS = "removed-stands"
+    LEFT_STANDS_NOT = "left-stands-not"
     EXACT_HEADERS = "exact-headers"
     EXACT_ACKNOWLEDGEMENTS = "exact-acknowledgements"
     EXACT_VOTES = "exact-votes"
@@ -67,6 +68,7 @@ MEANINGS = {
     Rule.SWITCH_ALONE: "7.2 (2): only openings stand upon a switch that is not certified",
     Rule.SWITCH_JOINT: "7.2 (4): a switch takes q of the old signers and q of the new, and all above it takes the switch",
     Rule.REMOVED_STANDS: "Raft thesis 4.2.2: a removed voter leads until its removal is certified (ledger.md does not say it)",
+    Rule.LEFT_STANDS_NOT: "E5b: who has left its tail stands only upon a base that excuses the tip it shows (ledger.md does not say it)",
     Rule.EXACT_HEADERS: "E1 asks for one height, not only for one term",
     Rule.EXACT_ACKNOWLEDGEMENTS: "E2 asks for one term",
     Rule.EXACT_VOTES: "E3 looks at the bases",
@@ -217,18 +219,24 @@ class Rules:
 
     def may_open(self, member: int, tip: int) -> bool:
         """Return whether an opening upon `tip` by the member is valid: by a voter, or one that the switch there removes."""
-        chain = self.chain
         if self.is_voter(member, tip):
             return True
-        switch = chain.last_switch[tip]
-        if switch == NOTHING or not self.has(Rule.REMOVED_STANDS) or not chain.only_openings[tip]:
-            return False
-        return member in self.setting.configurations[chain.configuration_below[switch]].voters
+        return self.has(Rule.REMOVED_STANDS) and self._is_leaving(member, tip)
 
     def follows(self, member: int, block: int) -> bool:
-        """Return whether the member takes the block from its leader as a voter does: also the switch that removes it."""
-        below = self.chain.configuration_below[block]
-        return self.is_voter(member, block) or member in self.setting.configurations[below].voters
+        """Return whether the member takes the block from its leader as a voter does.
+
+        Also the switch that removes it, and the openings above that: until its removal is certified it may have to lead.
+        """
+        return self.is_voter(member, block) or self._is_leaving(member, block)
+
+    def _is_leaving(self, member: int, block: int) -> bool:
+        """Return whether nothing but openings stands above a switch here that removes the member."""
+        chain = self.chain
+        switch = chain.last_switch[block]
+        if switch == NOTHING or not chain.only_openings[block]:
+            return False
+        return member in self.setting.configurations[chain.configuration_below[switch]].voters
 
     def _quorum(self, configuration: Configuration) -> int:
         if self.has(Rule.QUORUM):

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from simulations.certificate_model_moves import Move, Moves
+from simulations.certificate_model_guards import Move
+from simulations.certificate_model_moves import Moves
 from simulations.certificate_model_rules import Rule, Rules
 from simulations.certificate_model_states import Bounds, Chain, Grant, Role, Setting, World, first_world
 from simulations.certificate_model_steps import Steps
@@ -23,7 +24,13 @@ class Model:
     """
 
     def __init__(
-        self, setting: Setting, bounds: Bounds, without: Iterable[Rule] = (), *, promise: str = ""
+        self,
+        setting: Setting,
+        bounds: Bounds,
+        without: Iterable[Rule] = (),
+        *,
+        promise: str = "",
+        convicts: bool = True,
     ) -> None:
         self.setting = setting
         self.bounds = bounds
@@ -31,7 +38,7 @@ class Model:
         self.rules = Rules(setting, self.chain, without)
         self.moves = Moves(self.rules, bounds)
         self.promise = promise
-        self.steps = Steps(self.moves, promise)
+        self.steps = Steps(self.moves, promise, convicts=convicts)
 
     def first_world(self) -> World:
         """Return the world before anything has happened."""

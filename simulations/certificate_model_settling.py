@@ -8,7 +8,8 @@ will help. With a liar the same schedule, in which it says nothing, measures how
 from collections.abc import Callable
 from typing import Final
 
-from simulations.certificate_model_moves import Act, Move, Moves
+from simulations.certificate_model_guards import Act, Move
+from simulations.certificate_model_moves import Moves
 from simulations.certificate_model_rules import Rules
 from simulations.certificate_model_states import Bounds, Kind, Role, World
 from simulations.certificate_model_steps import Steps
@@ -77,7 +78,7 @@ class Settling:
 
     def _is_final_to_all(self, world: World, leader: int, term: int) -> bool:
         chain = self._chain
-        tip = self._moves.sent_tip(world, leader, term)
+        tip = self._moves.guards.sent_tip(world, leader, term)
         signers = self._setting.configurations[chain.configuration[tip]].signers
         honest = [world.nodes[member] for member in signers if member != self._setting.liar]
         return chain.blocks[tip].kind is Kind.DATA and all(

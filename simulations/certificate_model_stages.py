@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_states import GENESIS, Bounds, Chain, Configuration, Kind, Setting
 
 _THREE: Final = Configuration((0, 1, 2))
@@ -91,6 +91,11 @@ STAGES: Final = {
     "honest": Stage(Setting(3, (_THREE,)), Bounds(terms=2, heights=2, stands=2)),
     "lying-leader": Stage(Setting(4, (_FOUR,), (), 3), Bounds(terms=2, heights=2, stands=0)),
     "equivocated": Stage(Setting(4, (_FOUR,), (), 3), Bounds(terms=2, heights=2, stands=0), _equivocated),
+    "left": Stage(
+        Setting(4, (_FOUR,), (), 3),
+        Bounds(terms=2, heights=1, stands=2, crashes=1, forgets=True, leaves=True),
+        _equivocated,
+    ),
     "led": Stage(Setting(4, (_FOUR,), (), 3), Bounds(terms=2, heights=2, stands=2), _led),
     "led-on": Stage(Setting(4, (_FOUR,), (), 3), Bounds(terms=2, heights=3, stands=2), _led),
     "rejoin": Stage(Setting(4, (_FOUR,), (), 3), Bounds(terms=2, heights=2, stands=1, losses=1), _led),

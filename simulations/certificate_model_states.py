@@ -237,7 +237,9 @@ class Bounds(NamedTuple):
     """How far a search goes: terms, heights, how often an honest member stands for leader, crashes, losses of a store.
 
     lying_tips: with how many tips the liar finds somebody's vote in one term. With four voters no second one elects it.
-    part_way: a member may acknowledge a part of what its leader has, as it does when it is far behind.
+    part_way: a member may acknowledge a part of what its leader has, as it does when it is far behind. forgets: a crash may
+    cost a member the newest certificates that it knew, and it may vote for its last block again upon what it then learns.
+    leaves: it may give up its tail for a certified block before it has got that.
     """
 
     terms: int = 2
@@ -247,6 +249,8 @@ class Bounds(NamedTuple):
     crashes: int = 0
     losses: int = 0
     part_way: bool = False
+    forgets: bool = False
+    leaves: bool = False
 
 
 class World(NamedTuple):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from simulations.certificate_model_evidence import Evidence
-from simulations.certificate_model_moves import Act, Move, Moves
+from simulations.certificate_model_guards import Act, Move
+from simulations.certificate_model_moves import Moves
 from simulations.certificate_model_rules import Rule
 from simulations.certificate_model_states import (
     GENESIS,
@@ -38,8 +39,10 @@ class Step(NamedTuple):
 class Steps:
     """All that moves do, over the chain and the rules of `moves`. `promise`: how the sentences begin that are told."""
 
-    def __init__(self, moves: Moves, promise: str = "") -> None:
+    def __init__(self, moves: Moves, promise: str = "", *, convicts: bool = True) -> None:
+        """`convicts`: each statement is held against its signer at once; for a long trace its end is soon enough."""
         self._promise = promise
+        self._convicts = convicts
         self._rules = moves.rules
         self._chain = moves.chain
         self._moves = moves
@@ -57,6 +60,8 @@ class Steps:
             Act.CRASH: self._crash,
             Act.LOSE: self._lose,
             Act.REJOIN: self._rejoin,
+            Act.LEAVE: self._leave,
+            Act.HEAR: self._hear,
         }
 
     def after(self, world: World, move: Move) -> Step:
@@ -189,7 +194,8 @@ class Steps:
     # --- faults ---------------------------------------------------------------------------------------------------
 
     def _crash(self, world: World, move: Move, node: Node) -> Step:
-        node = node._replace(role=Role.FOLLOWER)
+        certified = node.certified if move.block == NOTHING else move.block
+        node = node._replace(role=Role.FOLLOWER, certified=certified)
         if not self._rules.has(Rule.DURABLE):
             node = node._replace(spent=0, marker_term=0, marker=GENESIS, vote=NOTHING)
         return Step(world.with_node(move.member, node), None)
@@ -208,6 +214,17 @@ class Steps:
         )
         return Step(world.with_node(move.member, node), None)
 
+    def _leave(self, world: World, move: Move, node: Node) -> Step:
+        """P5: all above the base goes, and nothing more is said in a term in which some of it was acknowledged (E2)."""
+        is_marked = node.marker_term == node.term and not self._chain.is_within(node.marker, node.certified)
+        term = max(node.term + is_marked, self._chain.term[move.block])
+        node = node._replace(log=node.certified, term=term, role=Role.FOLLOWER)
+        return Step(world.with_node(move.member, node), None)
+
+    def _hear(self, world: World, move: Move, node: Node) -> Step:
+        node = node._replace(term=move.detail, role=Role.FOLLOWER)
+        return Step(world.with_node(move.member, node), None)
+
     # --- promises -------------------------------------------------------------------------------------------------
 
     def _said(self, world: World, member: int, node: Node) -> Step:
@@ -215,7 +232,7 @@ class Steps:
         return Step(world, self._conviction(world, member))
 
     def _conviction(self, world: World, member: int) -> str | None:
-        if member == self._setting.liar:
+        if member == self._setting.liar or not self._convicts:
             return None
         name = self._evidence.convicts(member, world.nodes[member].statements, world)
         return f"conviction: {name} names member {member + 1}, who kept to the rules" if name else None

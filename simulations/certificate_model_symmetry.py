@@ -7,7 +7,7 @@ configuration turns moves into moves and broken promises into broken promises. O
 import itertools
 from typing import Final, NamedTuple
 
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_states import (
     NOTHING,
     Block,

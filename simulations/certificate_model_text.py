@@ -1,8 +1,9 @@
 """The words for blocks and moves: how a way to a broken promise is told."""
 
+from string import ascii_lowercase
 from typing import Final, assert_never
 
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_states import GENESIS, Chain, Configuration, Kind, Setting, World
 
 _KINDS: Final = {Kind.OPENING: "o", Kind.DATA: "d", Kind.SWITCH: "s", Kind.REJOIN: "r", Kind.GENESIS: "g"}
@@ -18,7 +19,7 @@ def label(chain: Chain, block: int) -> str:
         return f"{text}-to-{made.detail}"
     if made.kind is Kind.REJOIN:
         return f"{text}-of-{(made.detail >> 8) + 1}"
-    return text + "ab"[made.detail] if made.detail else text
+    return text + ascii_lowercase[made.detail % 26] if made.detail else text
 
 
 def sentence(chain: Chain, world: World, move: Move) -> str:
@@ -46,7 +47,11 @@ def sentence(chain: Chain, world: World, move: Move) -> str:
         case Act.BELIEVE:
             text = f"takes its leader's word that {block} is committed"
         case Act.CRASH:
-            text = "crashes and comes back"
+            text = f"crashes and comes back{f', and knows no more than {block} to be certified' if block else ''}"
+        case Act.LEAVE:
+            text = f"gives up its tail for the certificate of {block}"
+        case Act.HEAR:
+            text = f"hears of term {move.detail}"
         case Act.LOSE:
             text = "loses its store"
         case Act.REJOIN:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_rules import Rule
 from simulations.certificate_model_search import Finding, Model
 from simulations.certificate_model_settings import draw_setting

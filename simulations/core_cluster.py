@@ -1,11 +1,13 @@
 """The members of tier A, the network between them, and the checkers that watch both."""
 
+from collections.abc import Callable
 from random import Random
 
 from protocol.block import Block, genesis_block
 from protocol.configuration import Card, Configuration, Member, found, network_id
 from protocol.errors import RemoteFault
 from protocol.identifiers import NodeId, PublicKey, Term
+from protocol.raft.machine import Raft
 from protocol.raft.messages import Message
 from protocol.raft.state import Ready, Role
 from protocol.signing import SigningKey
@@ -28,14 +30,15 @@ _VIOLATIONS_MAX = 20
 _CODEC_SEEDS = 0.1
 _SLOW_APPLY_SEEDS = 0.2
 _WITNESS_SEEDS = 0.3
-_MESSAGES_PER_S_MAX = 20_000
-"""Over a hundred times what the cores send when all is well: beyond, answers call forth more answers."""
 _CLOCK_OFFSET_MS_MAX = 400
 _CLOCK_DRIFT_MAX = 100e-6
 
 
 class Cluster:
     """Everything that one seed is made of, but for what goes wrong and what clients do. Observers of a story are learners or witnesses."""
+
+    messages_per_s_max = 20_000
+    """Over a hundred times what the cores send when all is well: beyond, answers call forth more answers."""
 
     def __init__(self, seed: int, *, voters: int, learners: int) -> None:
         self.seed = seed
@@ -56,6 +59,8 @@ class Cluster:
         self.frames = Frames(cross_codec=rng.random() < _CODEC_SEEDS)
         self.apply_s = 0.5 if rng.random() < _SLOW_APPLY_SEEDS else 0.001
         """The longest time between a certificate and the application of its block."""
+        self.make_core: Callable[..., Raft] = Raft
+        """What a member runs; whoever wants to look into cores puts in another."""
         self.changes_members = False
         self.sets_clocks = False
         self.voters_min = 1
@@ -150,10 +155,10 @@ class Cluster:
         if self.agenda.now >= self._second_ends:
             self._second_ends, self._storm_above = (
                 self.agenda.now + 1,
-                self.network.sent + _MESSAGES_PER_S_MAX,
+                self.network.sent + self.messages_per_s_max,
             )
         elif self.network.sent > self._storm_above:
-            self.report(f"storm: over {_MESSAGES_PER_S_MAX} messages within a second")
+            self.report(f"storm: over {self.messages_per_s_max} messages within a second")
 
     def _deliver(self, source: int, target: int, load: object) -> None:
         self.nodes[target].receive(self.nodes[source], load)

@@ -45,12 +45,13 @@ class Frames:
 class Frame:
     """One message on its way."""
 
-    __slots__ = ("_checked", "_frames", "_raw", "message")
+    __slots__ = ("_checked", "_decoded", "_frames", "_raw", "message")
 
     def __init__(self, message: Message, frames: Frames, raw: bytes | None) -> None:
         self.message = message
         self._frames = frames
         self._raw = raw
+        self._decoded: Input | None = None
         self._checked: CheckedAppend | None = None
 
     def input(self) -> Input:
@@ -60,8 +61,10 @@ class Frame:
             RemoteFault: a block is malformed or its body invalid.
         """
         if self._raw is not None:
-            message: Message = codec.decode_union(self._raw, Message)
-            return check_append(message) if isinstance(message, AppendEntries) else message
+            if self._decoded is None:  # once for all receivers: the same bytes give the same value
+                message: Message = codec.decode_union(self._raw, Message)
+                self._decoded = check_append(message) if isinstance(message, AppendEntries) else message
+            return self._decoded
         if not isinstance(self.message, AppendEntries):
             return self.message
         if self._checked is None:

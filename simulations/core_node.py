@@ -84,7 +84,7 @@ class CoreNode:
         world.durable.started(self.id, disk.hard_state)
         world.chain.started(self.id, disk.applied)
         world.commits.started(self.id, disk.applied)
-        raft = Raft(
+        raft = world.make_core(
             key=self.key,
             network=world.network_id,
             configuration=world.configurations.above(disk.blocks[disk.applied]),
@@ -251,7 +251,7 @@ class CoreNode:
         if self.life is not life or self.is_paused:
             return
         raft = life.raft
-        if life.pool or life.led_term is not None or raft.role is Role.LEADER:
+        if life.pool or life.led_term != (raft.term if raft.role is Role.LEADER else None):
             self._lead(life)
         while (ready := raft.ready()) is not None:
             if ready.must_persist:
@@ -264,10 +264,11 @@ class CoreNode:
         if commit != life.commit:
             life.commit = commit
             self.world.commits.reached(self.id, commit)
-        in_force = raft.configuration, self.disk.blocks[-1]
-        if life.writing is None and life.in_force != in_force:
-            life.in_force = in_force
-            self.world.configurations.in_force(self.id, *in_force)
+        if life.writing is None:
+            in_force = raft.configuration, self.disk.blocks[-1]
+            if life.in_force != in_force:
+                life.in_force = in_force
+                self.world.configurations.in_force(self.id, *in_force)
 
     def _lead(self, life: Life) -> None:
         raft = life.raft
@@ -324,10 +325,11 @@ class CoreNode:
         world = self.world
         frames: dict[int, Frame] = {}
         for target, message in ready.messages:
-            world.sends.sent(self.id, message, self.disk.hash_at)
-            world.votes.sent(self.id, message)
             frame = frames.get(id(message))
             if frame is None:
+                # What is durable is the same for whoever else gets it now.
+                world.sends.sent(self.id, message, self.disk.hash_at)
+                world.votes.sent(self.id, message)
                 frame = frames[id(message)] = world.frames.frame(message)
             world.post(self.index, target, frame, lane=1 if is_urgent(message) else 0)
         for contradiction in ready.contradictions:

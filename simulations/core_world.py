@@ -12,9 +12,8 @@ and small limits drawn per seed (`core_limits`); what it leaves to tier B is eve
 """
 
 import contextlib
-import gc
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from time import perf_counter
 
 from protocol import codec
@@ -42,8 +41,11 @@ def simulate_core(
     quality: Quality = GOOD,
     load: Load | None = None,
     settle_s: float = SETTLE_S,
+    watch: Callable[[Cluster], object] = lambda _: None,
 ) -> Verdict:
     """Run one seed in tier A to its end or to its first violation; what it is made of is `core_world`'s docstring.
+
+    `watch` is given the members before any of them starts.
 
     Raises:
         StoryError: tier A cannot carry out one of the events.
@@ -55,8 +57,9 @@ def simulate_core(
         if not options.real_signatures:
             stack.enter_context(determinism.fake_signatures())
         stack.enter_context(core_limits.in_force(limits))
-        stack.enter_context(_no_collector())
+        stack.enter_context(determinism.no_collector())
         told = _Telling(options, events, quality, load or Load(), settle_s)
+        watch(told.cluster)
         told.run()
     cluster = told.cluster
     counts = cluster.history.counts
@@ -74,18 +77,6 @@ def simulate_core(
         log=(f"limits {core_limits.describe(limits)}", *told.log),
         happenings=tuple(cluster.history.kept or ()),
     )
-
-
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep the collector out: it costs a fifth of the time, and a run's cycles are few enough to wait for its end."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 class _Telling:

@@ -29,8 +29,9 @@ import trio.testing
 from nacl.exceptions import BadSignatureError
 from trio._core import _run as scheduler
 
-from protocol import signing
+from protocol import certificate, finality, signing
 from protocol.errors import LocalFault
+from protocol.raft import leader_forms
 
 T = TypeVar("T")
 
@@ -45,11 +46,14 @@ _CLOSED: Final = (
     (secrets, ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "randbits", "choice")),
     (threading.Thread, ("start",)),
     (trio.to_thread, ("run_sync",)),
+    (trio.lowlevel, ("start_thread_soon",)),
     (socket, ("socket", "create_connection", "getaddrinfo", "socketpair")),
     (trio.socket, ("socket", "getaddrinfo")),
     (trio, ("open_tcp_stream", "open_unix_socket", "run_process")),
 )
 _FAKE_SECRET_BYTES: Final = 64
+_TURNS_PER_QUESTION: Final = 1_000
+_VERDICTS: Final = (certificate.acknowledgement_valid, finality.vote_valid, leader_forms.ends_valid)
 _STUCK: Final = "every task waits and no time-out will wake one"
 
 
@@ -64,7 +68,7 @@ def run(seed: int, main: Callable[[], Awaitable[T]]) -> T:
 
     async def closed() -> T:
         # Only from here on: trio opens a socket pair of its own before.
-        with no_outside_world(), whole:
+        with no_outside_world(), _kernel_asked_seldom(), whole:
             return await main()
         raise LocalFault(_STUCK)
 
@@ -110,7 +114,38 @@ def _virtual_time(whole: trio.CancelScope) -> trio.testing.MockClock:
     clock._autojump = autojump  # noqa: SLF001
     clock._real_clock = float  # noqa: SLF001 - always 0.0; the rate is 0 anyway
     clock._real_base = 0.0  # noqa: SLF001
+    clock.current_time = lambda: clock._virtual_base  # noqa: SLF001 - what is left of it, and asked for without end
     return clock  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _kernel_asked_seldom() -> Iterator[None]:
+    """Have trio ask the kernel for events now and then only: at every turn of its loop that took half of the time.
+
+    Sockets are closed to a simulation, so there is nothing to hear but that somebody has pressed Ctrl-C.
+    """
+    runner = scheduler.GLOBAL_RUN_CONTEXT.runner
+    with _replaced(runner, "io_manager", _SeldomAsked(runner.io_manager)):
+        yield
+
+
+class _SeldomAsked:
+    """Trio's input and output, but for most of the questions whether there is any."""
+
+    def __init__(self, manager: Any) -> None:  # Any: the class differs between operating systems
+        self._manager = manager
+        self.process_events = manager.process_events
+        self._turns = 0
+
+    def get_events(self, timeout: float) -> Any:  # Any: passed on
+        """Return what the kernel says, now and then."""
+        self._turns += 1
+        if timeout > 0 or self._turns % _TURNS_PER_QUESTION == 0:
+            return self._manager.get_events(timeout)
+        return ()
+
+    def __getattr__(self, name: str) -> Any:  # Any: passed on
+        return getattr(self._manager, name)
 
 
 class _SelectiveQueue(deque[trio.lowlevel.Task]):
@@ -145,6 +180,18 @@ def hold_tasks(is_held: Callable[[trio.lowlevel.Task], bool] | None) -> None:
     runner.runq = deque(tasks) if is_held is None else _SelectiveQueue(tasks, is_held)
 
 
+@contextlib.contextmanager
+def no_collector() -> Iterator[None]:
+    """Keep the collector out: it costs a fifth of the time, and a run's cycles are few enough to wait for its end."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def collect_garbage() -> None:
     """Free cycles now. Called at virtual times, never by the number of allocations (see above)."""
     gc.collect()
@@ -170,7 +217,14 @@ def fake_signatures() -> Iterator[None]:
     checked; `--signatures real` checks the rest.
     """
     with _replaced(signing, "bindings", _FakeBindings):
-        yield
+        for verdicts in _VERDICTS:
+            verdicts.cache_clear()
+        try:
+            yield
+        finally:
+            # What holds here holds nowhere else.
+            for verdicts in _VERDICTS:
+                verdicts.cache_clear()
 
 
 class _FakeBindings:

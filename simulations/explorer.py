@@ -1,11 +1,12 @@
-"""`python -m simulations.explorer`: look at every world of three voters that can be reached within bounds.
+"""`python -m simulations.explorer`: look at every world of three voters, or two and a witness, that can be reached within bounds.
 
     python -m simulations.explorer --depth 40 --states 300000 --json
     python -m simulations.explorer --root half-way --order breadth --drops 1 --duplicates 1
-    python -m simulations.explorer --replay trace.txt
+    python -m simulations.explorer --root witnessed --notices 1 --states 50000
+    python -m simulations.explorer --replay trace.txt --root half-way
 
 The real `protocol.raft.machine.Raft` takes every step: deliveries in any order, losses, duplicates, time-outs, heartbeats,
-proposals, writes that take their time, crashes with the loss of what was not durable, restarts. After each one the
+notices of votes and certificates, proposals, writes that take their time, crashes with the loss of what was not durable, restarts. After each one the
 invariants of ledger.md section 3 are checked. A violation is printed with the steps that lead to it from the first start; the
 same steps, one a line, can be played again. Exit code 1 means a violation.
 
@@ -23,7 +24,7 @@ from simulations.determinism import fake_signatures
 from simulations.explorer_history import Histories
 from simulations.explorer_moves import Moves
 from simulations.explorer_search import Bounds, Budget, Order, Report, Search, Violation
-from simulations.explorer_stage import ROOTS, Stage, root_of
+from simulations.explorer_stage import ROOTS, Stage, roles_of, root_of
 
 _ALL = "all"
 _TERMS = 2
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Search, or replay, as the command line says; return the exit code."""
     given = _parser().parse_args(arguments)
     if given.replay is not None:
-        return _replay(given.replay)
+        return _replay(given.replay, given.root)
     roots = tuple(ROOTS) if given.root == _ALL else (given.root,)
     reports = {
         root: explore(_bounds(given, root, len(roots)), root=root, order=given.order) for root in roots
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def explore(bounds: Bounds, *, root: str = "start", order: Order = Order.BREADTH) -> Report:
     """Search from a root of `explorer_stage.ROOTS`; return what was seen, a violation with a trace that has no step too many."""
     with fake_signatures():
-        search = Search(bounds, order=order)
+        search = Search(bounds, order=order, roles=roles_of(root))
         report = search.run(root_of(root, search.moves, search.histories))
         report.violations = [
             Violation(found.sentence, shortened(found, search.moves, search.histories))
@@ -82,14 +83,16 @@ def _shows(trace: tuple[str, ...], sentence: str, moves: Moves, histories: Histo
     return stage.sentence == sentence
 
 
-def replay(trace: tuple[str, ...]) -> str | None:
+def replay(trace: tuple[str, ...], root: str = "start") -> str | None:
     """Play the steps of a trace from the first world; return the violation that the last one shows, or None.
+
+    `root` is where the search began that found it: it says who is a witness.
 
     Raises:
         ValueError: a step is not possible where it stands.
     """
     with fake_signatures():
-        moves = Moves()
+        moves = Moves(roles_of(root))
         stage = Stage(moves, Histories(moves))
         for step in trace:
             if stage.sentence is not None:
@@ -138,11 +141,11 @@ def _paragraph(root: str, report: Report) -> str:
     return "\n".join(lines)
 
 
-def _replay(path: Path) -> int:
+def _replay(path: Path, root: str) -> int:
     """Play a file of steps, one a line, empty ones and those that begin with # left out."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     try:
-        sentence = replay(tuple([line for line in lines if line and not line.startswith("#")]))
+        sentence = replay(tuple([line for line in lines if line and not line.startswith("#")]), root)
     except ValueError as error:
         print(f"the trace cannot be played: {error}", file=sys.stderr)
         return 2

@@ -5,13 +5,11 @@ the state of a world, not to the search.
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from protocol.identifiers import Height, Term
 from simulations.explorer_disk import Broken, demand
 from simulations.explorer_moves import NODES, Move, Moves, View
 
-_QUORUM: Final = NODES // 2 + 1
 _Views = tuple[int, ...]
 _Reads = tuple[tuple[int, ...], tuple[tuple[int, Height | None], ...]]
 
@@ -121,9 +119,16 @@ class Histories:
             blocks.holds(committed, history.chain),
             f"state machine safety: block {block.height} is committed upon another chain",
         )
-        holders = sum(blocks.holds(one.durable, committed) for one in view)
-        demand(holders >= _QUORUM, f"durability: block {block.height} is committed and durable on {holders}")
+        holders = self._holders(view, committed)
+        demand(
+            holders >= self._moves.raft_quorum,
+            f"durability: block {block.height} is committed and durable on {holders}",
+        )
         return replace(history, chain=committed)
+
+    def _holders(self, view: list[View], block: int) -> int:
+        """Return how many voters hold a block durably: a witness counts for nothing here (P6)."""
+        return sum(self._moves.blocks.holds(view[n].durable, block) for n in self._moves.voters)
 
     def _check_complete(self, history: History, leader: View) -> None:
         """Leader completeness: who leads a later term has every block that was committed before (Raft §5.4)."""
@@ -164,8 +169,8 @@ class Histories:
     def _is_figure_8(self, leader: View, view: list[View], history: History) -> bool:
         blocks = self._moves.blocks
         for number in blocks.chain(leader.tip)[1:]:
-            holders = sum(blocks.holds(one.durable, number) for one in view)
+            is_held = self._holders(view, number) >= self._moves.raft_quorum
             older = blocks.blocks[number].term < leader.term
-            if older and holders >= _QUORUM and not blocks.holds(history.chain, number):
+            if older and is_held and not blocks.holds(history.chain, number):
                 return True
         return False

@@ -24,6 +24,7 @@ from simulations.explorer_graph import Graphs
 from simulations.explorer_node import NOW_MS, Members, Node
 
 NODES: Final = 3
+VOTERS: Final = ("voter",) * NODES
 
 
 class Kind(IntEnum):
@@ -40,7 +41,11 @@ class Kind(IntEnum):
     TRANSFER_NEXT = 8
     TRANSFER_PREVIOUS = 9
     READ = 10
-    DELIVER = 11
+    NOTICE = 11
+    DELIVER = 12
+
+
+_TRANSFERS: Final = ((Kind.TRANSFER_NEXT, 1), (Kind.TRANSFER_PREVIOUS, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +122,12 @@ class Blocks:
 class Moves:
     """The states of nodes met so far, and the steps between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, roles: tuple[str, ...] = VOTERS) -> None:
+        """`roles`: of each node, "voter" or "witness"."""
         self._graphs = Graphs()
-        self._members = Members.of(NODES)
+        self._members = Members.of(roles)
+        self.voters = tuple([n for n, role in enumerate(roles) if role == "voter"])
+        self.raft_quorum = self._members.configuration.raft_quorum
         self._index = {NodeId(key.public): n for n, key in enumerate(self._members.keys)}
         genesis = genesis_block(self._members.configuration)
         self.blocks = Blocks(genesis)
@@ -216,6 +224,8 @@ class Moves:
                 node.transfer((node.index - 1) % NODES)
             case Kind.READ:
                 node.read()
+            case Kind.NOTICE:
+                node.notice()
 
     @staticmethod
     def _rested(node: Node) -> Node:
@@ -275,9 +285,11 @@ def _inputs(node: Node) -> tuple[Kind, ...]:
         if raft.may_propose:
             kinds.append(Kind.PROPOSE)
         if raft.successor is None:
-            kinds += [Kind.TRANSFER_NEXT, Kind.TRANSFER_PREVIOUS]
+            kinds += [kind for kind, by in _TRANSFERS if node.votes((node.index + by) % NODES)]
     elif node.is_leased:
         kinds.append(Kind.SILENCE)
     if raft.leader is not None:
         kinds.append(Kind.READ)
+    if node.has_notice:
+        kinds.append(Kind.NOTICE)
     return tuple(kinds)

@@ -7,6 +7,7 @@ leaves out of the state it resets in the machine as well: equal fingerprints the
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,13 +51,13 @@ class Members:
     network: NetworkId
 
     @staticmethod
-    def of(count: int) -> "Members":
-        """Return `count` voters."""
-        keys = tuple([SigningKey(hashlib.sha256(b"explorer %d" % n).digest()) for n in range(count)])
+    def of(roles: Sequence[str]) -> "Members":
+        """Return members of these roles."""
+        keys = tuple([SigningKey(hashlib.sha256(b"explorer %d" % n).digest()) for n in range(len(roles))])
         stands = PublicKey(bytes(32))
         members = [
-            Member(f"voter {n}", "hospital", "voter", NodeId(key.public), stands, stands, stands, stands, ())
-            for n, key in enumerate(keys)
+            Member(f"{role} {n}", "hospital", role, NodeId(key.public), stands, stands, stands, stands, ())
+            for n, (role, key) in enumerate(zip(roles, keys, strict=True))
         ]
         ordered = tuple(sorted(members, key=lambda member: member.node))
         configuration = Configuration(1, ordered, 0, (0,), bytes(32))
@@ -145,6 +146,12 @@ class Node:
         for _ in range(limits.HEARTBEAT_TICKS):
             self._up.tick(NOW_MS)
 
+    def notice(self) -> None:
+        """Let the own vote, or the lack of anything to vote for, have stood so long that all signers are told (P6)."""
+        certifying = self._up._certifying
+        certifying._since_tick = self._up._voter.tick - limits.VOTE_NOTICE_TICKS
+        certifying.tick(limits.VOTE_NOTICE_AGAIN_TICKS)
+
     def finish_write(self) -> None:
         """Let the write under way end."""
         ready, self.waiting = self.waiting, None
@@ -212,7 +219,7 @@ class Node:
             election._granted = None  # nobody asks for it again
         pending = raft._forwarded._pending
         raft._forwarded._pending = {number: (asked, _FRESH) for number, (asked, _) in pending.items()}
-        # A notice of a vote or certificate is never due here: what it does, replies and frames that come late do as well.
+        # A notice of a vote or certificate is never due by itself: it is an input.
         raft._certifying._since_tick = 2 * _FRESH
         raft._certifying.seen.clear()  # for others to see
         raft._patience._heard.clear()
@@ -313,6 +320,21 @@ class Node:
     def is_leased(self) -> bool:
         """Whether it follows a leader that it has heard of late."""
         return self.raft is not None and self.raft._voter.leader_heard_tick == _FRESH
+
+    @property
+    def has_notice(self) -> bool:
+        """Whether it waits for a certificate, and has a vote or a certificate to show."""
+        if self.raft is None:
+            return False
+        log = self.log
+        has_certificate = self.raft._voter.certificate_at(log.certified) is not None
+        return self.raft._certifying.uncertified_vote is not None or (
+            log.uncertified_count > 0 and has_certificate
+        )
+
+    def votes(self, index: int) -> bool:
+        """Return whether a node votes in elections."""
+        return NodeId(self.members.keys[index].public) in self.members.configuration.voters
 
     @property
     def term(self) -> Term:

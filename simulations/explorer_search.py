@@ -18,7 +18,7 @@ from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
 
 from simulations.explorer_history import Histories
-from simulations.explorer_moves import NODES, Kind, Moves
+from simulations.explorer_moves import NODES, VOTERS, Kind, Moves
 from simulations.explorer_stage import Root
 
 _HEAD: Final = NODES + 2
@@ -59,6 +59,7 @@ class Budget(NamedTuple):
     heartbeats: int = 1
     transfers: int = 0
     reads: int = 0
+    notices: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ _SPENDS: Final = {
     Kind.TRANSFER_NEXT: "transfers",
     Kind.TRANSFER_PREVIOUS: "transfers",
     Kind.READ: "reads",
+    Kind.NOTICE: "notices",
 }
 
 
@@ -159,9 +161,11 @@ class _Frontier:
 class Search:
     """One search of the worlds that can be reached from one root."""
 
-    def __init__(self, bounds: Bounds, *, order: Order = Order.BREADTH) -> None:
+    def __init__(
+        self, bounds: Bounds, *, order: Order = Order.BREADTH, roles: tuple[str, ...] = VOTERS
+    ) -> None:
         self.bounds = bounds
-        self.moves = Moves()
+        self.moves = Moves(roles)
         self.histories = Histories(self.moves)
         self.report = Report()
         self._order = order

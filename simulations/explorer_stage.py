@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from simulations.explorer_history import Histories
-from simulations.explorer_moves import NODES, Kind, Moves
+from simulations.explorer_moves import NODES, VOTERS, Kind, Moves
 
 _SETTLE_MAX: Final = 1_000
 
@@ -170,8 +170,15 @@ ROOTS: Final[dict[str, tuple[Callable[[Stage], None], int]]] = {
     "unaware": (_unaware, 1),
     "behind": (_behind, 1),
     "figure-8": (_figure_8, 2),
+    "witnessed": (_half_way, 1),
 }
 """Where a search may begin, and how many terms have passed there."""
+_WITNESSED: Final = frozenset({"witnessed"})
+
+
+def roles_of(root: str) -> tuple[str, ...]:
+    """Return what the nodes of a root are: voters, but for node 3 where a witness takes part."""
+    return (*VOTERS[1:], "witness") if root in _WITNESSED else VOTERS
 
 
 def root_of(name: str, moves: Moves, histories: Histories) -> Root:

@@ -1,7 +1,7 @@
 """`python -m simulations liar`: many seeds with one liar each; exit code 1 when a lie has done what none may do.
 
 Of four signers or more, one liar brings no two honest members to different final blocks. Of three (q = 2) it can; then the
-two certificates, shown to each other, convict it at once. Nobody honest is ever convicted. How often a lie was told
+two certificates, shown to each other, convict it at once. Nobody honest is ever convicted, and no lie sets off messages without end. How often a lie was told
 and proven is counted, not demanded: of what nobody received, or nobody compared in time, there is no proof.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from simulations.liar import Lie
-from simulations.liar_world import LyingRun, run_lying
+from simulations.liar_world import LyingCluster, LyingRun, run_lying
 
 _SAFE_SIGNERS = 4
 _FEWEST = 3
@@ -51,7 +51,6 @@ class LyingVerdict:
     forks: int
     blocks: int
     wrongs: tuple[str, ...]
-    is_stormy: bool
 
 
 def wrongs(run: LyingRun, voters: int) -> tuple[str, ...]:
@@ -62,6 +61,8 @@ def wrongs(run: LyingRun, voters: int) -> tuple[str, ...]:
         found.append(f"convicts somebody honest of {', '.join(innocent)}")
     if run.forks and voters >= _SAFE_SIGNERS:
         found.append(f"honest members have different final blocks at {run.forks[0]}")
+    if run.is_stormy:
+        found.append(f"over {LyingCluster.messages_per_s_max} messages within a second")
     if run.unproven:
         found.append(f"a fork at {run.unproven[0]} does not convict the liar at the first exchange")
     return tuple(found)
@@ -71,9 +72,7 @@ def judge(one: LyingSeed) -> LyingVerdict:
     """Run one seed."""
     run = run_lying(one.seed, one.lie, voters=one.voters, virtual_s=one.virtual_s)
     kinds = sorted({found.kind for found in run.convictions if run.liar in found.nodes})
-    return LyingVerdict(
-        one, run.lies, tuple(kinds), len(run.forks), run.height, wrongs(run, one.voters), run.is_stormy
-    )
+    return LyingVerdict(one, run.lies, tuple(kinds), len(run.forks), run.height, wrongs(run, one.voters))
 
 
 def main(words: list[str]) -> int:
@@ -112,7 +111,6 @@ def summary(verdicts: Iterable[LyingVerdict]) -> Iterator[str]:
             f"{sum(verdict.lies > 0 for verdict in found)} ({sum(verdict.lies for verdict in found)} times), "
             f"proven in {sum(bool(verdict.kinds) for verdict in found)} ({proven}), "
             f"forked in {sum(verdict.forks > 0 for verdict in found)}"
-            f"{f', ended early in a storm of messages {storms}' if (storms := sum(one.is_stormy for one in found)) else ''}"
         )
 
 

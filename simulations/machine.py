@@ -7,6 +7,7 @@ from typing import TypeVar
 import trio
 
 from node.core import Core
+from node.ports import PeerTransport
 from node.snapshots import SnapshotSpace
 from protocol.configuration import Card, Configuration, Member, found
 from protocol.errors import CarechainError, Corruption, Unavailable
@@ -53,6 +54,8 @@ class Node:
     """It has lost what it had promised: by a lie of its disk, or with a ledger that was rebuilt."""
     was_lied_to: bool = False
     """Its disk has lost what it had said was synchronised, and only others can tell."""
+    wire: Callable[[PeerTransport], PeerTransport] = lambda transport: transport
+    """What its program speaks with others through, given what really does."""
     down_after_failure_s: float = 1.0
     """How long whoever looks after the machine takes to start it again when its disk has failed."""
 

@@ -84,6 +84,8 @@ class Witness:
         self.sends = PersistBeforeSend(self.report, self.durable)
         self.chain = StateMachineSafety(self.report, configuration, genesis_block(configuration))
         self.promises = Promises(self.report, self.chain)
+        self._sent_last: tuple[bytes, Message] | None = None
+        self._blocks: dict[bytes, Block] = {}
 
     def report(self, violation: str) -> None:
         """Note what must never be; the run ends at the next opportunity."""
@@ -123,7 +125,7 @@ class Witness:
                 self.durable.written(node.id, codec.decode(value, HardState), sync=sync)
             elif key.startswith(keyspace.BLOCK):
                 # The block of an installed snapshot was cut long ago, also where this very node had led then.
-                self._stored(node, Block.decode(value), is_news=keyspace.STATE_IN_USE not in batch.writes)
+                self._stored(node, self._block(value), is_news=keyspace.STATE_IN_USE not in batch.writes)
             elif key.startswith(keyspace.CERTIFICATE):
                 certified.append(codec.decode(value, Certificate))
         for certificate in certified:
@@ -135,14 +137,14 @@ class Witness:
         self.elections.led(block.term, block.header.leader)
         if is_news and block.opening and block.header.leader == node.id:
             self.history.record("leader", node.index, block.term)
-            self.chain.led(block.term, node.id, lambda height: _hash_at(node, height))
+            self.chain.led(block.term, node.id, lambda height: self._hash_at(node, height))
 
     def saw_sent(self, node: Node, channel: str, body: bytes) -> None:
         """Hear what a node hands to its transport."""
         # Only what promises something is worth decoding: a message's tag follows two bytes of MessagePack.
         if channel in _CHANNELS and body.startswith(_PROMISES, 2):
-            message: Message = codec.decode_union(body, Message)
-            self.sends.sent(node.id, message, lambda height: _hash_at(node, height))
+            message = self._message(body)
+            self.sends.sent(node.id, message, lambda height: self._hash_at(node, height))
             if isinstance(message, AppendReply | VoteNotice) and message.vote is not None:
                 self.votes.sent(node.id, message.vote, self.durable.last(node.id))
             if (
@@ -150,6 +152,23 @@ class Witness:
                 and message.certificate is not None
             ):
                 self.certificates.seen(node.id, message.certificate)
+
+    def _message(self, body: bytes) -> Message:
+        """Return a message that is sent, decoded once for all to whom it goes."""
+        if self._sent_last is None or self._sent_last[0] is not body:
+            self._sent_last = body, codec.decode_union(body, Message)
+        return self._sent_last[1]
+
+    def _block(self, raw: bytes) -> Block:
+        """Return a block by its bytes, which are decoded once for all nodes."""
+        block = self._blocks.get(raw)
+        if block is None:
+            block = self._blocks[raw] = Block.decode(raw)
+        return block
+
+    def _hash_at(self, node: Node, height: Height) -> Digest | None:
+        row = node.rows.undamaged().get(keyspace.BLOCK + height.to_bytes(8, "big"))
+        return self._block(row).hash if row is not None else None
 
     async def watch(self, node: Node, core: Core) -> None:
         """See what a node applies, until cancelled; what lies below a snapshot it installs, when it has fetched that."""
@@ -205,8 +224,3 @@ class NodeLog:
 
     def _keep(self, level: str, event: str, values: dict[str, Any]) -> None:
         self._witness.log.append(f"{trio.current_time():.6f} {self._node.index} {level} {event} {values}")
-
-
-def _hash_at(node: Node, height: Height) -> Digest | None:
-    row = node.rows.undamaged().get(keyspace.BLOCK + height.to_bytes(8, "big"))
-    return Block.decode(row).hash if row is not None else None

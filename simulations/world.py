@@ -167,7 +167,7 @@ class World(Witness):
         snapshot_rng = determinism.stream(self.seed, f"snapshots/{name}")
         snapshot_disk = VirtualDisk(node.snapshot_rows, node.disk_speed, snapshot_rng, lambda *_: None)
         ports = Ports(
-            transport=transport,
+            transport=node.wire(transport),
             disk=disk,
             workers=VirtualWorkers(determinism.stream(self.seed, f"workers/{name}"), 0.1),
             clock=node.clock,
@@ -301,7 +301,7 @@ class World(Witness):
         """Let a disk say of all writes from now on that they are synchronised, and lose the latest when power fails.
 
         At most one disk may lie. What is demanded: no more than that the node's own store is behind. Its promises are in
-        the memory of those they were given to; it asks them after its crash (`node.rejoin`), and signs nothing that could
+        the memory of those they were given to; it asks them after its crash (`node.recall`), and signs nothing that could
         contradict one. So nothing final is lost and no vote is cast twice as long as every other voter has run since the
         first write that was lost until the liar has asked them all. Otherwise two of three voters, the liar and one that
         was away, have failed at once; then the world is `is_excused`, and says so in its history.

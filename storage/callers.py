@@ -16,7 +16,9 @@ class Callers:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._gate = threading.Condition()
+        # Entered for every row that is read: a plain lock costs a fifth of the condition that stands upon it.
+        self._lock = threading.Lock()
+        self._gate = threading.Condition(self._lock)
         self._calls = 0
         self._closed = False
         self.scans = 0
@@ -30,14 +32,14 @@ class Callers:
         Raises:
             LocalFault: the database is closed.
         """
-        with self._gate:
+        with self._lock:
             if self._closed:
                 raise LocalFault(f"database {self._name} is closed")
             self._calls += 1
 
     def leave(self) -> None:
         """End a call."""
-        with self._gate:
+        with self._lock:
             self._calls -= 1
             if self._closed:
                 self._gate.notify_all()
@@ -45,13 +47,13 @@ class Callers:
     @contextmanager
     def scanning(self) -> Iterator[None]:
         """Count a scan for as long as the block lasts."""
-        with self._gate:
+        with self._lock:
             self.scans += 1
             self.scans_begun += 1
         try:
             yield
         finally:
-            with self._gate:
+            with self._lock:
                 self.scans -= 1
 
     def close(self) -> bool:

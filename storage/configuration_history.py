@@ -3,12 +3,14 @@
 What was signed under an old configuration is checked under it, and those who have left keep their names in old entries.
 """
 
+import itertools
 from collections.abc import Iterable
 
 from protocol import codec
 from protocol.ballots import CONFIGURATION_PREFIX
 from protocol.configuration import Configuration, Member
 from protocol.errors import Corruption, Malformed
+from protocol.governance import successions
 from protocol.identifiers import Digest, Height, NodeId
 
 Row = tuple[bytes, bytes]
@@ -21,6 +23,8 @@ class ConfigurationHistory:
         self._genesis = genesis
         self._entries: list[tuple[Height, Configuration]] = [(Height(0), genesis)]
         self._introduced: dict[NodeId, Member] = {}
+        self._successors: dict[NodeId, NodeId] = {}
+        """Node ids that were given up, and the present ones of their facilities."""
 
     def introduce(self, member: Member) -> None:
         """Take the card of a facility that is no member yet, our own for one, so that it has a name."""
@@ -44,6 +48,11 @@ class ConfigurationHistory:
                     raise Corruption(f"a configuration in the ledger does not decode: {error}") from None
             entries.append((height, before))
         self._entries = entries
+        self._successors = {}
+        for (_, earlier), (_, later) in itertools.pairwise(entries):
+            for new, old in successions(earlier, later).items():
+                self._successors = {one: new if to == old else to for one, to in self._successors.items()}
+                self._successors[old] = new
 
     @property
     def newest(self) -> Configuration:
@@ -84,6 +93,19 @@ class ConfigurationHistory:
         """Return the name of a member or former member; of anybody else the beginning of the node id."""
         member = self.member_ever(node)
         return member.name if member is not None else node.hex()[:16]
+
+    def present(self, node: NodeId) -> NodeId:
+        """Return the node id that a facility has now: another one when its node key has changed since."""
+        return self._successors.get(node, node)
+
+    def is_same(self, one: NodeId, other: NodeId) -> bool:
+        """Return whether two node ids are of one facility, as ledger state judges it."""
+        return one == other or self.present(one) == self.present(other)
+
+    def all_ids(self, node: NodeId) -> tuple[NodeId, ...]:
+        """Return all node ids that a facility has or had, sorted."""
+        present = self.present(node)
+        return tuple(sorted([present, *(one for one, to in self._successors.items() if to == present)]))
 
     def left_at(self, node: NodeId) -> Height | None:
         """Return the height of the block that let a former member go; None for members and for strangers."""

@@ -4,7 +4,8 @@ What this adds to plyvel, each because something was lost or came back wrong wit
 
 - `paranoid_checks` and `verify_checksums` always (storage.md 1: otherwise flipped bits are returned as data).
 - A changed length in the last block of a log is found before LevelDB takes it for a torn tail (`write_ahead_log`).
-- A directory that has tables but no CURRENT is damaged, not new: LevelDB would quietly start an empty database in it.
+- A directory with tables but no CURRENT, or without the log that its manifest names, is damaged: LevelDB would quietly
+  start an empty database in it, or go on without what was written last.
 - Unsynchronised writes survive a power cut as a *prefix*: LevelDB changes log files without synchronising the old one,
   so a later write could survive an earlier one. The old log is synchronised before a change can happen.
 - After a failed write the log on disk ends in half a record that later writes would follow: so none are taken.
@@ -28,7 +29,8 @@ from storage.callers import Callers
 from storage.directories import sync_directory
 from storage.key_value import Batch
 from storage.keyspace import FORMAT
-from storage.write_ahead_log import damaged_logs
+from storage.levels import Level, parse_levels
+from storage.write_ahead_log import damaged_logs, missing_log
 
 Migration = Callable[["LevelDb"], None]
 """Brings a database from the format it stands under to the next one; idempotent, for a crash may repeat it."""
@@ -217,13 +219,13 @@ class LevelDb:
 
     # --- upkeep -----------------------------------------------------------------------------------------------
 
+    def levels(self) -> tuple[Level, ...]:
+        """Return the levels that hold files."""
+        return parse_levels(self._step(lambda: self._db.get_property(b"leveldb.stats")))
+
     def flush(self) -> None:
         """Turn the write buffer into a table: frees its memory, and lets a scrub read every byte."""
-        self._callers.enter()
-        try:
-            self._flush()
-        finally:
-            self._callers.leave()
+        self._step(self._flush)
 
     def _flush(self) -> None:
         with self._write_lock:
@@ -260,7 +262,9 @@ class LevelDb:
             self._flush()
             with self._write_lock:
                 self._db.compact_range(start=start, stop=stop)
-                self._raise_background_error()
+                # Compaction reports nothing; an empty write returns the error it left behind.
+                with self._db.write_batch(sync=False):
+                    pass
             if self._holds_replaced or open_before or self._callers.scans_begun != begun_before:
                 self._holds_replaced = True
                 self._remove_replaced()
@@ -279,11 +283,6 @@ class LevelDb:
                     self._holds_replaced = False
             finally:
                 self._write_lock.release()
-
-    def _raise_background_error(self) -> None:
-        # Compaction reports nothing; an empty write returns the error it left behind.
-        with self._db.write_batch(sync=False):
-            pass
 
     def close(self) -> None:
         """Flush and release the database, after calls in other threads have returned; further calls raise LocalFault."""
@@ -322,9 +321,10 @@ class LevelDb:
     def _check_files(self, *, create: bool) -> None:
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         if "CURRENT" in names:
-            damaged = damaged_logs(self.path)
-            if damaged:
+            if damaged := damaged_logs(self.path):
                 raise self._refuses(f"{damaged[0]} was changed")
+            if (missing := missing_log(self.path)) is not None:
+                raise self._refuses(f"{missing} is missing")
         elif any(name.endswith((".ldb", ".log", ".sst")) for name in names):
             raise self._refuses("CURRENT is missing")
         elif not create:

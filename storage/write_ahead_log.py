@@ -9,22 +9,55 @@ taken for the torn write of a crash: it and everything after it is dropped witho
 A torn record never matches its checksum at a shorter length (chance 2^-32 for each try); an intact record whose
 length was changed does, at its true length. So when the last block ends in such a record, every length that differs
 in one byte is tried. The manifest needs the same care: a lost last edit hides whole tables.
+
+Nor does LevelDB miss a log that is gone. The last edit in the manifest names the one that was begun before it was written and
+is removed only after a later edit, so that one is always there; where it is not, it was deleted, or an edit was.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from storage import crc32c
+from storage.table_file import varint
 
 BLOCK_BYTES = 32 * 1024
 HEADER_BYTES = 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_COMPARATOR, _LOG_NUMBER = 1, 2
+"""Tags of what a manifest's edit begins with (LevelDB version_edit.cc), the second always in the place behind the first."""
 
 
 def damaged_logs(directory: Path) -> tuple[str, ...]:
     """Return the names of the logs in a closed database whose tail was changed, not torn; sorted."""
     logs = sorted([*directory.glob("*.log"), *directory.glob("MANIFEST-*")])
     return tuple(path.name for path in logs if has_changed_length(_last_block(path)))
+
+
+def missing_log(directory: Path) -> str | None:
+    """Return the name of the log that a closed database needs and has not; None where it is there, or the manifest tells nothing."""
+    try:
+        manifest = directory / (directory / "CURRENT").read_text("ascii").strip()
+        block = _last_block(manifest)
+    except (OSError, ValueError):
+        return None  # the engine says what is wrong with these
+    number = 0
+    for kind, edit in _fragments(block):
+        if kind == _FULL:
+            number = _log_number(edit) or number
+    name = f"{number:06}.log"
+    return None if number == 0 or (directory / name).exists() else name
+
+
+def _log_number(edit: bytes) -> int:
+    """Return the log that an edit names; 0 when it names none, as the first edit of a manifest."""
+    try:
+        tag, position = varint(edit, 0)
+        if tag == _COMPARATOR:
+            length, position = varint(edit, position)
+            tag, position = varint(edit, position + length)
+        return varint(edit, position)[0] if tag == _LOG_NUMBER else 0
+    except ValueError:
+        return 0
 
 
 def has_changed_length(block: bytes) -> bool:

@@ -138,6 +138,7 @@ class MadeHistory:
             self.blocks[-1].hash,
             Term(tip.term + 1),
             tip.time_ms + 1,
+            before.digest,
             with_members(before, left),
             tuple(one.node for one in before.members if one.name in lost),
             (),

@@ -224,6 +224,7 @@ async def _add_batch(store: _Store, rows: SealedRows, results: Sequence[bytes]) 
                     Rid(ZERO),
                     staged.plain_bytes,
                     len(staged.cids),
+                    staged.padding_bytes,
                     0,
                 )
                 fingerprint = rows.fingerprint(staged.sha256, staged.plain_bytes)

@@ -29,25 +29,36 @@ def list_members(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @app.command("propose")
 def propose(
-    what: Annotated[str, typer.Argument(metavar="CARD|NAME", help="A card file to add, or a member.")],
+    what: Annotated[
+        str | None, typer.Argument(metavar="CARD|NAME", help="A card file to add, or a member.")
+    ] = None,
     *,
     role: Annotated[
         Literal["voter", "witness", "observer", "learner", "suspended"] | None,
         typer.Option("--role", help="The role to give; a voter begins as a learner."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Propose that the member leaves.")] = False,
+    min_b: Annotated[
+        int | None,
+        typer.Option(
+            "--min-b", min=0, metavar="N", help="Have the network tolerate at least N lying members."
+        ),
+    ] = None,
     expires: ExpiresOption = "30d",
     accept_risk: RiskOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Propose to add the facility of a card, or to change a member's role, suspend or remove it."""
+    """Propose to add the facility of a card; to change a member's role, suspend, reinstate or remove it; or a new --min-b."""
+    if (what is None) is (min_b is None):
+        raise Refused("name a card file or a member, or --min-b alone")
     session = Session.start(home, as_json)
     fields = {
         "name": what,
-        "card": _card_text(Path(what)),
+        "card": None if what is None else _card_text(Path(what)),
         "role": role,
         "leaves": remove,
+        "min_b": min_b,
         "expires_ms": duration_ms(expires),
         "accept_risk": accept_risk,
     }
@@ -107,14 +118,19 @@ def rotate(
     *,
     governance: Annotated[bool, typer.Option("--governance", help="The key that signs ballots.")] = False,
     checkpoint: Annotated[bool, typer.Option("--checkpoint", help="The key that signs checkpoints.")] = False,
+    node: Annotated[
+        bool,
+        typer.Option("--node", help="The key of its connections and its peer id; not while it signs blocks."),
+    ] = False,
     expires: ExpiresOption = "30d",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Propose new keys for this facility, made now and signed for by its old ones; restart the daemon once they are in force."""
+    """Propose new keys for this facility, made now and signed for by its old ones; they are kept beside the old ones till then."""
     session = Session.start(home, as_json)
     client = Client(session.home)
-    keys = [name for name, wanted in (("governance", governance), ("checkpoint", checkpoint)) if wanted]
+    wanted = {"governance": governance, "checkpoint": checkpoint, "node": node}
+    keys = [name for name, is_wanted in wanted.items() if is_wanted]
     session.output.answer(
         lambda: client.post("/v1/members/rotate", keys=keys, expires_ms=duration_ms(expires)), _show_proposal
     )

@@ -42,6 +42,7 @@ def run(
 ) -> None:
     """Run the facility's daemon until SIGTERM or Ctrl-C."""
     from node import config, identity  # noqa: PLC0415  (loaded by the daemon only, not on the way to --help)
+    from node.key_rotation import first_node_id  # noqa: PLC0415
 
     place = Session.start(home, as_json).home
     place.require()
@@ -55,7 +56,7 @@ def run(
         passphrase = find_passphrase(passphrase_file, new=False) if identity.needs_passphrase(place) else None
         with identity.opened_keystore(place, passphrase, secrets.token_bytes) as keystore:
             keys = identity.Identity.load(keystore)
-            invitation = _invitation(place, ticket, keys.node_id, configuration)
+            invitation = _invitation(place, ticket, first_node_id(keys, keystore), configuration)
             if joins and invitation is None:
                 _join(place, configuration)
             import trio  # noqa: PLC0415
@@ -66,7 +67,6 @@ def run(
                 daemon.serve,
                 place,
                 settings,
-                keys,
                 configuration,
                 invitation=invitation,
                 keystore=keystore,

@@ -145,7 +145,7 @@ def _show_status(document: Document) -> None:
         ("records", f"{document.get('records', 0)}, {document.get('own_records', 0)} of them our own"),
         ("chunks", document["chunks"]),
         ("bytes", size_text(document["bytes"])),
-        ("padding", f"at most {document.get('padding_overhead_max', 0):.1%}"),
+        ("padding", _padding(document)),
         ("under replicated", document["under_replicated"]),
         ("corrupt", document["corrupt"]),
         ("quarantined", document.get("quarantined")),
@@ -153,6 +153,7 @@ def _show_status(document: Document) -> None:
         ("pending records", document.get("pending")),
         ("erased, pending", document.get("erased_pending")),
         ("files", _files(document)),
+        *((f"compaction of {name}", _levels(found)) for name, found in document.get("databases", {}).items()),
         ("free", _free(document)),
         ("growth", _growth(growth)),
         ("surplus chunks", document.get("surplus")),
@@ -187,6 +188,20 @@ def _files(document: Document) -> str:
         + more
         + (f", {held} deleted chunks among them" if held else "")
     )
+
+
+def _padding(document: Document) -> str:
+    own, most = document.get("padding_overhead", 0.0), document.get("padding_overhead_max", 0.0)
+    return f"{own:.1%} of our own records, at most {most:.1%} of all"
+
+
+def _levels(database: Document) -> str:
+    parts = [
+        f"{level['files']} files in level {level['level']}" for level in database["levels"] if level["files"]
+    ]
+    written = sum(level["written_bytes"] for level in database["levels"])
+    state = "under way" if database["compacting"] else "idle"
+    return f"{state}; {', '.join(parts) or 'no files'}; {size_text(written)} written since the start"
 
 
 def _free(document: Document) -> str:

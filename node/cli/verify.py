@@ -1,6 +1,7 @@
 """`carechain verify`: check a receipt with no daemon, no home and no network."""
 
 import datetime as dt
+import typing
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,9 @@ from node.cli.output import Document, facts, say
 from node.cli.session import HomeOption, JsonOption, Session
 from protocol import limits
 from protocol.errors import Refused, RemoteFault
+
+if typing.TYPE_CHECKING:
+    from protocol.receipt_file import ReceiptFile
 
 
 def verify(
@@ -22,6 +26,14 @@ def verify(
             help="The genesis.json of the network that is meant; without it only the receipt's own is known.",
         ),
     ] = None,
+    newer: Annotated[
+        Path | None,
+        typer.Option(
+            "--newer",
+            metavar="RECEIPT",
+            help="A newer receipt of the same network: what a recovery known to it has given up is refused.",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +44,7 @@ def verify(
     """
     session = Session.start(home, as_json)
     try:
-        document = checked(file, trust)
+        document = checked(file, trust, newer)
     except Refused as refusal:
         if as_json:
             failed = {"ok": False, "height": None, "time": None, "trusted": False, "error": str(refusal)}
@@ -45,8 +57,8 @@ def verify(
         )
 
 
-def checked(file: Path, trust: Path | None) -> Document:
-    """Return what a receipt proves.
+def checked(file: Path, trust: Path | None, newer: Path | None = None) -> Document:
+    """Return what a receipt proves; `newer` is a receipt that may know of a later epoch.
 
     Raises:
         Refused: which check failed, or a file that cannot be read.
@@ -62,6 +74,8 @@ def checked(file: Path, trust: Path | None) -> Document:
         finding = receipt_file.check(receipt, trusted)
     except RemoteFault as fault:
         raise Refused(f"{file} proves nothing: {fault}") from None
+    if newer is not None:
+        _compare(file, receipt, newer)
     return {
         "ok": True,
         "network": finding.network.hex(),
@@ -79,6 +93,22 @@ def checked(file: Path, trust: Path | None) -> Document:
         "signers": len(finding.in_force.configuration.signers),
         "bytes": len(data),
     }
+
+
+def _compare(file: Path, receipt: "ReceiptFile", newer: Path) -> None:
+    """Check that a receipt is not of a branch that a recovery has given up, by the proof in a newer one."""
+    from protocol import change_proof, receipt_file  # noqa: PLC0415
+    from protocol.configuration import network_id  # noqa: PLC0415
+
+    try:
+        known = receipt_file.decode(_read(newer))
+        receipt_file.check(known, network_id(receipt.proof.genesis))
+    except RemoteFault as fault:
+        raise Refused(f"{newer} proves nothing: {fault}") from None
+    try:
+        change_proof.check_not_given_up(receipt.proof.header, known.proof.changes)
+    except RemoteFault as fault:
+        raise Refused(f"{file}: {fault}") from None
 
 
 def _read(file: Path) -> bytes:

@@ -116,6 +116,10 @@ class Fields:
             raise WrongUsage(f"the field '{name}' is missing or not a whole number")
         return value
 
+    def optional_number(self, name: str) -> int | None:
+        """Return an integer, or None when it is absent."""
+        return None if self.values.get(name) is None else self.number(name)
+
     def data(self, name: str) -> bytes:
         """Return bytes that travel as base64."""
         try:

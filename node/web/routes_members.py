@@ -21,10 +21,11 @@ def member_routes(services: Services, metrics: Metrics) -> list[Route]:
 
     async def propose(fields: Fields) -> Mapping[str, Any]:
         wish = Wish(
-            fields.text("name"),
+            fields.optional_text("name") or "",
             fields.optional_text("card"),
             fields.optional_text("role"),
             fields.flag("leaves"),
+            fields.optional_number("min_b"),
         )
         return await services.members.propose(
             wish, expires_ms=fields.number("expires_ms"), accept_risk=fields.flag("accept_risk")

@@ -112,7 +112,7 @@ class Certifying:
     def count(self) -> None:
         """Certify the highest block that q signers stand for, if there is one (P5); tell all when this node does not lead."""
         voter = self._voter
-        own = self._own
+        own = self.uncertified_vote
         if own is not None and own.header_hash == voter.durable.last_vote_hash:
             # Persist before counting: what is in a certificate has been sent.
             self._votes[voter.me] = own
@@ -120,7 +120,7 @@ class Certifying:
             self.catch_up()
         if self._waiting:
             self._look_again()
-        while (certificate := self._assemble()) is not None:
+        while self._votes and (certificate := self._assemble()) is not None:
             self._certify(certificate)
             if voter.leader != voter.me:
                 self._tell_signers(CertificateNotice(voter.me, certificate))
@@ -171,7 +171,7 @@ class Certifying:
         is_ahead = height > log.tip_height
         is_other = log.first() <= height <= log.certified and log.header(height) != header
         if not (is_here or is_other) and (
-            height <= voter.base[0] or (is_ahead and self._is_remembered(height))
+            height <= voter.base_height or (is_ahead and self._is_remembered(height))
         ):
             return False
         configurations = self._configurations(certificate)
@@ -188,7 +188,7 @@ class Certifying:
         self._ahead = certificate
         # Terms never fall along a chain, so a block above this log's tip and of an older term stands on another one.
         is_bound = header.term < log.tip.term if is_ahead else height <= voter.bound
-        if is_here or not is_bound or voter.bound <= voter.base[0]:
+        if is_here or not is_bound or voter.bound <= voter.base_height:
             return False  # what nobody relies on makes way for the next leader's blocks, as ever in Raft
         self.give_up_tail()
         return True
@@ -243,8 +243,10 @@ class Certifying:
     def _target(self) -> Height | None:
         """Return for which block to vote, if for any (P4, 1; ledger.md 7.2, 4)."""
         voter, log, hard = self._voter, self._voter.log, self._voter.hard
-        base_height = voter.base[0]
-        height = min(log.committed, Height(log.certified + limits.UNCERTIFIED_BLOCKS_MAX))
+        base_height, ordered = voter.base_height, log.committed
+        if ordered <= base_height and hard.last_vote_height <= base_height:
+            return None  # nearly always, and this is asked at every turn
+        height = min(ordered, Height(log.certified + limits.UNCERTIFIED_BLOCKS_MAX))
         if log.holds(hard.last_vote_height, hard.last_vote_hash):
             height = max(height, hard.last_vote_height)
         elif hard.last_vote_height > base_height and not 0 < hard.left_height <= base_height:
@@ -261,7 +263,7 @@ class Certifying:
         """Return whether a verified vote is for a block of this log, and its base known to be certified (P4, end)."""
         voter, log = self._voter, self._voter.log
         return (
-            vote.base_height <= voter.base[0]
+            vote.base_height <= voter.base_height
             and log.certified < vote.height <= log.tip_height
             and log.hash(vote.height) == vote.header_hash
             and log.holds(vote.base_height, vote.base_hash)
@@ -282,8 +284,8 @@ class Certifying:
     def _assemble(self) -> Certificate | None:
         """Return a certificate of the highest block that enough votes stand for, or None."""
         voter, log = self._voter, self._voter.log
-        if not self._votes:
-            return None
+        if len(self._votes) < voter.configuration.certificate_quorum:
+            return None  # a quorum of the newest configuration is needed in any case
         votes = [vote for vote in self._votes.values() if self._counts(vote)]
         configurations = [voter.membership.at(log.certified)]
         if voter.changing:

@@ -288,7 +288,7 @@ class Following:
     def _must_leave(self, height: Height, blocks: tuple[Block, ...]) -> bool:
         """Return whether a frame that differs at `height` from what binds this log is right: it holds a certified block."""
         ahead, voter = self._certifying.ahead, self._voter
-        if ahead is None or not voter.base[0] < height <= voter.bound:
+        if ahead is None or not voter.base_height < height <= voter.bound:
             return False
         return any(block.header == ahead.header for block in blocks)
 
@@ -307,7 +307,7 @@ class Following:
             Invalid: the block there is certified or proven, was voted for (P4, 3), or acknowledged in this term (P2).
         """
         voter, log = self._voter, self._voter.log
-        if height <= voter.base[0]:
+        if height <= voter.base_height:
             certificate = voter.certificate_at(log.certified)
             self._send(append.leader, None, None, certificate=certificate)
             raise Invalid(f"a frame conflicts with the certified block {height}")

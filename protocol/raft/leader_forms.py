@@ -1,6 +1,8 @@
 """What a leader signs of its frames and offers, and whether it did; the header of a block is another form."""
 
-from protocol import signing
+import functools
+
+from protocol import limits, signing
 from protocol.block import header_hash
 from protocol.identifiers import Digest, Height, NetworkId, NodeId, Term
 from protocol.raft.messages import AppendEntries, InstallSnapshot
@@ -15,15 +17,31 @@ def append_form(
 
 def append_valid(append: AppendEntries, network: NetworkId) -> bool:
     """Return whether the leader's signature verifies."""
-    form = append_form(
+    return ends_valid(
         network,
         epoch=append.epoch,
         term=append.term,
         leader=append.leader,
         prev_hash=append.prev_hash,
         tip_hash=append.tip_hash,
+        signature=append.signature,
     )
-    return signing.verify(append.leader, form, append.signature)
+
+
+@functools.lru_cache(maxsize=limits.VERDICTS_CACHED)
+def ends_valid(
+    network: NetworkId,
+    *,
+    epoch: int,
+    term: Term,
+    leader: NodeId,
+    prev_hash: Digest,
+    tip_hash: Digest,
+    signature: bytes,
+) -> bool:
+    """Return whether a leader signed that frames have these ends. It says so again with every frame that adds nothing."""
+    form = append_form(network, epoch=epoch, term=term, leader=leader, prev_hash=prev_hash, tip_hash=tip_hash)
+    return signing.verify(leader, form, signature)
 
 
 def offer_form(

@@ -233,9 +233,14 @@ class Log:
         self._committed = max(self._committed, height)
         self._evict()
 
+    @property
+    def has_unpersisted(self) -> bool:
+        """Whether `take_unpersisted` would return anything."""
+        return self._truncate_from is not None or self._written != self._tip.height
+
     def take_unpersisted(self) -> tuple[Height | None, tuple[Block, ...]]:
         """Return (truncate from, blocks to append) for one durable batch; the next call starts after it."""
-        if self._truncate_from is None and self._written == self._tip.height:
+        if not self.has_unpersisted:
             return None, ()
         blocks = tuple(
             [self._entries[height].block for height in range(self._written + 1, self.tip_height + 1)]

@@ -116,7 +116,13 @@ class Raft(Requests):
             # A leader may be a voter by blocks that it is about to send; it is known by its election (P0).
             raise Invalid("a Raft message from somebody who takes no part in it here")
         self._patience.heard(sender)
-        match message:
+        match message:  # the frequent ones first
+            case CheckedAppend():
+                self._on_append(message)
+            case AppendReply() | HeartbeatReply():
+                self._on_reply(message)
+            case Heartbeat():
+                self._on_heartbeat(message)
             case PreVote():
                 self._on_pre_vote(message)
             case PreVoteReply():
@@ -125,14 +131,8 @@ class Raft(Requests):
                 self._on_request_vote(message)
             case VoteReply():
                 self._on_vote_reply(message)
-            case CheckedAppend():
-                self._on_append(message)
             case InstallSnapshot():
                 self._on_offer(message)
-            case AppendReply() | HeartbeatReply():
-                self._on_reply(message)
-            case Heartbeat():
-                self._on_heartbeat(message)
             case ReadIndexRequest():
                 self._on_read_index_request(message)
             case ReadIndexReply():
@@ -146,6 +146,11 @@ class Raft(Requests):
                 self._learn(message.certificate)
             case _:
                 assert_never(message)
+
+    @property
+    def stalled_ticks(self) -> int:
+        """For how many ticks something has waited here to become final without anything becoming so."""
+        return self._patience.stalled_ticks
 
     # --- outputs --------------------------------------------------------------------------------------------------
 

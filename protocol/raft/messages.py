@@ -359,15 +359,15 @@ def is_urgent(message: Message) -> bool:
 
 def author(message: Input) -> NodeId:
     """Return whom a message names as its sender."""
-    match message:
-        case PreVote() | RequestVote():
-            return message.candidate
+    match message:  # the frequent ones first
         case CheckedAppend():
             return message.message.leader
-        case AppendEntries() | InstallSnapshot() | Heartbeat() | ReadIndexReply() | TimeoutNow():
-            return message.leader
-        case PreVoteReply() | VoteReply() | AppendReply() | HeartbeatReply() | ReadIndexRequest():
+        case AppendReply() | HeartbeatReply() | ReadIndexRequest() | PreVoteReply() | VoteReply():
             return message.voter
+        case Heartbeat() | AppendEntries() | InstallSnapshot() | ReadIndexReply() | TimeoutNow():
+            return message.leader
+        case PreVote() | RequestVote():
+            return message.candidate
         case VoteNotice():
             return message.vote.signer
         case CertificateNotice():

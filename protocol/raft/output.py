@@ -33,6 +33,8 @@ class Output:
     def everything(self) -> Ready | None:
         """Return all that is queued, to be advanced, or None. Its messages wait for its write."""
         voter = self._voter
+        if not self._has_work():
+            return None
         certified, certificate = voter.take_certified()
         truncate_from, append = voter.log.take_unpersisted()
         hard_state = self._changed(is_written=truncate_from is not None or bool(append))
@@ -55,6 +57,19 @@ class Output:
             contradictions,
         )
         return self._outstanding
+
+    def _has_work(self) -> bool:
+        """Return whether there may be something: nearly always there is not, and this is asked at every turn."""
+        voter = self._voter
+        return bool(
+            voter.hard is not voter.durable
+            or voter.outbox
+            or voter.undelivered
+            or voter.log.has_unpersisted
+            or voter.reads
+            or voter.behind is not None
+            or voter.contradictions
+        )
 
     def _changed(self, *, is_written: bool) -> HardState | None:
         """Return the hard state if it is to be written; `is_written`: there is a batch anyway."""

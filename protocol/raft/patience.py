@@ -42,7 +42,7 @@ class Patience:
         else:
             self.stalled_ticks += 1
             self._elapsed += self._reaches_quorum()
-        if self._elapsed < self._due + self._turn():
+        if self._elapsed < self._due or self._elapsed < self._due + self._turn():
             return False
         self._pause = min(2 * self._pause, limits.CERTIFIED_PROGRESS_TICKS_MAX)
         self._due += self._pause

@@ -47,6 +47,8 @@ class Progress:
     """It needs what this leader does not hold, and has been told so."""
     paused: bool = False
     """In probe: a frame is out; the next goes out with the heartbeat."""
+    refused: int = 0
+    """Refusals answered within this heartbeat interval."""
     probe_blocks: bool = True
     """Whether the next probe carries blocks. A silent one is probed without: a megabyte each time would be waste."""
     probe_goal: Height = _NONE
@@ -82,8 +84,14 @@ class Progress:
         self.next_height = max(self.next_height, Height(self.match_height + 1))
 
     def probe_from(self, height: Height, *, blocks: bool) -> None:
-        """Go (back) to probing; the next frame follows the block below `height`."""
-        self.replicating, self.snapshotting, self.paused, self.probe_blocks = False, False, False, blocks
+        """Go (back) to probing; the next frame follows the block below `height`.
+
+        It goes out at once, but not for ever: what a follower refuses over and over is repeated with the heartbeat only. Two
+        that stand on two certified chains, or one that lies, would answer each other without a pause.
+        """
+        self.refused += 1
+        self.replicating, self.snapshotting, self.probe_blocks = False, False, blocks
+        self.paused = self.refused > limits.PROBES_PER_HEARTBEAT_MAX
         self.in_flight.clear()
         self.in_flight_bytes = 0
         self.forget_sent()  # what rode on a refused frame was of no use to it
@@ -93,6 +101,11 @@ class Progress:
         """Take what it says it has, be it less than before: a restart forgets. A late reply only costs what it has."""
         self.commit_height = min(reply.commit_height, tip)
         self.certified_height = min(reply.certified_height, tip)
+
+    def beat(self) -> None:
+        """Hear that a heartbeat interval has passed: what may have been lost is due again."""
+        self.nudge_due, self.refused = True, 0
+        self.forget_sent()
 
     def forget_sent(self) -> None:
         """Take for lost what proofs and certificates it has not said it has."""
@@ -126,6 +139,10 @@ class Progress:
                 and self.in_flight_bytes < limits.IN_FLIGHT_BYTES_MAX
             )
         return not self.paused
+
+    def has_all(self, tip: Height, certified: Height) -> bool:
+        """Return whether all blocks and the newest certificate have been sent to the follower, for all that is known."""
+        return self.replicating and self.next_height > tip and self.certificate_height >= certified
 
     def is_settled(self, committed: Height, certified: Height) -> bool:
         """Return whether the follower has answered for all that was sent, and knows what is committed and certified."""

@@ -125,6 +125,8 @@ class ForwardedReads:
 
     def tick(self) -> None:
         """Give up what a lost message or a change of leader has left without an answer."""
+        if not self._pending:
+            return
         voter = self._voter
         lost = [
             request

@@ -51,16 +51,15 @@ class Leadership:
 
     def tick(self) -> bool:
         """Count a tick; return whether a quorum was heard within the least election time-out (CheckQuorum)."""
-        voter = self._voter
+        voter, receivers = self._voter, self._voter.receivers
         if self._transfer is not None and self._transfer.tick():
             self._transfer = None
-        for node in [node for node in self._progress if node not in voter.receivers]:
+        for node in [node for node in self._progress if node not in receivers]:
             self._departures.add(node)
         self._departures.tick()
         for progress in self._progress.values():
             if voter.tick % limits.HEARTBEAT_TICKS == 0:
-                progress.nudge_due = True
-                progress.forget_sent()
+                progress.beat()
         return self._heartbeats.tick()
 
     @property
@@ -218,6 +217,9 @@ class Leadership:
             proof.header.height if proof is not None and proof.header.height > log.certified else Height(0)
         )
         for node, progress in self._progress.items():
+            is_new = progress.proof_height < proven < progress.next_height
+            if not (is_new or progress.nudge_due) and progress.has_all(tip, log.certified):
+                continue
             sent = False
             if progress.next_height <= log.committed and self._offers.serve(node, progress):
                 continue
@@ -229,7 +231,7 @@ class Leadership:
             nudge = progress.nudge_due and not progress.is_settled(log.committed, log.certified)
             # Proofs and certificates leave at once: a follower has them one hop after the leader, not one heartbeat.
             news = progress.replicating and (
-                progress.proof_height < proven < progress.next_height
+                is_new
                 or voter.certificate_for(progress.certificate_height, Height(progress.next_height - 1))
                 is not None
             )

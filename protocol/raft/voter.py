@@ -114,6 +114,12 @@ class Voter:
         return certified, self.log.hash(certified)
 
     @property
+    def base_height(self) -> Height:
+        """The height of `base`, for which no block is looked up."""
+        remembered, certified = self.hard.certificate_height, self.log.certified
+        return remembered if remembered > certified else certified  # noqa: FURB136 - max() costs a call at every turn
+
+    @property
     def signers(self) -> frozenset[NodeId]:
         """Whose votes count now: while the membership changes, those before and those after (ledger.md 7.2, 4)."""
         before = self.membership.replaced if self.changing else None
@@ -156,7 +162,7 @@ class Voter:
         But not before it holds the certified block that made it leave its tail: what it would say of its log could not be
         told from a lie (E5b).
         """
-        return self._counts_or_leaves(self.me) and self.base[0] >= self.hard.left_height
+        return self._counts_or_leaves(self.me) and self.base_height >= self.hard.left_height
 
     def _counts_or_leaves(self, node: NodeId) -> bool:
         # Until its leaving is certified, a voter that leaves may hold the only log that can win (Raft thesis §4.2.2).
@@ -292,7 +298,7 @@ class Voter:
         undone in a way that contradicts nothing: this node says nothing more in a term in which it has acknowledged some of
         it (E2), and neither votes nor stands before it holds the certified block (E3, E5b).
         """
-        base = self.base[0]
+        base = self.base_height
         self.truncate_from(Height(base + 1))
         marked = self.marked_height()
         is_marked = marked is not None and marked > base
@@ -332,7 +338,7 @@ class Voter:
         ):
             raise Corruption(f"block {hard.certificate_height} is certified and not in the log")
         self._check_marker()
-        is_above = hard.last_vote_height > self.base[0]
+        is_above = hard.last_vote_height > self.base_height
         if is_above and not log.holds(hard.last_vote_height, hard.last_vote_hash) and not hard.left_height:
             if not self._has_lost():
                 raise Corruption(f"block {hard.last_vote_height} was voted for and is not in the log")

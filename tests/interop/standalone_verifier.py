@@ -101,7 +101,7 @@ header net=32 epoch height prev_hash=32 term leader=32 time_ms n_tx tx_root=32 t
 commit-vote signer=32 epoch incarnation height header_hash=32 base_height base_hash=32 signature=64
 certificate header=header links=header*0:64 votes=commit-vote*1:64
 configuration-change certificate=certificate configuration=configuration
-recovery epoch base_height base_hash=32 term time_ms configuration=configuration lost=32*0:64 discarded=32*0:4096 reason=str:1:500
+recovery epoch base_height base_hash=32 term time_ms before=32 configuration=configuration lost=32*0:64 discarded=32*0:4096 reason=str:1:500
 recovery-signature node=32 signature=64
 signed-recovery recovery=recovery signatures=recovery-signature*0:64
 finality-proof genesis=configuration changes=configuration-change|signed-recovery*0:99999999 ancestors=header*0:4096 certificate=certificate
@@ -181,6 +181,9 @@ def check_recovery(signed: Parsed, network: bytes, above: int, epoch: int, befor
     left, nodes = signers - set(recovery["lost"]), [one["node"] for one in signed["signatures"]]
     demand(recovery["base_height"] >= above and recovery["epoch"] > epoch, "a recovery out of order")
     demand(recovery["configuration"]["plain"] != before["plain"], "a recovery that changes nothing")
+    demand(recovery["before"] == sha256(spell(before["plain"])), "a recovery of another configuration")
+    lost, members = list(recovery["lost"]), {member["node"] for member in before["members"]}
+    demand(lost == sorted(set(lost) & members), "a stranger, or somebody twice, declared lost")
     demand(nodes == sorted(set(nodes)) and set(nodes) <= left, "consents of others, or not sorted")
     demand(len(nodes) >= max(len(left) * 2 // 3 + 1, least), "too few consents to a recovery")
     keys = {member["node"]: member["governance"] for member in before["members"]}

@@ -45,7 +45,7 @@ class Attacker:
     async def connect(self, victim: Libp2pTransport) -> Any:
         """Return the connection, which the victim may be about to close."""
         address = Multiaddr(victim.addresses()[0])
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             return await self.host.get_network().dial_addr(address, libp2p_kit.id_of(victim.me))
 
     async def open(self, connection: Any, protocol: str) -> Any:
@@ -70,7 +70,7 @@ async def tcp(victim: Libp2pTransport) -> trio.SocketStream:
     return await trio.open_tcp_stream(endpoint.host, endpoint.port)
 
 
-async def ended(stream: trio.SocketStream, seconds: float = 10) -> bool:
+async def ended(stream: trio.SocketStream, seconds: float = 60) -> bool:
     """Return whether the victim closed a TCP connection in time; whatever it says first is ignored."""
     with trio.move_on_after(seconds) as waiting, suppress(trio.BrokenResourceError):  # a reset is an end, too
         while await stream.receive_some():
@@ -78,7 +78,7 @@ async def ended(stream: trio.SocketStream, seconds: float = 10) -> bool:
     return not waiting.cancelled_caught
 
 
-async def is_reset(stream: Any, seconds: float = 10) -> bool:
+async def is_reset(stream: Any, seconds: float = 60) -> bool:
     """Return whether the victim reset a libp2p stream in time; whatever it says first is ignored."""
     # Yamux forgets a stream that was reset: whether a reader is told so, or of an orderly end, is a race.
     with trio.move_on_after(seconds), suppress(StreamReset, StreamEOF):

@@ -249,6 +249,14 @@ class LedgerDouble:
         self._voters.sort(key=lambda key: key.public)
         self._send, self._proposals = trio.open_memory_channel[tuple[bytes, ...]](1_000)
 
+    def certify_with(self, member: MemberDouble) -> None:
+        """Have a voter lead, and vote for what is final, from now on."""
+        self._voters.sort(key=lambda key: NodeId(key.public) != member.member.node)
+
+    def certify_without(self, member: MemberDouble) -> None:
+        """Have a voter vote for nothing from now on."""
+        self._voters.sort(key=lambda key: NodeId(key.public) == member.member.node)
+
     async def propose(self, transactions: tuple[bytes, ...]) -> None:
         """Queue transactions for the next block; without a quorum they are lost, as with a leader cut off."""
         if self.has_quorum:

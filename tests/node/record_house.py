@@ -1,7 +1,7 @@
 """The record path of each member of a `LedgerDouble`, wired as the daemon wires it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import trio
@@ -11,6 +11,7 @@ from node.chunk_writer import ChunkWriter
 from node.committing import Committing
 from node.ingest import Ingest
 from node.opening import Opening
+from node.pacing import Pace
 from node.ports import Disk, Workers
 from node.query import Query
 from node.record_index import RecordIndex
@@ -152,6 +153,8 @@ class Facility(FacilityDouble):
             workers=workers,
             entropy=entropy,
             check_room=self.check_room,
+            clock=clock,
+            pace=Pace(store, clock),
         )
         self.query = Query(
             key=key,
@@ -174,7 +177,8 @@ class Facility(FacilityDouble):
             raise StorageFull("no room")
 
     async def add(self, data: bytes, **arguments: Any) -> dict[str, Any]:
-        return await self.ingest.add(pieces(data), **arguments)
+        async with aclosing(pieces(data)) as stream:
+            return await self.ingest.add(stream, **arguments)
 
     async def get(self, record: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
         info, stream = await self.query.read(record, **arguments)
@@ -192,7 +196,7 @@ def entries(document: Any) -> Any:
     return document["records"]
 
 
-async def pieces(data: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
+async def pieces(data: bytes, size: int = 1 << 20) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(data), size):
         yield data[start : start + size]
 

@@ -163,7 +163,7 @@ class Member:
 
     async def made(self, height: int) -> None:
         """Wait until the snapshot of a height is whole here, and those before it are gone."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while self.snapshots.manifest(Height(height)) is None or self.snapshots.put_removal(Batch()):
                 await trio.sleep(0.01)
 

@@ -67,7 +67,7 @@ class CaredFacility(Facility):
             payload_file_bytes=lambda: 77,
         )
         self.figures = StorageFigures(
-            me=self.me, ledger=self.store, rows=rows, disk=self.disk, chunks=self.chunks, holder=self.holder,
+            me=self.me, ledger=self.store, rows=rows, index=self.index, disk=self.disk, chunks=self.chunks, holder=self.holder,
             repair=self.repair, scrub=self.scrub, anti_entropy=self.anti_entropy, surplus=self.surplus,
             standings=self.standings, queued=lambda: self.queue.length, workers=self.workers,
             clock=clock, machine=machine,

@@ -14,7 +14,7 @@ import pytest
 
 from node.demo_network import Facility, Network, until
 from node.home import Home
-from tests.node.daemons import carechain, caught_up, consortium
+from tests.node.daemons import Daemon, carechain, caught_up, consortium
 
 pytestmark = pytest.mark.slow
 
@@ -301,7 +301,7 @@ def test_a_joined_home_takes_no_other_network(hospital: Facility, network: Netwo
     code, said = started(lab.home.path, "--genesis", other)
     lab.start()
     lab.ready()
-    network.connect(15.0)
+    network.connect()
     caught_up(network)
 
     assert code == 1
@@ -359,7 +359,7 @@ def test_a_home_whose_path_is_too_long_for_a_socket_works(tmp_path: Path) -> Non
     deep = tmp_path / ("d" * 90) / ("e" * 90)
     home = made(deep, "deep")
     genesis = genesis_of(tmp_path, home)
-    daemon = Facility("deep", Home(home))
+    daemon = Daemon("deep", Home(home))
     daemon.start("--genesis", str(genesis))
     try:
         assert daemon.ready()["facility"] == "deep"

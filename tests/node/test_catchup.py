@@ -10,12 +10,14 @@ from node.block_server import BlockServer
 from node.catchup import Follower
 from node.forks import Forks
 from node.gossip import TOPIC
+from node.hearing import Hearing
 from node.receipts import Receipts
 from node.verification import Verification
 from protocol import codec
 from protocol.block import Block
-from protocol.catchup import Announce, BlocksFrom, Segment
+from protocol.catchup import Announce, BlocksFrom, Segment, StoryFrom
 from protocol.errors import Invalid, RemoteFault, Unavailable
+from protocol.evidence_blocks import shown_invalid
 from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId
 from protocol.merkle import Frontier
@@ -60,11 +62,12 @@ class House:
         self.applier = Applier(self.store, InlineDisk(rows), Receipts())
         self.transport = ScriptedTransport(ME, (LIAR, HONEST))
         self.verification = Verification(NETWORK, InlineWorkers(), self.log)
+        self.hearing = Hearing()
         self.forks = Forks(self.store, InlineDisk(rows), self.transport, self.log)
         self.follower = Follower(
             store=self.store, applier=self.applier, transport=self.transport, verification=self.verification,
             clock=DoubleClock(), entropy=SeededEntropy("observer"), log=self.log,
-            forks=self.forks,
+            forks=self.forks, hearing=self.hearing,
         )  # fmt: skip
 
     def announce(self, sender: NodeId, *blocks: Block, certificate: Certificate) -> None:
@@ -89,6 +92,9 @@ async def test_the_server_serves_proven_segments_and_nothing_above_the_applied_h
     # Both groups under the certificate of the second: who catches up checks one, and writes once.
     assert [len(one.blocks) for one in segments] == [3]
     assert [one.certificate.header.height for one in segments if one.certificate] == [3]
+    ask = codec.encode(StoryFrom(Height(1)))
+    (story,) = [codec.decode(frame, Segment) async for frame in server.serve(ME, ask)]
+    assert (len(story.blocks), story.certificate) == (2, house.store.certificate_at_or_above(Height(1)))
     for height in (4, 2**64 - 1):
         assert [frame async for frame in server.serve(ME, codec.encode(BlocksFrom(Height(height))))] == []
     for bad in (b"", b"\xc1", codec.encode(BlocksFrom(Height(0)))):
@@ -198,6 +204,22 @@ async def test_a_lying_peer_is_scored_brings_nothing_and_the_next_one_is_asked(
     house.transport.streams[HONEST] = ALL
     await house.follower.pull()
     assert house.applier.height.value == 3
+
+
+WRONG_TREE = chain.successor(CHAIN[1], Frontier().append(CHAIN[2].leaves()))
+
+
+@pytest.mark.parametrize("invalid", [UNSIGNED, WRONG_TREE], ids=["bad-transaction", "wrong-tree"])
+async def test_an_invalid_block_that_is_certified_is_shown_to_whoever_looks_for_lies(
+    house: House, invalid: Block, autojump_clock
+) -> None:
+    blocks = CHAIN[1], invalid
+    house.transport.streams = {LIAR: sending(segment(*blocks, certificate=certificate_of(invalid)))}
+    await house.follower.pull()
+    heard = house.hearing.heard.receive_nowait()
+    assert heard.refused == blocks
+    found = shown_invalid(invalid, CHAIN[1].header)
+    assert found.check(NETWORK, {CONFIGURATION.digest: CONFIGURATION}) == NODES[0]
 
 
 async def test_what_was_proven_before_the_lie_is_kept(house: House, autojump_clock) -> None:
@@ -310,5 +332,5 @@ async def test_a_follower_without_gossip_still_gets_there(house: House, nursery,
     nursery.start_soon(house.follower.run)
     await trio.testing.wait_all_tasks_blocked()
     house.transport.streams[HONEST] = ALL
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         assert await house.applier.height.wait_above(Height(2)) == 3

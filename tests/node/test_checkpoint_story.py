@@ -80,10 +80,10 @@ def test_a_ledger_is_signed_cosigned_and_shown(tmp_path: Path) -> None:
         add_record(hospital, tmp_path, 2)
         size = hospital.status()["tree_size"]
         until("the larger head to be cosigned", lambda: _witnessed_at(hospital, size))
-        public = httpx.get(f"http://{http}/checkpoint", timeout=10)
+        public = httpx.get(f"http://{http}/checkpoint", timeout=60)
         assert public.headers["content-type"].startswith("text/plain")
         assert SignedCheckpoint.parse(public.content).checkpoint.size == size
-        assert httpx.get(f"http://{http}/add-checkpoint", timeout=10).status_code == 404
+        assert httpx.get(f"http://{http}/add-checkpoint", timeout=60).status_code == 404
 
         clinic.kill()
         clinic.start()

@@ -17,7 +17,7 @@ from node.home import Home
 
 pytestmark = pytest.mark.slow
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 30.0  # five, and what a busy machine adds
 SAMPLES = Path(os.environ.get("CARECHAIN_SAMPLES", Path(__file__).parents[3] / "shared" / "data"))
 
 
@@ -42,7 +42,7 @@ def facility() -> Iterator[Facility]:
 def run(facility: Facility, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-P", "-m", "node", *arguments, "--home", str(facility.home.path)]
     return subprocess.run(
-        program, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60
+        program, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=240
     )
 
 

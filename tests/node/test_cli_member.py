@@ -45,6 +45,10 @@ def test_a_card_file_is_sent_and_a_name_is_a_name(calls: tuple[Calls, Member], t
     assert last(answering) == ("propose", (str(card), "a card", "voter", False, 2 * DAY, False))
     assert member("propose", "clinic", "--remove", "--accept-risk", "--json") == 0
     assert last(answering) == ("propose", ("clinic", None, None, True, 30 * DAY, True))
+    assert member("propose", "--min-b", "2", "--accept-risk", "--json") == 0
+    assert last(answering) == ("propose", (2, 30 * DAY, True))
+    for wrong in ((), ("clinic", "--min-b", "2")):
+        assert member("propose", *wrong) == 1
     card.write_bytes(b"\xff\xfe")
     assert member("propose", card) == 1
 
@@ -57,6 +61,7 @@ def test_ballots_leaving_withdrawing_and_new_keys(calls: tuple[Calls, Member]) -
         (("withdraw", "ab"), ("withdraw", "ab")),
         (("leave", "--expires", "1d"), ("leave", (DAY, False))),
         (("rotate", "--governance", "--expires", "1d"), ("rotate", (["governance"], DAY))),
+        (("rotate", "--node", "--checkpoint", "--expires", "1d"), ("rotate", (["checkpoint", "node"], DAY))),
     ):
         assert member(*arguments) == 0
         assert answering.asked[-1] == asked

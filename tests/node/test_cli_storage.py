@@ -106,7 +106,10 @@ def test_status_is_a_table_for_people(run: Run) -> None:
 
     assert code == 0
     assert "under replicated\t0" in out
-    assert "padding\tat most 10.0%" in out
+    assert "padding\t4.0% of our own records, at most 10.0% of all" in out
+    assert (
+        "compaction of payloads\tunder way; 5 files in level 0, 2 files in level 1; 24.0 MiB written" in out
+    )
 
 
 def test_status_names_who_could_not_prove_what_it_stores(run: Run) -> None:

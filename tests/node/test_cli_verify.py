@@ -153,3 +153,28 @@ def test_a_time_beyond_the_calendar_does_not_break_it(
     assert code == 0
     assert json.loads(out)["time"] is None
     assert json.loads(out)["time_ms"] == 2**62
+
+
+def test_a_newer_receipt_tells_what_a_recovery_has_given_up(run: Run, tmp_path: Path) -> None:
+    names, body = ("one", "two", "three"), transactions(4, MadeHistory.of("one", "two", "three").network)
+    recovered, left_behind = MadeHistory.of(*names), MadeHistory.of(*names)
+    for history in (recovered, left_behind):
+        history.cut(*body[:2])
+    recovered.recover("three")
+    recovered.cut(body[3])
+    left_behind.cut(body[2])
+    files = {name: tmp_path / name for name in ("before", "given-up", "newer")}
+    for name, history, height in (
+        ("before", left_behind, 1),
+        ("given-up", left_behind, 2),
+        ("newer", recovered, 3),
+    ):
+        files[name].write_bytes(receipt_file.encode(history.receipt(height)))
+        assert run("verify", files[name])[0] == 0
+
+    assert run("verify", files["before"], "--newer", files["newer"])[0] == 0
+    code, _, error = run("verify", files["given-up"], "--newer", files["newer"])
+    assert (code, "recovery into epoch 1 goes on from block 1" in error) == (1, True)
+    files["newer"].write_bytes(b"nothing")
+    code, _, error = run("verify", files["before"], "--newer", files["newer"])
+    assert (code, f"{files['newer']} proves nothing" in error) == (1, True)

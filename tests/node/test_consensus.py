@@ -161,7 +161,7 @@ async def test_a_disk_that_cannot_write_stops_the_voter_without_a_promise(autoju
     house.consensus._disk = FullDisk(house.rows)
     with (
         pytest.RaisesGroup(StorageFull, allow_unwrapped=True, flatten_subgroups=True),
-        trio.fail_after(30),
+        trio.fail_after(60),
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(house.run)
@@ -296,7 +296,7 @@ async def test_when_the_applier_is_behind_the_driver_waits_and_goes_on(nursery, 
     house.deliver(frame((), below=CHAIN[3], certificate=CERTIFICATE))
     await trio.sleep(30)
     assert not house.sent(PreVote)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         assert (await house.certified.receive()).blocks == CHAIN[1:]
     await trio.sleep(5)
     assert house.sent(PreVote)
@@ -377,7 +377,7 @@ async def test_46_47_a_read_index_is_the_committed_height_or_an_error(nursery, a
     nursery.start_soon(leaderless.run)
     await trio.sleep(0.2)
     assert await alone.consensus.read_index() == alone.consensus.raft.commit_height == 1
-    with trio.fail_after(30), pytest.raises(Unavailable):
+    with trio.fail_after(60), pytest.raises(Unavailable):
         await leaderless.consensus.read_index()
 
 

@@ -57,7 +57,7 @@ def vote_of_other(term: Term, tip: Digest) -> VoteReply:
 async def lead(house: House) -> None:
     """Have `house` elected by the vote of the third voter."""
     raft = house.consensus.raft
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while raft.role.name != "PRE_CANDIDATE":
             await trio.sleep(limits.TICK_MS / 1000)
     house.deliver(PreVoteReply(Term(raft.term + 1), OTHER, granted=True), OTHER)
@@ -228,6 +228,32 @@ async def test_34_a_few_transactions_wait_for_the_block_ahead_of_them(nursery, a
         assert ordered(house) == list(RAW[: count + 1])
 
 
+async def test_a_leader_promises_what_waits_and_nothing_else(nursery, autojump_clock) -> None:
+    """E8: with the opening uncommitted one slot is taken, so that what is proposed waits; what is ordered is no promise."""
+    house = House()
+    nursery.start_soon(house.run)
+    await settle(house)
+    ((_, txid),) = entries_of(RAW[0])
+    assert house.consensus.place_of(txid) is None
+    await lead(house)
+    raft = house.consensus.raft
+    assert house.consensus.place_of(txid) is None
+    house.consensus.propose(entries_of(RAW[0]), RAW[:1])
+    await settle(house)
+    place = house.consensus.place_of(txid)
+    assert place is not None
+    assert (place.term, place.since) == (raft.term, raft.tip_height)
+    ack = acknowledge(
+        VOTERS[2], NETWORK, epoch=0, incarnation=0, term=raft.term, height=raft.tip_height,
+        tip=house.store.hash(raft.tip_height),
+    )  # fmt: skip
+    house.deliver(AppendReply(raft.term, OTHER, ack, Height(0), None, None, Height(0), None, None), OTHER)
+    await settle(house)
+    assert ordered(house) == [RAW[0]]
+    assert place.since < raft.tip_height <= place.height
+    assert house.consensus.place_of(txid) is None
+
+
 async def test_the_proof_of_a_block_rides_on_the_frame_of_the_one_that_waited_for_it(
     nursery, autojump_clock
 ) -> None:
@@ -270,7 +296,7 @@ async def test_47_a_read_that_no_quorum_confirmed_is_an_error(nursery, autojump_
         )
 
     nursery.start_soon(end)
-    with trio.fail_after(5), pytest.raises(Unavailable):
+    with trio.fail_after(60), pytest.raises(Unavailable):
         await house.consensus.read_index()
 
 

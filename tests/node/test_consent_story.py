@@ -70,10 +70,10 @@ class Patient:
         return file.read_bytes() if code == 0 else None
 
     def comes_to_read(self, facility: str, record: str) -> bytes:
-        return until(f"{facility} to read", lambda: self.read(facility, record), 30.0)
+        return until(f"{facility} to read", lambda: self.read(facility, record))
 
     def comes_to_be_refused(self, facility: str, record: str) -> bool:
-        return until(f"{facility} to be refused", lambda: self.read(facility, record) is None or None, 30.0)
+        return until(f"{facility} to be refused", lambda: self.read(facility, record) is None or None)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def restart(network: Network, *names: str, kill: bool = True) -> None:
         network[name].start()
     for name in names:
         network[name].ready()
-    assert network.connect(30.0)
+    assert network.connect()
     network.leader()
 
 

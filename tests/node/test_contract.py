@@ -100,7 +100,7 @@ def test_a_missing_peer_is_a_problem_that_status_names(house: House) -> None:
     assert until("status to name it", named)
     house.network["lab"].start()
     house.network["lab"].ready()
-    assert house.network.connect(20.0)
+    assert house.network.connect()
 
 
 # --- patients and records ---------------------------------------------------------------------------------------

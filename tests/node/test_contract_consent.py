@@ -149,7 +149,7 @@ def test_what_is_queued_ends_with_three_and_the_same_ids(house: House, tmp_path:
 
     for command in (granting, revoking):
         queued, again = (carechain(*command, home=house.hospital) for _ in range(2))
-        assert max(queued.seconds, again.seconds) < 12
+        assert max(queued.seconds, again.seconds) < 60  # ten and what a busy machine adds
         assert documents(queued, code=3)["ids"] == documents(again, code=3)["ids"]
         assert documents(queued, code=3)["grants"] == documents(again, code=3)["grants"]
         assert "queued" in queued.said
@@ -166,4 +166,4 @@ def test_what_is_queued_ends_with_three_and_the_same_ids(house: House, tmp_path:
         return (("archive", "live") in known and revoked == {"revoked"}) or None
 
     assert (read_now.code, (tmp_path / "no").exists()) == (1, False)
-    assert until("both to become final by themselves", states, 40.0)
+    assert until("both to become final by themselves", states)

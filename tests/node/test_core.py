@@ -83,7 +83,7 @@ async def test_one_bad_transaction_in_a_batch_does_not_take_the_others_with_it(a
             with core.receipts.expect((txid,)) as waiter:
                 # One hand-over is one call to the leader, and nobody submits the good one again.
                 await core.submitter._hand_over([codec.encode(forged), codec.encode(good), b"garbage"])
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     await waiter.done.wait()
             assert waiter.receipts[txid].is_accepted
             with pytest.raises(RemoteFault):

@@ -90,7 +90,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         hospital.stop()
         hospital.start()
         hospital.ready()
-        assert network.connect(20.0)
+        assert network.connect()
         network.leader()
         for number in range(6, 9):
             add(number)
@@ -138,7 +138,7 @@ def started(facility: Facility, *options: str) -> bool:
         except CarechainError:
             return None
 
-    serves = until("the daemon to serve or to end", look, 30.0)
+    serves = until("the daemon to serve or to end", look)
     if not serves:
         assert process.returncode == 1
         facility.process = None
@@ -154,7 +154,7 @@ def assert_everything_is_there(story: Story) -> None:
         final = [entry for entry in entries if entry["state"] == "final"]
         return entries if len(final) == len(story.records) == len(entries) else None
 
-    entries = until("every record to be final", all_final, 40.0)
+    entries = until("every record to be final", all_final)
     assert {entry["record"] for entry in entries} == set(story.records)
     assert_nothing_wrong_is_served(story, may_refuse=False)
     assert json_of("patient", "list", home=hospital)["patients"][0]["patient"] == story.patient
@@ -187,7 +187,7 @@ def rebuild(story: Story, database: str) -> None:
     """Run the command that a sentence named, and see that everything comes back."""
     story.hospital.kill()
     assert started(story.hospital, "--rebuild", database), last_words(story.hospital)
-    until("the rebuilt node to vote", lambda: is_voting_again(story), 40.0)
+    until("the rebuilt node to vote", lambda: is_voting_again(story))
     caught_up(story.network)
     assert_everything_is_there(story)
 
@@ -195,7 +195,7 @@ def rebuild(story: Story, database: str) -> None:
         mine, other = (story.network[name].client.get("/v1/storage") for name in ("hospital", "clinic"))
         return (mine["chunks"] == other["chunks"] and not mine["corrupt"]) or None
 
-    until("the chunks to be back", refilled, 40.0)
+    until("the chunks to be back", refilled)
     problems = json_of("audit", "verify", "--full", home=story.hospital)["problems"]
     assert problems == []
 
@@ -216,7 +216,7 @@ def outcome_of(story: Story, where: str) -> str:
         rebuild(story, database)
         return f"{database}: refused, rebuilt"
     assert_nothing_wrong_is_served(story, may_refuse=True)
-    problems = until("an audit that is not overtaken by mending", lambda: audited(story, where), 60.0)
+    problems = until("an audit that is not overtaken by mending", lambda: audited(story, where))
     if problems == ENDED:
         # A merge of tables met the damage, in the background, and more than blocks is damaged.
         sentence = last_words(hospital)
@@ -225,7 +225,7 @@ def outcome_of(story: Story, where: str) -> str:
         return "ledger: ended while running, rebuilt"
     if problems:
         return f"{where.split('/', maxsplit=1)[0]}: named"
-    until("the node to vote", lambda: is_voting_again(story), 40.0)
+    until("the node to vote", lambda: is_voting_again(story))
     assert_everything_is_there(story)
     if list(hospital.home.path.glob("ledger.damaged-*")):
         return "ledger: mended by itself"

@@ -61,16 +61,19 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 def flip_within(home: Path, prefix: bytes, draw: random.Random) -> int:
-    """Change one bit of a row in the middle of those under a prefix, in the largest table of the ledger; return how many there are."""
+    """Change one bit of a row in the middle of those under a prefix, in the largest table of the ledger; return how many there are.
+
+    Another table may hold the row as well, and one of them be left over from a merge and read by nobody: it is changed in all.
+    """
     tables = sorted((home / "ledger").glob("*.ldb"), key=lambda file: file.stat().st_size)
-    whole = bytearray(tables[-1].read_bytes())
-    changes = table_file.intact_changes(bytes(whole), lambda _first, _last: True)
+    changes = table_file.intact_changes(tables[-1].read_bytes(), lambda _first, _last: True)
     values = [change.value for change in changes if change.key[:1] == prefix and change.value]
-    value = values[len(values) // 2]
-    position = whole.index(value) + len(value) // 2
-    with tables[-1].open("r+b") as file:
-        file.seek(position)
-        file.write(bytes([whole[position] ^ 1 << draw.randrange(8)]))
+    value, bit = values[len(values) // 2], 1 << draw.randrange(8)
+    for table in tables:
+        whole = bytearray(table.read_bytes())
+        if value in whole:
+            whole[whole.index(value) + len(value) // 2] ^= bit
+            table.write_bytes(whole)
     return len(values)
 
 
@@ -89,13 +92,13 @@ def assert_whole(story: Story) -> None:
         ran = carechain("audit", "verify", "--full", home=story.hospital)
         return True if ran.document is not None and not ran.document["problems"] else None
 
-    until("a clean audit", clean, 40.0)
+    until("a clean audit", clean)
 
     def votes() -> bool | None:
         status = story.hospital.status()
         return True if status["raft_role"] is not None and not status["problems"] else None
 
-    until("the hospital to vote, with nothing to complain of", votes, 20.0)
+    until("the hospital to vote, with nothing to complain of", votes)
     caught_up(story.network)
     for record, digest in story.records.items():
         with story.hospital.client.download("/v1/records/read", record=record, purpose="TREAT") as answer:
@@ -111,7 +114,7 @@ def test_29_a_block_damaged_while_the_daemon_was_stopped_is_fetched_from_peers(s
 
     hospital.start()
 
-    until("the ledger to be made anew", lambda: asides(hospital) > before or None, 30.0)
+    until("the ledger to be made anew", lambda: asides(hospital) > before or None)
     hospital.ready()
     assert_whole(story)
     assert "damaged blocks were fetched again from other members" in said(hospital)
@@ -129,7 +132,7 @@ def test_29_a_block_damaged_while_the_daemon_runs_is_fetched_from_peers(story: S
         "audit", "verify", "--full", home=hospital
     )  # the word that has it looked into, or cut short by the mending
 
-    until("the ledger to be made anew", lambda: asides(hospital) > before or None, 30.0)
+    until("the ledger to be made anew", lambda: asides(hospital) > before or None)
     hospital.ready()
     assert_whole(story)
     assert hospital.process is process
@@ -155,7 +158,7 @@ def test_damage_in_the_state_is_still_left_to_the_operator(story: Story) -> None
             return None
         return any("--rebuild ledger" in problem["text"] for problem in problems) or None
 
-    until("the damage to be told", told, 40.0)
+    until("the damage to be told", told)
 
     assert "--rebuild ledger" in said(hospital)
     assert asides(hospital) == before

@@ -43,7 +43,7 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(folder: Path, number
     until("its daemons to start", lambda: any(folder.glob("carechain-demo-*/*/log")) or None)
 
     demo.send_signal(number)
-    code = demo.wait(30)
+    code = demo.wait(120)
 
     assert code != 0
     assert list(folder.iterdir()) == []

@@ -46,9 +46,11 @@ async def announcing(*found: MdnsDiscovery) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-async def heard(one: MdnsDiscovery, seconds: float = 5) -> tuple[NodeId, str] | None:
+async def heard(one: MdnsDiscovery, seconds: float = 60) -> tuple[NodeId, str] | None:
     with trio.move_on_after(seconds):
-        return await one.found.receive()
+        while one.available:
+            with trio.move_on_after(0.5):
+                return await one.found.receive()
     if not one.available:
         pytest.skip("no multicast on this machine")
     return None
@@ -112,7 +114,7 @@ async def test_missing_multicast_is_said_once_and_harms_nothing() -> None:
         entropy=SystemEntropy(),
         log=log,
     )
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await one.run()
     assert not one.available
     assert log.count("no discovery by multicast: give addresses") == 1

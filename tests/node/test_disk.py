@@ -131,7 +131,7 @@ async def test_after_a_failure_nothing_is_written_any_more_and_everybody_hears_o
     store.failures[b"a"] = failure
     with pytest.raises(type(failure)):
         await disk.commit(put(b"a"), sync=True)
-    with trio.fail_after(5), pytest.raises(type(failure)):
+    with trio.fail_after(60), pytest.raises(type(failure)):
         await disk.commit(put(b"b"), sync=True)
     assert disk.read(b"b") is None
 
@@ -152,7 +152,7 @@ async def test_a_cancelled_caller_waits_for_the_write_that_is_under_way(disk, st
     await trio.testing.wait_all_tasks_blocked()
     assert not left.is_set()
     store.gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await left.wait()
     assert disk.read(b"key") == b"value"
 
@@ -176,5 +176,5 @@ async def test_stopping_writes_what_was_asked_for_and_refuses_what_comes_later(s
         writer.cancel()
         store.gate.set()
     assert disk.read(b"late") == b"value"
-    with trio.fail_after(5), pytest.raises(Unavailable):
+    with trio.fail_after(60), pytest.raises(Unavailable):
         await disk.commit(put(b"later"), sync=True)

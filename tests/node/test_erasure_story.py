@@ -37,7 +37,7 @@ def restart(network: Network, *names: str) -> None:
         network[name].start()
     for name in names:
         network[name].ready()
-    assert network.connect(30.0)
+    assert network.connect()
     network.leader()
 
 
@@ -93,7 +93,7 @@ def test_a_family_is_erased_everywhere_and_completed_by_who_was_away(
         answer = documents(carechain("record", "erase", labs, home=hospital))
         return answer if not answer["pending"] else None
 
-    answer = until("the laboratory's word", complete, 60.0)
+    answer = until("the laboratory's word", complete)
     assert len(answer["attestations"]) == 4 * len(records)
     assert chunks_of(lab) == 0
     caught_up(network)
@@ -157,12 +157,10 @@ def test_without_a_quorum_an_erasure_is_queued_and_final_when_it_is_back(
     until(
         "the erasure to be final",
         lambda: any(one["state"] == "erased" for one in states(hospital, record["record"])) or None,
-        60.0,
     )
     until(
         "every word",
         lambda: (
             not documents(carechain("record", "erase", record["record"], home=hospital))["pending"] or None
         ),
-        60.0,
     )

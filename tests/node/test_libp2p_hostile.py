@@ -16,6 +16,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.stream_muxer.yamux import yamux
 
+from node import yamux_stream
 from node.framing import Call, Hello, Message, frame
 from node.libp2p_transport import Libp2pTransport
 from node.peer_session import BULK_PROTOCOL, MESSAGES_PROTOCOL
@@ -184,7 +185,7 @@ async def test_what_a_stranger_signed_is_refused_although_a_member_forwards_it(s
         connection = await become_member(hostile, scene)
         stream = await hostile.open(connection, MESHSUB)
         await stream.write(signed_publication(STRANGER_SEED) + signed_publication(MEMBER_SEED))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert await received.receive() == (NODES[2], b"from " + MEMBER_SEED[:1])
     assert scene.victim.counters["gossip_refused"] == 1
     await scene.assert_unharmed()
@@ -274,7 +275,10 @@ async def test_a_raising_handler_harms_nobody_else(
     scene: Scene, prepare: Callable[[Libp2pTransport], None], provoke: Callable[[Scene], Any]
 ) -> None:
     prepare(scene.victim)
-    with trio.fail_after(5), contextlib.suppress(RemoteFault, trio.BrokenResourceError):  # the caller's share
+    with (
+        trio.fail_after(60),
+        contextlib.suppress(RemoteFault, trio.BrokenResourceError),
+    ):  # the caller's share
         await provoke(scene)
     broke = scene.victim.counters
     assert broke["handlers_failed"] + broke["failed_streams"] == 1
@@ -300,9 +304,9 @@ async def test_a_flood_that_ignores_the_window_is_cut_off(scene: Scene) -> None:
                 async with muxed._write_lock:
                     await muxed.secured_conn.write(header + bytes(60_000))
                 pushed += 60_000
-                most = max(most, sum(len(buffer) for buffer in victims_end.stream_buffers.values()))
+                most = max(most, sum(end.unread_bytes for end in victims_end.streams.values()))
         await eventually(lambda: victims_end.is_closed)
-        assert 0 < most <= limits.STREAM_BUFFER_BYTES_MAX + 64 * limits.KIB
+        assert 0 < most <= yamux_stream.WINDOW_BYTES
         stalled.set()
     await scene.assert_unharmed()
 
@@ -381,9 +385,10 @@ async def test_slow_half_handshakes_do_not_lock_out_an_honest_peer(scene: Scene,
     newcomer = make_transport(2, tmp_path, peers=scene.victim.addresses())
     async with running(newcomer):
         await newcomer._connect(scene.victim.me, scene.victim.addresses()[0])
-        await connected(newcomer, scene.victim, seconds=2)
+        await connected(newcomer, scene.victim)
+        assert len(half_open) > 0, "they have timed out, which would let anybody in"
     await scene.assert_unharmed()
-    assert await ended(silent[0], 1)
+    assert await ended(silent[0])
     for stream in silent:
         await stream.aclose()
     await eventually(lambda: len(half_open) == 0)
@@ -393,6 +398,6 @@ async def test_slow_half_handshakes_do_not_lock_out_an_honest_peer(scene: Scene,
 async def test_a_slow_half_handshake_ends_after_five_seconds(scene: Scene) -> None:
     async with await tcp(scene.victim) as stream:
         started = trio.current_time()
-        assert await ended(stream, 7)
+        assert await ended(stream)
         assert trio.current_time() - started > 4
     await scene.assert_unharmed()

@@ -1,5 +1,6 @@
 """Proposals and ballots by command, what the leader does with what was decided, and who is admitted when."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,20 +10,27 @@ import trio.testing
 
 from node.card_file import card_text
 from node.identity import Identity
-from node.key_rotation import KeyRotation, settled
+from node.key_rotation import KeyRotation, first_node_id, settled
 from node.membership import Membership
-from node.membership_admission import Admission, AdmissionKeeper, admission_of, governance_of
+from node.membership_admission import LINGER_MS, Admission, AdmissionKeeper, admission_of, governance_of
 from node.membership_leader import ConfigurationProposer, ExpectedConfiguration
 from node.membership_wish import Wish
+from node.queued_record import QueuedRecord
+from node.sealed_rows import SealedRows
 from node.ticket_desk import TicketDesk
+from protocol import codec
+from protocol.cid import cid_of
 from protocol.configuration import Configuration
 from protocol.errors import Refused, Unavailable
-from protocol.identifiers import Height, NodeId, peer_id
+from protocol.identifiers import Height, NodeId, Rid, Vid, peer_id
 from protocol.signing import SigningKey
 from protocol.transaction import GovernanceTransaction
+from storage.key_value import Batch
+from storage.keyspace import RECORD_QUEUE
 from tests.node.ledger_double import LedgerDouble, MemberDouble, SilentLog, running
 
 WEEK = 7 * 86_400_000
+CIDS = (cid_of(b"a chunk"), cid_of(b"a manifest"))
 
 
 def membership(member: MemberDouble) -> "Settled":
@@ -167,8 +175,9 @@ async def test_the_transport_hears_of_every_change_and_a_joiner_keeps_its_contac
         member = ledger.members[0]
         stranger = NodeId(bytes(32))
         keeper = AdmissionKeeper(
-            member.store, member.applier.height, told.append, SilentLog(), contacts={stranger: ("/x",)}
-        )
+            member.store, member.applier.height, told.append, SilentLog(), me=member.member.node,
+            clock=member.clock, contacts={stranger: ("/x",)},
+        )  # fmt: skip
         nursery.start_soon(keeper.run)
         await trio.testing.wait_all_tasks_blocked()
         assert told[-1].is_member(stranger)
@@ -176,6 +185,35 @@ async def test_the_transport_hears_of_every_change_and_a_joiner_keeps_its_contac
         await trio.testing.wait_all_tasks_blocked()
         assert not told[-1].is_member(stranger)
         assert told[-1].is_member(NEW.member.node)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_was_let_go_parts_from_the_others_and_asks_again_after_a_start(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[Admission] = []
+    async with network(3, observers=1) as (ledger, desks), trio.open_nursery() as nursery:
+        gone = ledger.members[3]
+        everybody = {member.member.node for member in ledger.members}
+        keeper = AdmissionKeeper(
+            gone.store, gone.applier.height, told.append, SilentLog(), me=gone.member.node, clock=gone.clock
+        )
+        nursery.start_soon(keeper.run)
+        await decide(ledger, desks[:3], Wish(gone.name, leaves=True))
+        await trio.testing.wait_all_tasks_blocked()
+        others = everybody - {gone.member.node}
+        assert (set(told[0].members), set(told[-1].members)) == (everybody, others)
+        await trio.sleep(LINGER_MS / 1000 + 1)
+        assert told[-1] == Admission({})
+        assert not any(told[-1].is_admitted(node) for node in everybody)
+
+        nursery.start_soon(keeper.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[-1].members.keys() == others
+        back = Wish("card.json", card_text(gone.card), role="observer")
+        await decide(ledger, desks[:3], back)
+        await trio.sleep(LINGER_MS / 1000 + 1)
+        assert told[-1].members.keys() == everybody
         nursery.cancel_scope.cancel()
 
 
@@ -203,7 +241,7 @@ async def test_the_leader_proposes_what_was_decided_until_it_is_in_force(
         made = await desks[0].propose(CARD, expires_ms=WEEK, accept_risk=False)
         await desks[1].vote(made["proposal"], is_yes=True, accept_risk=False)
         await desks[2].vote(made["proposal"], is_yes=True, accept_risk=False)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while member.store.configuration.number == 0:
                 await member.applier.height.wait_above(member.applier.height.value)
         await trio.sleep(5)
@@ -219,7 +257,7 @@ async def test_keys_rotate_by_ballot_and_the_new_ones_sign_at_once_and_after_a_r
         member = ledger.members[0]
         member.identity.store(member.keystore)
         with pytest.raises(Refused, match="name which"):
-            await desks[0].rotate(["node"], expires_ms=WEEK)
+            await desks[0].rotate(["team"], expires_ms=WEEK)
         made = await desks[0].rotate(["governance", "checkpoint"], expires_ms=WEEK)
         again = await desks[0].rotate(["checkpoint", "governance"], expires_ms=WEEK)
         assert again["proposal"] == made["proposal"]
@@ -232,8 +270,85 @@ async def test_keys_rotate_by_ballot_and_the_new_ones_sign_at_once_and_after_a_r
         assert renewed.governance != member.member.governance
         voted = await desks[0].propose(CARD, expires_ms=WEEK, accept_risk=False)
         assert voted["yes"] == 1
-        identity = settled(member.identity, member.keystore, member.store.configuration)
+        identity = settled_at(member)
         for found in (identity, Identity.load(member.keystore)):
             assert SigningKey(found.governance).public == renewed.governance
             assert SigningKey(found.checkpoint).public == renewed.checkpoint
-        assert settled(identity, member.keystore, member.store.configuration) == identity
+        assert settled_at(member, identity) == identity
+
+
+def settled_at(member: MemberDouble, identity: Identity | None = None) -> Identity:
+    """Return the identity with which a member would start now."""
+    return settled(
+        identity or member.identity, member.keystore, member.store.configuration, member.rows, member.entropy
+    )
+
+
+async def test_more_liars_to_tolerate_are_proposed_with_what_it_costs(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with network(4) as (ledger, desks):
+        wish = Wish("", min_b=2)
+        with pytest.raises(Refused, match="no member could fail"):
+            await desks[0].propose(wish, expires_ms=WEEK, accept_risk=False)
+        made = await desks[0].propose(wish, expires_ms=WEEK, accept_risk=True)
+        assert (made["action"], made["yes"]) == ("tolerate at least 2 liars", 1)
+        changed = [(made[when]["liars"], made[when]["certificate_quorum"]) for when in ("before", "after")]
+        assert changed == [(1, 3), (2, 4)]
+        assert (made["before"]["crashes_finality"], made["after"]["crashes_finality"]) == (1, 0)
+        again = await desks[1].propose(wish, expires_ms=WEEK, accept_risk=True)
+        assert again["proposal"] == made["proposal"]
+        with pytest.raises(Refused, match="leave out the member"):
+            await desks[0].propose(Wish("x", min_b=1), expires_ms=WEEK, accept_risk=True)
+        await decide(ledger, desks, wish, risk=True)
+        assert ledger.members[0].store.configuration.certificate_quorum == 4
+        with pytest.raises(Refused, match="nothing would change"):
+            await desks[0].propose(wish, expires_ms=WEEK, accept_risk=True)
+
+
+async def test_a_suspended_member_is_reinstated_by_the_same_command(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with network(3, observers=1) as (ledger, desks):
+        store, name = ledger.members[0].store, ledger.members[3].name
+        for role in ("suspended", "observer"):
+            await decide(ledger, desks[:3], Wish(name, role=role))
+            assert store.configuration.find(name).role == role
+
+
+async def test_a_new_node_key_is_kept_beside_the_old_one_until_it_is_in_force(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with network(3, observers=1) as (ledger, desks):
+        member, desk = ledger.members[3], desks[3]
+        member.identity.store(member.keystore)
+        sealed = SealedRows(member.rows, member.identity.fingerprint, member.entropy)
+        batch, queued = Batch(), QueuedRecord(Rid(b"r" * 32), Vid(b"v" * 32), 3, b"d" * 32, b"sealed", CIDS)
+        sealed.put(batch, RECORD_QUEUE + queued.rid, codec.encode(queued))
+        member.rows.write(batch, sync=True)
+        with pytest.raises(Refused, match="demote it first"):
+            await desks[0].rotate(["node"], expires_ms=WEEK)
+        made = await desk.rotate(["node", "checkpoint"], expires_ms=WEEK)
+        assert (await desk.rotate(["checkpoint", "node"], expires_ms=WEEK))["proposal"] == made["proposal"]
+        assert settled_at(member) == member.identity
+        for other in desks[:3]:
+            await other.vote(made["proposal"], is_yes=True, accept_risk=False)
+        pending = governance_of(member.store).pending
+        assert pending is not None
+        await ledger.reconfigure(pending)
+
+        identity = settled_at(member)
+        renewed = member.store.configuration.by_node[identity.node_id]
+        assert (renewed.name, identity.node_id != member.member.node) == (member.name, True)
+        assert SigningKey(identity.checkpoint).public == renewed.checkpoint
+        assert Identity.load(member.keystore) == identity == settled_at(member, identity)
+        assert first_node_id(identity, member.keystore) == member.member.node
+        row = sealed.get(RECORD_QUEUE + queued.rid)
+        assert row is not None
+        assert codec.decode(row, QueuedRecord) == dataclasses.replace(queued, envelope=b"")
+        seen = ledger.members[0].store
+        assert admission_of(seen).is_member(identity.node_id)
+        assert not admission_of(seen).is_member(member.member.node)
+        assert seen.configurations.present(member.member.node) == identity.node_id
+        assert seen.configurations.name_ever(member.member.node) == member.name
+        assert desks[0].members()["former"] == []

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from node.demo_network import Facility, Network, command, until
+from node.demo_network import Facility, Network, until
 from node.home import Home
-from tests.node.daemons import carechain, caught_up, consortium, verified
+from tests.node.daemons import Daemon, carechain, caught_up, consortium, made, verified
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,11 +24,11 @@ def network() -> Iterator[Network]:
 def house(network: Network) -> Facility:
     """The home of a facility that is no member yet."""
     place = network.folder / "house"
-    command(
+    made(
         "init", "--home", str(place), "--name", "house", "--kind", "clinic", "--role", "observer",
         "--no-passphrase", "--listen", "/ip4/127.0.0.1/tcp/0",
     )  # fmt: skip
-    return Facility("house", Home(place))
+    return Daemon("house", Home(place))
 
 
 def vote(network: Network, proposal: str, *options: str, by: tuple[str, ...] = ("clinic", "lab")) -> None:
@@ -83,7 +83,7 @@ def test_a_proposed_facility_joins_by_ticket_and_follows(network: Network, house
 def test_a_ticket_is_taken_once(network: Network, house: Facility) -> None:
     second = network.folder / "copy"
     house.stop()
-    command(
+    made(
         "init", "--home", str(second), "--name", "copy", "--no-passphrase", "--listen", "/ip4/127.0.0.1/tcp/0"
     )
     foreign = carechain("run", "--ticket", network.folder / "ticket.json", home=second)
@@ -166,4 +166,4 @@ def test_a_voter_that_was_away_when_it_was_let_go_is_told(network: Network, hous
         until("the house to have left", partial(has_role, network[name], "house", None))
     house.start()
     house.ready()
-    until("the house to know it", lambda: house.status()["role"] == "removed" or None, 30.0)
+    until("the house to know it", lambda: house.status()["role"] == "removed" or None)

@@ -1,10 +1,20 @@
 """A member's part in consensus begins and ends with the configuration in force."""
 
+import contextlib
+from random import Random
+
 import trio
 
+from node.core import Core
 from node.membership_admission import governance_of
+from protocol import evidence
+from protocol.configuration import network_id
 from protocol.governance import Ballot, ChangeRole, Propose, RemoveMember
+from protocol.identifiers import Height, NodeId
+from protocol.notebook import Notebook
 from protocol.transaction import GovernanceTransaction, sign, txid_of
+from simulations.liar import Liar, Lie
+from simulations.lying_daemon import LyingTransport
 from simulations.world import Node, World
 from storage.snapshot_store import SnapshotStore
 from tests.node.test_core import core_of, elected, submitted
@@ -116,3 +126,44 @@ async def test_who_becomes_a_voter_while_it_runs_states_what_the_state_is_from_t
         assert statements()[0].signer == newcomer.id
 
     await world.run(story)
+
+
+async def test_whom_a_leader_tells_another_story_follows_the_others_and_shows_what_it_was_told(
+    autojump_clock,
+) -> None:
+    """All that it hears of Raft comes from the liar, whose heartbeats go on (ledger.md 1.1, P6)."""
+    world = World(74, voters=4, observers=0)
+    liar, *honest = world.nodes
+    lies = Liar(liar.key, network_id(world.configuration), world.configuration, Lie.EQUIVOCATE, Random(1))
+    liar.wire = lambda transport: LyingTransport(transport, lies)
+
+    async def story() -> None:
+        while (leader := await elected(world)) is not liar:
+            await world.crash(leader)
+            while world.leader() is not liar:
+                await trio.sleep(0.1)
+            await world.start(leader)
+        await submitted(liar, "one story for each")
+        stores = [core_of(node).store for node in honest]
+        with trio.fail_after(60):
+            while min(store.applied().height for store in stores) < 3:
+                await trio.sleep(0.1)
+        assert len({store.hash(Height(3)) for store in stores}) == 1
+        assert lies.told
+        assert {node for one in honest for node in proven(core_of(one))} == {liar.id}
+
+    await world.run(story)
+
+
+def proven(core: Core) -> set[NodeId]:
+    """Return who is convicted by what a member has heard."""
+    configuration = core.store.configuration
+    known = {configuration.digest: configuration}
+    notes, nodes = Notebook(core.network, lambda: known), set[NodeId]()
+    with contextlib.suppress(trio.WouldBlock):  # that was all
+        while True:
+            heard = core.hearing.heard.receive_nowait()
+            for statement in heard.said:
+                for found in notes.see(statement, heard.headers):
+                    nodes |= set(evidence.check(found, core.network, known).nodes)
+    return nodes

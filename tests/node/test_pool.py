@@ -88,3 +88,23 @@ def test_clear_forgets_what_waits_and_what_is_in_flight() -> None:
     pool.clear()
     pool.add(txid(0), bytes(10), SIGNED)
     assert len(pool) == 1
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 10), (2_500, 10), (12, limits.BLOCK_BYTES_MAX // 3)])
+def test_what_waits_goes_into_the_block_that_was_told_whatever_comes_behind_it(count: int, size: int) -> None:
+    pool = filled(count, size)
+    told = {number: pool.blocks_until(txid(number), at_most=10) for number in range(count)}
+    for number in range(count, count + 5):
+        pool.add(txid(number), bytes(size), SIGNED)
+    blocks = 0
+    while len(pool):
+        blocks += 1
+        entries, _ = pool.take()
+        waited = {number for number in range(count) if txid(number) in {one for _, one in entries}}
+        assert {told[number] for number in waited} <= {blocks}
+    assert pool.blocks_until(txid(0), at_most=10) is None
+
+
+def test_no_word_is_given_about_what_waits_too_far_back() -> None:
+    pool = filled(9, limits.BLOCK_BYTES_MAX)
+    assert [pool.blocks_until(txid(number), at_most=4) for number in (0, 3, 4, 8)] == [1, 4, None, None]

@@ -85,7 +85,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             network[name].start("--genesis", genesis, "--log-level", "debug", "--log-format", log_format)
         for facility in network.facilities.values():
             facility.ready()
-        assert network.connect(20.0)
+        assert network.connect()
         network.leader()
         told = Story(network, temporary, "")
         tell(told, files)

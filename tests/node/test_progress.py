@@ -23,7 +23,7 @@ def shown(*, in_bytes: bool) -> str:
     try:
         subprocess.run(
             [sys.executable, "-P", "-c", _PROGRAM.format(in_bytes=in_bytes)],
-            stderr=theirs, check=True, env=environment, timeout=30,
+            stderr=theirs, check=True, env=environment, timeout=120,
         )  # fmt: skip
         return os.read(ours, 65_536).decode()
     finally:
@@ -46,7 +46,7 @@ def test_a_pipe_shows_nothing() -> None:
         [sys.executable, "-P", "-c", _PROGRAM.format(in_bytes=True)],
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert (done.stdout, done.stderr) == (b"", b"")

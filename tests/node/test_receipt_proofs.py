@@ -111,6 +111,20 @@ async def test_a_receipt_of_after_a_recovery_brings_the_consents_along():
     assert (finding.epoch, finding.height, finding.txid) == (1, height, txid)
 
 
+async def test_what_a_recovery_alone_has_made_final_is_said_where_no_receipt_leads_across_it():
+    chain = MadeHistory.of("one", "two", "three")
+    chain.rotate(1)
+    chain.recover("three")
+    chain.cut(*transactions(1, chain.network))
+    height = chain.blocks[-1].height
+    ((_, txid),) = chain.blocks[height].entries()
+    member = Member(chain, {height})
+    del member.certificates[1]
+
+    with pytest.raises(Unavailable, match="block 1 became final only by the recovery in block 2"):
+        await member.proofs.make(txid.hex(), told=True)
+
+
 async def test_a_receipt_may_keep_the_transaction_to_itself():
     made = await Member(CHAIN, {4}).proofs.make(TXIDS[2].hex(), told=False)
 

@@ -116,7 +116,11 @@ async def test_the_figures_tell_replicas_padding_and_what_is_missing(autojump_cl
             "lacking": 0,
             "erased_pending": 0,
         }.items() <= whole.items()
-        assert 0 < whole["padding_overhead_max"] < 0.5
+        assert 0 < whole["padding_overhead"] < 0.5
+        # All records here are our own: what is known exactly is also the most that it can be.
+        assert whole["padding_bytes"] == whole["padding_bytes_max"]
+        theirs = await clinic.care.figures()
+        assert (theirs["padding_bytes"], theirs["padding_bytes_max"] > whole["padding_bytes"]) == (0, True)
         assert (whole["file_bytes"], whole["free_bytes"], whole["problems"]) == (77, 1000, [])
         assert (await clinic.care.figures())["replicas"] == {}
 

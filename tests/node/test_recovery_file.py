@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,20 @@ def test_who_is_declared_lost_or_has_no_say_does_not_sign() -> None:
         consent_of(plan_of(lost=(lost,)), 1)
     with pytest.raises(Refused, match="would not count"):
         signed_consent(plan_of(), lambda _: NET.governance[0], NodeId(bytes(32)))
+
+
+def test_a_plan_that_could_not_be_applied_is_not_signed() -> None:
+    before, after = NET.configuration, plan_of().recovery.configuration
+    for plan in (
+        Plan(
+            NET.network, replace(before, members=before.members[1:]), plan_of().recovery
+        ),  # hides that one leaves
+        plan_of(lost=(NodeId(bytes(32)),)),
+        plan_of(configuration=replace(after, members=())),
+        plan_of(configuration=replace(after, number=7)),
+    ):
+        with pytest.raises(Refused, match="does not lead from the configuration"):
+            consent_of(plan, 2)
 
 
 def test_a_plan_says_who_leaves_who_may_sign_and_what_is_left() -> None:

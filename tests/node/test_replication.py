@@ -1,4 +1,5 @@
 import os
+from functools import partial
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from protocol.identifiers import Cid, NodeId, PublicKey, Rid
 from protocol.transaction import EnvelopeReceipt
 from storage.key_value import Batch
 from storage.keyspace import LACKING
+from tests.node.ledger_double import LedgerDouble, running
 from tests.node.record_house import Facility, houses
 
 
@@ -305,3 +307,44 @@ async def test_an_interrupted_push_goes_on_without_sending_again_what_a_replica_
         assert all(clinic.chunks.has(cid) for cid in placed.cids)
         # Sent twice is what the broken message carried, and what was on its way beside it.
         assert len(placed.cids) < sum(sent) <= len(placed.cids) + limits.CHUNKS_IN_FLIGHT_PER_PEER
+
+
+async def test_an_author_that_dies_in_a_large_add_sends_after_its_restart_what_replicas_lack(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    data, sent, died = os.urandom(24 << 20), list[int](), trio.Event()
+    async with running(LedgerDouble(2)) as ledger, trio.open_nursery() as others:
+        first, clinic = (Facility(member, ledger) for member in ledger.members)
+        for task in (clinic.run, clinic.queue.run, clinic.repair.run):
+            others.start_soon(task)
+        transport = first.member.transport
+        call = transport.call
+
+        async def deadly(peer: NodeId, channel: str, body: bytes, *, timeout_ms: int) -> bytes:
+            if codec.unpack(body)[0] == "put-chunks":
+                sent.append(len(codec.decode(body, exchange.PutChunks).chunks))
+                if len(sent) == 3:
+                    died.set()
+                    await trio.sleep_forever()
+            return await call(peer, channel, body, timeout_ms=timeout_ms)
+
+        transport.call = deadly  # type: ignore[method-assign]  # kills once, else the same
+        patient = await first.admit()
+        async with trio.open_nursery() as life:
+            life.start_soon(first.run)
+            life.start_soon(first.queue.run)
+            life.start_soon(partial(first.add, data, patient=patient))
+            await died.wait()
+            life.cancel_scope.cancel()  # what is in memory is lost here
+
+        second = Facility(ledger.members[0], ledger, payloads=first.payloads)
+        others.start_soon(second.run)
+        others.start_soon(second.queue.run)
+        (entry,) = (await second.add(data, patient=patient))["records"]
+        others.cancel_scope.cancel()
+
+    placed = second.holder.placed(Rid(bytes.fromhex(entry["record"])))
+    assert placed is not None
+    assert (entry["duplicate"], entry["state"]) == (True, "final")
+    assert all(clinic.chunks.has(cid) for cid in placed.cids)
+    assert len(placed.cids) < sum(sent) <= len(placed.cids) + limits.CHUNKS_IN_FLIGHT_PER_PEER

@@ -139,7 +139,7 @@ async def hand_over(world: World, leader: Node) -> None:
     assert consensus is not None
     successor = next(node for node in world.nodes[:3] if node is not leader)
     await consensus.transfer_leadership(successor.id)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while world.leader() is leader:
             await trio.sleep(0.01)
 

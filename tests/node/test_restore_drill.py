@@ -67,7 +67,7 @@ class Drill:
         restored = self.ask("restore", self.folder / name, "--recovery-key", key)
         self.hospital.start()
         self.hospital.ready()
-        until("the hospital to vote again", lambda: not self.problems() or None, 40.0)
+        until("the hospital to vote again", lambda: not self.problems() or None)
         return restored
 
     def problems(self) -> list[str]:
@@ -148,7 +148,6 @@ def test_a_record_that_was_only_queued_becomes_final_on_the_new_machine(drill: D
     until(
         "the queued record to become final",
         lambda: drill.ask("record", "status", queued)["records"][0]["state"] == "final" or None,
-        40.0,
     )
 
     assert {record: drill.digest(record) for record in drill.records} == drill.records

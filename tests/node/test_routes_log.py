@@ -71,13 +71,13 @@ async def test_answers_are_those_of_the_specification(url: str) -> None:
 
 
 async def test_a_body_longer_than_any_checkpoint_is_refused(url: str) -> None:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         response = await client.post(f"{url}/add-checkpoint", content=b"x" * (REQUEST_BYTES_MAX + 1))
     assert response.status_code == 413
 
 
 async def test_nothing_else_is_answered(url: str) -> None:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(f"{url}/add-checkpoint")).status_code == 405
         for path in ("/", "/checkpoint", "/v1/status", "/metrics", "/healthz", "/add-checkpoint/"):
             assert (await client.get(f"{url}{path}", follow_redirects=True)).status_code in (404, 405)

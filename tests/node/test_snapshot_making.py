@@ -99,7 +99,7 @@ async def test_a_crash_while_one_is_made_leaves_none_of_that_height_and_its_rows
         nursery.start_soon(member.maker.run)
         for block in built()[25:29]:
             await member.applier.apply(Certified((block,), certificate_of(block), is_stored=False))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while member.snapshots.chunk(NEWEST, 1) is None:
                 await trio.sleep(0.001)
         nursery.cancel_scope.cancel()

@@ -65,7 +65,7 @@ def test_39_a_rebuilt_voter_installs_a_snapshot_and_verifies_every_block_afterwa
         shutil.rmtree(clinic.home.path / SNAPSHOTS)
     clinic.start("--rebuild", "ledger")
     clinic.ready()
-    assert network.connect(20.0)
+    assert network.connect()
 
     def is_whole() -> bool | None:
         status = clinic.status()
@@ -73,7 +73,7 @@ def test_39_a_rebuilt_voter_installs_a_snapshot_and_verifies_every_block_afterwa
         caught = status["history_height"] >= height and status["raft_role"] is not None
         return (caught and not problems & {"history", "rejoining"}) or None
 
-    until("the rebuilt voter to vote and to have all blocks", is_whole, 30.0)
+    until("the rebuilt voter to vote and to have all blocks", is_whole)
     assert installed(clinic) == before + 1, said(clinic)
     report = verified(clinic)
     assert report["ok"], report
@@ -82,5 +82,5 @@ def test_39_a_rebuilt_voter_installs_a_snapshot_and_verifies_every_block_afterwa
     add_records(network, tmp_path, f"{label}, later", 1)
     network["lab"].start()
     network["lab"].ready()
-    assert network.connect(20.0)
+    assert network.connect()
     assert caught_up(network) > height

@@ -13,8 +13,9 @@ from node.status import Machine
 from node.stores import Stores
 from protocol import codec
 from protocol.cid import cid_of
-from protocol.identifiers import NodeId, peer_id
+from protocol.identifiers import Height, NodeId, peer_id
 from protocol.signing import SigningKey
+from protocol.tip_statement import Session, state_tip
 from storage.chunk_store import ChunkStore
 from tests.node.ledger_double import LedgerDouble
 
@@ -37,6 +38,7 @@ class Surroundings:
 class Node:
     """One running voter, whose only quorum is itself or which has none, and its surroundings."""
 
+    core: Core
     assembly: Assembly
     ledger: LedgerDouble
     surroundings: Surroundings
@@ -63,7 +65,7 @@ async def running(voters: int = 1) -> AsyncIterator[Node]:
         nursery.start_soon(core.run)
         nursery.start_soon(assembly.run)
         await trio.sleep(5)
-        yield Node(assembly, ledger, around)
+        yield Node(core, assembly, ledger, around)
         nursery.cancel_scope.cancel()
 
 
@@ -135,6 +137,24 @@ async def test_a_clock_that_is_off_is_named_with_its_distance(autojump_clock: Cl
 
         assert problem["code"] == "clock"
         assert "-10.0 s" in problem["text"]
+
+
+async def test_two_processes_with_one_key_are_named_by_the_others(autojump_clock: Clock) -> None:
+    async with running() as node:
+        core, clinic = node.core, node.ledger.members[1].identity
+        statements = [
+            state_tip(
+                SigningKey(clinic.node), core.network, Session(0, number, bytes(32)), epoch=0,
+                certified_height=Height(0), vote_height=Height(0), vote_hash=bytes(32), time_ms=0,
+            )
+            for number in (1, 2, 1)
+        ]  # fmt: skip
+        for statement in statements:
+            core.tips.hear(clinic.node_id, statement)
+
+        (problem,) = node.assembly.status.problems()
+
+        assert (problem["code"], problem["members"]) == ("two-processes", ["clinic"])
 
 
 async def test_the_storage_document_counts_chunks(autojump_clock: Clock) -> None:

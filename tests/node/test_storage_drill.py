@@ -58,7 +58,7 @@ def rot(network: Network, home: Facility, draw: random.Random) -> None:
     flip(home.home.path, draw)
     home.start()
     home.ready()
-    assert network.connect(20.0)
+    assert network.connect()
 
 
 def test_records_survive_a_home_away_a_folder_gone_and_rotten_bytes(tmp_path: Path) -> None:
@@ -66,21 +66,21 @@ def test_records_survive_a_home_away_a_folder_gone_and_rotten_bytes(tmp_path: Pa
     with consortium(*HOMES) as network:
         hospital, clinic = network["hospital"], network["clinic"]
         records = add(hospital, tmp_path, draw)
-        until("three replicas of every chunk", lambda: is_replicated(hospital), 40.0)
+        until("three replicas of every chunk", lambda: is_replicated(hospital))
         chunks = figures(hospital)["chunks"]
 
         # One home is away and the author has lost every chunk: two of three replicas may be gone.
         network["archive"].stop()
         lose_payloads(hospital)
         assert is_readable(hospital, records, tmp_path / "out")
-        until("the folder to be filled again", lambda: figures(hospital)["chunks"] == chunks or None, 40.0)
+        until("the folder to be filled again", lambda: figures(hospital)["chunks"] == chunks or None)
         network["archive"].start()
         network["archive"].ready()
 
         held = figures(clinic)["chunks"]
         assert held
         lose_payloads(clinic)
-        until("the other folder to be filled again", lambda: figures(clinic)["chunks"] == held or None, 40.0)
+        until("the other folder to be filled again", lambda: figures(clinic)["chunks"] == held or None)
 
         rot(network, hospital, draw)
         scrubbed = json_of("storage", "scrub", home=hospital)
@@ -89,7 +89,7 @@ def test_records_survive_a_home_away_a_folder_gone_and_rotten_bytes(tmp_path: Pa
         assert (scrubbed["repaired"], scrubbed["corrupt"]) == (scrubbed["bad"], 0)
 
         assert is_readable(hospital, records, tmp_path / "out")
-        until("three replicas of every chunk again", lambda: is_replicated(hospital), 40.0)
+        until("three replicas of every chunk again", lambda: is_replicated(hospital))
 
 
 def test_a_quota_refuses_records_in_one_sentence_and_nothing_else(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def remove(network: Network, name: str) -> None:
     def is_gone() -> bool | None:
         return all(len(home.status()["voters"]) == len(homes) for home in homes) or None
 
-    until("the configuration without it", is_gone, 40.0)
+    until("the configuration without it", is_gone)
 
 
 def test_placement_heals_when_a_member_is_removed_by_ballot(tmp_path: Path) -> None:
     with consortium(*HOMES) as network:
         hospital = network["hospital"]
         records = add(hospital, tmp_path, random.Random(12))
-        until("three replicas of every chunk", lambda: is_replicated(hospital), 40.0)
+        until("three replicas of every chunk", lambda: is_replicated(hospital))
         chunks, gone = figures(hospital)["chunks"], figures(network["archive"])["chunks"]
         assert gone
         before = sum(figures(home)["chunks"] for home in network.facilities.values()) - gone
@@ -152,8 +152,8 @@ def test_placement_heals_when_a_member_is_removed_by_ballot(tmp_path: Path) -> N
             )
             return held == 3 * chunks or None
 
-        until("its replicas to be with the others", is_healed, 60.0)
+        until("its replicas to be with the others", is_healed)
         # Only its own replicas have moved: nobody has given any away.
         assert before + gone == 3 * chunks
-        until("three replicas of every chunk again", lambda: is_replicated(hospital), 40.0)
+        until("three replicas of every chunk again", lambda: is_replicated(hospital))
         assert is_readable(hospital, records, tmp_path / "out")

@@ -162,7 +162,7 @@ def test_nothing_that_was_final_is_missing_after_kills(tmp_path: Path) -> None:
             if ran.code == 0 and ran.document is not None:
                 final[file] = ran.document["records"][0]["record"]
             victim.ready()
-        assert network.connect(20.0)
+        assert network.connect()
         caught_up(network)
 
         for file, record in final.items():
@@ -198,6 +198,6 @@ def test_without_a_quorum_a_record_is_queued_and_becomes_final_by_itself(tmp_pat
             )
             return rows[0].get("state") == "final" or None
 
-        assert queued.seconds < 12
+        assert queued.seconds < 60  # ten and what a busy machine adds; it does not wait for a quorum
         assert record["state"] == "received"
-        assert until("the queued record to become final", is_final, 40.0)
+        assert until("the queued record to become final", is_final)

@@ -199,6 +199,6 @@ async def test_bytes_that_cannot_be_read_are_told_to_whoever_mends_tables(autoju
     with pytest.raises(Unavailable, match="computed again"):
         tree.inclusion_proof(5, tree.head)
     async with running(tree):
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await damage.wait()
     assert TreeStore(member.rows).fill() is not None

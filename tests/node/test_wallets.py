@@ -94,7 +94,7 @@ def sealed_rows(facility: Facility, prefix: str) -> list[bytes]:
 def restart(network: Network, name: str) -> None:
     network[name].start()
     network[name].ready()
-    assert network.connect(20.0)
+    assert network.connect()
     network.leader()
 
 
@@ -280,8 +280,8 @@ def test_a_handover_whose_command_was_cut_off_is_completed_by_the_daemon(
         return next(one for one in found if one["patient"] == patient.handle)["custody"] == "patient" or None
 
     assert queued.code == 3
-    assert queued.seconds < 12
-    assert until("the daemon to complete it", handed, 40.0)
+    assert queued.seconds < 60  # ten and what a busy machine adds; it does not wait for a quorum
+    assert until("the daemon to complete it", handed)
     again = documents(hand_over(network, patient))
     assert (again["wallet"], again["patient"]) == (str(patient.wallet), patient.handle)
     assert documents(carechain("consent", "list", "--patient", "me", *patient.signed, home=network["lab"]))[

@@ -108,7 +108,7 @@ async def run(transport: Libp2pTransport, *, task_status) -> None:
     await transport.run(task_status=task_status)
 
 
-async def eventually(holds: Callable[[], object], seconds: float = 10) -> None:
+async def eventually(holds: Callable[[], object], seconds: float = 60) -> None:
     """Look until something holds. Real sockets have no event to wait for."""
     with trio.fail_after(seconds):
         while not holds():
@@ -119,12 +119,9 @@ def is_connected(transport: Libp2pTransport, node: NodeId) -> bool:
     return any(peer.node == node and peer.connected for peer in transport.peers())
 
 
-async def connected(*transports: Libp2pTransport, seconds: float = 10) -> None:
+async def connected(*transports: Libp2pTransport) -> None:
     await eventually(
-        lambda: all(
-            one is other or is_connected(one, other.me) for one in transports for other in transports
-        ),
-        seconds,
+        lambda: all(one is other or is_connected(one, other.me) for one in transports for other in transports)
     )
 
 

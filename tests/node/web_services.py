@@ -68,9 +68,8 @@ class Calls:
         }
 
     async def propose(self, wish: Any, *, expires_ms: int, accept_risk: bool) -> dict[str, Any]:
-        self.asked.append(
-            ("propose", (wish.name, wish.card, wish.role, wish.leaves, expires_ms, accept_risk))
-        )
+        about = (wish.name, wish.card, wish.role, wish.leaves) if wish.min_b is None else (wish.min_b,)
+        self.asked.append(("propose", (*about, expires_ms, accept_risk)))
         return self._proposal()
 
     async def leave(self, *, expires_ms: int, accept_risk: bool) -> dict[str, Any]:
@@ -108,7 +107,29 @@ class Calls:
         }  # fmt: skip
 
     async def figures(self) -> dict[str, Any]:
-        return {"chunks": 1, "bytes": 2, "under_replicated": 0, "corrupt": 0, "padding_overhead_max": 0.1}
+        return {
+            "chunks": 1,
+            "bytes": 2,
+            "under_replicated": 0,
+            "corrupt": 0,
+            "padding_overhead": 0.04,
+            "padding_overhead_max": 0.1,
+            "databases": {
+                "payloads": {
+                    "compacting": True,
+                    "levels": [
+                        {"level": 0, "files": 5, "bytes": 1, "read_bytes": 0, "written_bytes": 8 << 20},
+                        {
+                            "level": 1,
+                            "files": 2,
+                            "bytes": 1,
+                            "read_bytes": 8 << 20,
+                            "written_bytes": 16 << 20,
+                        },
+                    ],
+                }
+            },
+        }
 
     async def scrub(self, *, rate: int | None) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(("scrub", rate))

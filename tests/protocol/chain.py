@@ -10,6 +10,7 @@ from protocol.finality import Certificate, CommitVote
 from protocol.governance import AddMember, Ballot, Propose, Withdraw
 from protocol.identifiers import ZERO, Digest, Height, NodeId, PublicKey, Rid, Term, Txid, Vid
 from protocol.merkle import Frontier
+from protocol.rejoining import Rejoin
 from protocol.signing import SigningKey
 from protocol.transaction import (
     CustodyTransfer,
@@ -172,6 +173,11 @@ def of_governing() -> tuple[SignedBy, ...]:
         (Ballot(NODES[0], Txid(filled("proposal")), True, False, UNTIL_MS), (governor,)),
         (Withdraw(NODES[0], Txid(filled("proposal")), UNTIL_MS), (governor,)),
     )
+
+
+def of_rejoining() -> SignedBy:
+    """Not among `transactions`, for the same reason."""
+    return Rejoin(NODES[0], 3, filled("nonce"), UNTIL_MS), (VOTERS[0],)
 
 
 def signed() -> tuple[bytes, ...]:

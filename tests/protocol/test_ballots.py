@@ -5,10 +5,30 @@ import pytest
 from protocol import ballots, codec, governance
 from protocol.ballots import Governance, Proposal
 from protocol.configuration import Card, Configuration
-from protocol.governance import Action, AddMember, Ballot, ChangeRole, Propose, RemoveMember, Withdraw
+from protocol.governance import (
+    Action,
+    AddMember,
+    Ballot,
+    ChangeRole,
+    Propose,
+    RemoveMember,
+    RotateKeys,
+    SetMinB,
+    Withdraw,
+)
 from protocol.identifiers import Digest, NodeId, Txid
 from protocol.ledger_rows import ACCEPTED
-from tests.protocol.ledgers import DAY, Ledger, configuration, key, member
+from tests.protocol.ledgers import (
+    DAY,
+    Ledger,
+    configuration,
+    grant_to,
+    key,
+    member,
+    read_of,
+    record_commit,
+    vault_open,
+)
 
 JOIN = AddMember(Card.make(member("d", "observer"), key("d")), "observer")
 
@@ -161,3 +181,50 @@ def test_a_proposal_ends_within_its_time(ledger: Ledger) -> None:
 
 def test_ballots_on_what_was_never_proposed_are_refused(ledger: Ledger) -> None:
     assert "unknown proposal" in vote(ledger, Txid(Digest(bytes(32))), "clinic")
+
+
+def test_more_liars_to_tolerate_are_decided_by_ballot_as_far_as_a_quorum_is_left(ledger: Ledger) -> None:
+    assert "so many liars" in ledger.verdict(propose(ledger, SetMinB(3), risk=True), "hospital")
+    txid = proposed(ledger, propose(ledger, SetMinB(1), risk=True))
+    assert vote(ledger, txid, "clinic", risk=True) == vote(ledger, txid, "lab", risk=True) == ACCEPTED
+    pending = governance_of(ledger).pending
+    assert pending is not None
+    assert (pending.liars_tolerated, pending.certificate_quorum) == (1, 3)
+
+
+def new_node_key(ledger: Ledger, old: str, new: str) -> RotateKeys:
+    """Return the change of the node key of one name to that of another."""
+    card = Card.make(member(new, "observer"), key(new))
+    form = governance.endorsement_form(ledger.network, node(old), card)
+    return RotateKeys(node(old), card, key(old).sign(form))
+
+
+def test_what_a_facility_has_on_the_ledger_stays_its_own_under_a_new_node_key(ledger: Ledger) -> None:
+    for body in (vault_open(ledger, custodian="insurer", writers=("insurer",)), vault_open(ledger, "other")):
+        custodian = "insurer" if node("insurer") == body.custodian else "hospital"
+        signers = ("vault/auth" if custodian == "insurer" else "other/auth", custodian)
+        assert ledger.verdict(body, *signers) == ACCEPTED
+    assert ledger.verdict(record_commit(ledger, "r1", author="insurer"), "insurer") == ACCEPTED
+    assert ledger.verdict(record_commit(ledger, "r2", "other"), "hospital") == ACCEPTED
+    grant = grant_to(ledger, "insurer", "other", rights="RW")
+    assert ledger.verdict(grant, "other/auth") == ACCEPTED
+    gid = ledger.txid(grant)
+    change = new_node_key(ledger, "insurer", "insurer2")
+    ledger.commit(configuration=governance.after(ledger.configuration, change, ledger.network))
+
+    assert "signed by the wrong keys" in ledger.verdict(
+        record_commit(ledger, "r3", author="insurer"), "insurer"
+    )
+    for vault, record in (("vault", "r4"), ("other", "r5")):
+        commit = record_commit(ledger, record, vault, author="insurer2")
+        assert ledger.verdict(commit, "insurer2") == ACCEPTED
+    assert ledger.verdict(read_of(ledger, "r1", nonce="one"), "vault/auth", "insurer2") == ACCEPTED
+    by_grant = read_of(ledger, "r2", gid=gid, actor="insurer/team", vault="other", nonce="two")
+    assert ledger.verdict(by_grant, "insurer/team", "insurer2") == ACCEPTED
+
+
+def test_a_node_key_that_was_given_up_comes_back_to_nobody(ledger: Ledger) -> None:
+    change = new_node_key(ledger, "insurer", "insurer2")
+    ledger.commit(configuration=governance.after(ledger.configuration, change, ledger.network))
+    thief = AddMember(Card.make(member("insurer", "observer"), key("insurer")), "observer")
+    assert "given up" in ledger.verdict(propose(ledger, thief), "hospital")

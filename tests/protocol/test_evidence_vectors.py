@@ -12,6 +12,7 @@ from protocol.errors import RemoteFault
 from protocol.evidence import Evidence
 from protocol.evidence_blocks import BrokenPromise, shown_invalid
 from protocol.evidence_certificates import ConflictingCertificates, FalseBase
+from protocol.evidence_freezes import FrozenVote
 from protocol.evidence_statements import (
     HiddenLog,
     HiddenTerm,
@@ -43,6 +44,7 @@ from tests.protocol.evidence_cast import (
     request,
     vote,
 )
+from tests.protocol.test_evidence_freezes import NAMED, frozen
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "evidence.json").read_text())
 RIGHT_CERTIFIED = cast.certify(vote(RIGHT[1], by=0), vote(RIGHT[1], by=2), block=RIGHT[1])
@@ -57,6 +59,7 @@ SAMPLES: dict[str, Evidence] = {
         certified.LEFT_CERTIFIED, RIGHT_CERTIFIED, fork(LEFT[:1], RIGHT[:2]), NodeId(ZERO)
     ),
     "E3b": FalseBase(vote(RIGHT[2], RIGHT[0]), certified.LEFT_CERTIFIED, ()),
+    "E3c": FrozenVote(frozen(NAMED), vote(LEFT[2], TRUNK[2]), headers(LEFT[1:])),
     "E4": TwoGrants(grant(5, 1), grant(5, 2)),
     "E5a": HiddenTerm(request(5, LEFT[0], 2), ack(RIGHT[0], 3)),
     "E5b": HiddenLog(request(5, RIGHT[2], 2, TRUNK[2]), ack(LEFT[1], 2), fork(LEFT[:2], RIGHT), ()),

@@ -10,7 +10,7 @@ from protocol.block import Header, genesis_block, header_hash
 from protocol.configuration import Configuration, Member, network_id
 from protocol.errors import Invalid
 from protocol.finality import Certificate, CommitVote, cast_vote, check_certificate, vote_valid
-from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, PublicKey
+from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, PublicKey, Term
 from protocol.signing import SigningKey
 
 KEYS = {n: SigningKey(hashlib.sha256(b"signer %d" % n).digest()) for n in range(1, 7)}
@@ -154,3 +154,21 @@ def test_a_configuration_block_needs_a_quorum_of_the_old_and_of_the_new() -> Non
         )
     made = certificate(header, [vote(n, header, base) for n in (1, 2, 3, 5)])
     assert check_certificate(made, NETWORK, FOUR, FIVE) == header_hash(header)
+
+
+def test_whether_a_certificate_stands_without_a_signer_is_a_matter_of_whose_votes_it_holds() -> None:
+    base, header = chain(1)
+    made = certificate(header, [vote(n, header, base) for n in (1, 2, 3)])
+    signers = {n: NodeId(KEYS[n].public) for n in (1, 2, 3, 4)}
+
+    assert made.stands_without(signers[4], FOUR)
+    assert not any(made.stands_without(signers[n], FOUR) for n in (1, 2, 3))
+
+
+def test_the_newest_term_of_a_certificate_is_that_of_what_was_voted_for() -> None:
+    base, header, above = chain(2)
+    above = dataclasses.replace(above, term=Term(5))
+    made = certificate(header, [vote(n, above, base) for n in (1, 2, 3)], (above,))
+
+    assert certificate(header, [vote(1, header, base)]).newest_term == header.term
+    assert made.newest_term == 5

@@ -92,7 +92,17 @@ def test_keys_rotate_under_the_old_node_key_and_name_and_role_stay() -> None:
     assert node("o") not in following.by_node
 
 
-def test_a_voters_node_key_changes_only_while_it_is_a_learner() -> None:
+def test_a_new_node_key_leads_back_to_the_old_one_and_no_other_change_does() -> None:
+    before = configuration("a", "b", "c", observers=("o",))
+    new = card("o2")
+    form = governance.endorsement_form(NETWORK, node("o"), new)
+    following = changed(before, RotateKeys(node("o"), new, key("o").sign(form)))
+    assert governance.successions(before, following) == {node("o2"): node("o")}
+    assert governance.successions(before, changed(before, RemoveMember(node("o")))) == {}
+    assert governance.successions(before, changed(before, AddMember(card("d"), "observer"))) == {}
+
+
+def test_a_signers_node_key_changes_only_while_it_is_a_learner_or_observer() -> None:
     new = card("a2")
     rotate = RotateKeys(node("a"), new, key("a").sign(governance.endorsement_form(NETWORK, node("a"), new)))
     with pytest.raises(Refused, match="demote it first"):

@@ -8,7 +8,7 @@ import pytest
 from node.bench.made_history import BEGIN_MS, MadeHistory, signing_key, transactions
 from protocol import codec, limits
 from protocol.block import Block
-from protocol.change_proof import height_of
+from protocol.change_proof import check_not_given_up, height_of
 from protocol.checkpoint import (
     Checkpoint,
     KeyKind,
@@ -240,6 +240,41 @@ def test_an_anchor_follows_into_the_next_epoch_and_denounces_what_gives_up_a_blo
         advance(
             seen, replace(update(kept, seen), changes=tuple(dropped.changes)), CERTIFICATE_ALONE, BEGIN_MS
         )
+
+
+def branches() -> tuple[MadeHistory, MadeHistory]:
+    """Return a history that goes on in a second epoch without one member, and one in which the four go on in the first."""
+    recovered, left_behind = MadeHistory.of(*NAMES), MadeHistory.of(*NAMES)
+    for history in (recovered, left_behind):
+        grow(history, 3)
+    recovered.recover("four")
+    grow(recovered, 2)
+    grow(left_behind, 9, first=6)
+    return recovered, left_behind
+
+
+def test_who_knows_of_the_new_epoch_follows_no_quorum_of_the_old_one_that_came_back():
+    recovered, left_behind = branches()
+    start = anchor_at(recovered.genesis, BEGIN_MS)
+    anchor = advance(start, update(recovered, start), CERTIFICATE_ALONE, BEGIN_MS)
+
+    assert left_behind.blocks[-1].height > anchor.height
+    with pytest.raises(Invalid, match="goes back behind"):
+        advance(anchor, update(left_behind, anchor), CERTIFICATE_ALONE, BEGIN_MS)
+
+
+def test_a_receipt_of_the_branch_that_was_given_up_holds_only_for_who_knows_of_no_recovery():
+    recovered, left_behind = branches()
+    for height, is_given_up in ((3, False), (4, True), (12, True)):
+        proof = left_behind.proof(height, left_behind.certificate(left_behind.blocks[height]))
+        assert proof.check().epoch == 0
+        check_not_given_up(proof.header, left_behind.changes)
+        if is_given_up:
+            with pytest.raises(Invalid, match="recovery into epoch 1 goes on from block 3"):
+                check_not_given_up(proof.header, recovered.changes)
+        else:
+            check_not_given_up(proof.header, recovered.changes)
+    check_not_given_up(recovered.blocks[-1].header, recovered.changes)
 
 
 # --- policy -----------------------------------------------------------------------------------------------------

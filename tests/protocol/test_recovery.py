@@ -122,6 +122,7 @@ class Consortium:
             header_hash(base),
             Term(9),
             NOW_MS * 2,
+            self.configuration.digest,
             dataclasses.replace(configuration(3, names="new"), number=1),
             (),
             (),
@@ -230,6 +231,18 @@ def _branch(net: Consortium, below: Block, leader: int) -> Iterator[Block]:
 # --- statements -----------------------------------------------------------------------------------------------------
 
 
+def test_a_term_that_leaves_no_later_one_is_refused() -> None:
+    net = Consortium(3)
+    last = Term((1 << 64) - 1)
+    above = dataclasses.replace(net.block(net.genesis).header, term=last)
+    for term, links in ((last, ()), (Term(1), (above,))):
+        statement = freeze(
+            net.voters[0], net.network, epoch=0, incarnation=0, term=term, certificate=None, links=links, vote=None
+        )  # fmt: skip
+        with pytest.raises(Invalid, match="no election reaches"):
+            check_freeze(statement, net.network)
+
+
 def test_a_freeze_statement_that_was_changed_is_refused() -> None:
     net = Consortium(4)
     chain = net.chain(3)
@@ -266,6 +279,38 @@ def test_enough_organisations_begin_the_next_epoch() -> None:
     assert again.header.next_config_hash == signed.recovery.configuration.digest
 
 
+def test_whoever_consents_the_block_that_begins_the_epoch_is_the_same() -> None:
+    net = Consortium(5)
+    base = net.chain(1)[1]
+    plan = net.recovery(base.header)
+    made = [
+        recovery_block(net.signed(plan, *by), base.header, Frontier())
+        for by in ((0, 1, 2, 3), (1, 2, 3, 4), (0, 1, 2, 3, 4))
+    ]
+
+    for block in made:
+        check_recovery_block(Block.decode(block.raw), base.header, Frontier(), net.configuration)
+
+    assert len({block.raw for block in made}) == 3
+    assert len({block.hash for block in made}) == 1
+
+
+def test_consents_are_all_that_may_stand_in_the_place_of_a_signature_and_have_a_bound() -> None:
+    net = Consortium(4)
+    plan = net.recovery(net.genesis.header)
+    block = recovery_block(net.signed(plan, 0, 1, 2), net.genesis.header, Frontier())
+    led = dataclasses.replace(block.header, leader=net.configuration.voters[0])
+    for raw in (
+        Block(led, block.signature, block.special, ()).raw,
+        Block(block.header, bytes(1 << 20), block.special, ()).raw,
+    ):
+        with pytest.raises(Malformed):
+            Block.decode(raw)
+    unsigned = Block.decode(Block(block.header, b"", block.special, ()).raw)
+    with pytest.raises(Malformed):
+        check_recovery_block(unsigned, net.genesis.header, Frontier(), net.configuration)
+
+
 def test_who_is_lost_is_not_counted_on_either_side_but_a_quorum_of_all_must_consent() -> None:
     net = Consortium(5)  # q = 4
     base = net.chain(1)[1]
@@ -294,6 +339,14 @@ def test_a_recovery_that_is_not_what_was_signed_is_refused() -> None:
         "no later epoch": (net.signed(net.recovery(base.header, epoch=0), 0, 1, 2), base.header),
         "no later time": (net.signed(net.recovery(base.header, time_ms=1), 0, 1, 2), base.header),
         "an earlier term": (net.signed(net.recovery(base.header, term=Term(0)), 0, 1, 2), base.header),
+        "another configuration before": (
+            net.signed(net.recovery(base.header, before=bytes(32)), 0, 1, 2),
+            base.header,
+        ),
+        "a stranger lost": (
+            net.signed(net.recovery(base.header, lost=(NodeId(bytes(32)),)), 0, 1, 2),
+            base.header,
+        ),
         "the same configuration": (
             net.signed(net.recovery(base.header, configuration=net.configuration), 0, 1, 2),
             base.header,
@@ -319,7 +372,12 @@ def test_a_recovery_that_is_not_what_was_signed_is_refused() -> None:
         with pytest.raises(Invalid):
             check_recovery_block(block, above, Frontier(), net.configuration)
     whole = recovery_block(good, base.header, Frontier())
-    led = Block(dataclasses.replace(whole.header, leader=net.configuration.voters[0]), b"", whole.special, ())
+    led = Block(
+        dataclasses.replace(whole.header, leader=net.configuration.voters[0]),
+        whole.signature,
+        whole.special,
+        (),
+    )
     with pytest.raises(Invalid):
         check_recovery_block(led, base.header, Frontier(), net.configuration)
     with pytest.raises(Malformed):

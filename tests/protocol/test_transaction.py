@@ -15,7 +15,7 @@ from protocol.transaction import Grant, Read, RecordCommit, SignedTransaction, V
 from tests.protocol import chain
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "transaction.json").read_text())
-KINDS = (*chain.transactions(), chain.of_erasing(), *chain.of_governing())
+KINDS = (*chain.transactions(), chain.of_erasing(), *chain.of_governing(), chain.of_rejoining())
 BY_KIND: dict[type, tuple[Any, tuple[SigningKey, ...]]] = {
     type(entry): (entry, keys) for entry, keys in KINDS
 }

@@ -7,7 +7,7 @@ import pytest
 
 from simulations.__main__ import main
 from simulations.certificate_model_evidence import Evidence
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_rules import MEANINGS, Rule, Rules
 from simulations.certificate_model_search import Finding, Model, Report, Search
 from simulations.certificate_model_settling import Settling
@@ -76,6 +76,7 @@ def test_quorums_are_those_of_the_table(voters: int, witnesses: int, r: int, b: 
     [
         ("rejoin", 3_000, {"vote", "learn", "lose", "rejoin"}),
         ("led", 4_000, {"stand", "grant", "lead", "vote"}),
+        ("left", 4_000, {"stand", "grant", "vote", "learn", "leave", "crash"}),
     ],
 )
 def test_a_stage_is_searched_to_its_end_and_the_published_rules_hold(

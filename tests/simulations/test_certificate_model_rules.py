@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from simulations.certificate_model import story
-from simulations.certificate_model_moves import Act, Move
+from simulations.certificate_model_guards import Act, Move
 from simulations.certificate_model_rules import Rule
 from simulations.certificate_model_search import Model, Search
 from simulations.certificate_model_settling import Settling
@@ -50,6 +50,7 @@ EXHAUSTIVE: Final = (
     ((Rule.ONE_TERM,), "order undone", "figure-8", 5_000),
     ((Rule.SWITCH_CERTIFIED,), "order undone", "two-ballots", 8_000),
     ((Rule.MARKER,), "conviction: E2", "led", 500),
+    ((Rule.LEFT_STANDS_NOT,), "conviction: E5b", "left", 1_000),
     ((Rule.EXACT_HEADERS,), "conviction: E1", "led", 500),
     ((Rule.EXACT_ACKNOWLEDGEMENTS,), "conviction: E2", "led", 1_000),
 )

@@ -21,10 +21,10 @@ from simulations.determinism import fake_signatures
 from simulations.explorer import explore, main, replay
 from simulations.explorer_graph import Graphs
 from simulations.explorer_history import Histories
-from simulations.explorer_moves import NODES, Envelope, Kind, Moves
+from simulations.explorer_moves import NODES, VOTERS, Envelope, Kind, Moves
 from simulations.explorer_node import Members, Node
 from simulations.explorer_search import Bounds, Budget, Order, Report, Search
-from simulations.explorer_stage import ROOTS, Root, Stage, root_of
+from simulations.explorer_stage import ROOTS, Root, Stage, roles_of, root_of
 
 NOTHING = Budget(*[0 for _ in Budget._fields])
 NO_HEARTBEATS = frozenset({"heartbeat"})
@@ -95,6 +95,25 @@ def test_one_election_over_a_network_that_reorders_is_searched_to_the_end() -> N
     assert not report.beyond
     assert report.states > 10_000
     assert report.situations["a leader of term 1"] > 0
+
+
+@pytest.mark.parametrize(
+    ("root", "voters", "states"), [("unaware", (0, 1, 2), 3_000), ("witnessed", (0, 1), 10_000)]
+)
+def test_notices_are_told_and_answered_and_a_witness_takes_part(
+    root: str, voters: tuple[int, ...], states: int
+) -> None:
+    budget = NOTHING._replace(heartbeats=1, notices=1)
+    bounds = Bounds(depth=200, terms=1, in_flight=4, lost=NO_HEARTBEATS, budget=budget)
+    with fake_signatures():
+        search = Search(bounds, roles=roles_of(root))
+        report = search.run(root_of(root, search.moves, search.histories))
+
+    assert report.is_complete
+    assert report.violations == []
+    assert report.states > states
+    assert {"vote-notice", "certificate-notice"} <= {envelope.kind for envelope in search.moves.envelopes}
+    assert search.moves.voters == voters
 
 
 @pytest.mark.slow
@@ -248,7 +267,7 @@ def test_what_is_remembered_of_the_core_is_what_it_does_when_it_is_never_copied_
 def test_a_copy_shares_nothing_that_changes_and_has_the_same_fingerprint() -> None:
     with fake_signatures():
         graphs = Graphs()
-        members = Members.of(NODES)
+        members = Members.of(VOTERS)
         node = Node(0, members, Moves().blocks.blocks[0])
         node.rest()
         copied = graphs.copy(node)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from protocol.identifiers import ZERO
+from protocol.identifiers import ZERO, NodeId
 from protocol.raft import read_index
 from protocol.raft.election import Election
 from protocol.raft.following import Following
@@ -18,6 +18,7 @@ from protocol.raft.quorum import assemble_proof, quorum_height
 from protocol.raft.read_index import LeaderReads
 from protocol.raft.replication import Leadership
 from protocol.raft.state import Ready
+from protocol.raft.voter import Voter
 from simulations.explorer import explore
 from simulations.explorer_disk import Disk
 from simulations.explorer_node import Node
@@ -188,3 +189,12 @@ def test_a_leader_that_answers_reads_before_its_first_commit_is_found(
     monkeypatch.setattr(LeaderReads, "advance", early)
 
     assert "stale read" in found(search("unaware", 2, lost=(), **FEW, reads=1))
+
+
+def test_a_witness_whose_acknowledgement_counts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def everybody_else(self: Voter) -> tuple[NodeId, ...]:
+        return tuple([node for node in self.configuration.signers if node != self.me])
+
+    monkeypatch.setattr(Voter, "other_voters", property(everybody_else))
+
+    assert "acknowledgements of distinct voters" in found(search("witnessed", 1, **FEW | {"heartbeats": 1}))

@@ -81,6 +81,15 @@ def test_the_maker_of_a_certificate_that_others_lack_is_not_left_convicted() -> 
 
 
 @pytest.mark.slow
+def test_two_that_stand_on_two_certified_chains_do_not_answer_each_other_without_end() -> None:
+    """The core of a liar that shows another history takes each refusal for agreement, and would send the same once more."""
+    run = run_lying(6017, Lie.EQUIVOCATE, voters=3, virtual_s=50.0)
+
+    assert run.forks
+    assert not run.is_stormy
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", Lie)
 def test_many_seeds_convict_nobody_but_the_liar(lie: Lie) -> None:
     for seed in range(100, 130):

@@ -32,9 +32,10 @@ def against(node: NodeId) -> Conviction:
             3,
             ("a fork at 7 does not convict the liar at the first exchange",),
         ),
+        ({"is_stormy": True}, 4, ("over 2000 messages within a second",)),
     ],
 )
-def test_a_fork_of_four_an_unproven_one_of_three_and_a_wrong_conviction_are_violations(
+def test_a_fork_of_four_an_unproven_one_of_three_a_wrong_conviction_and_a_storm_are_violations(
     changes: dict[str, object], voters: int, words: tuple[str, ...]
 ) -> None:
     assert wrongs(dataclasses.replace(QUIET, **changes), voters) == words  # type: ignore[arg-type]  # by name

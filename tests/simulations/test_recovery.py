@@ -1,20 +1,25 @@
 """Drills of majority loss on virtual nodes: q - 1 members are lost, q, all but one; then those who were lost return."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 
+from node.core import Core
 from node.receipt_proofs import ReceiptProofs
 from node.recovery_base import Freezer, Reach, recovery_above
-from node.recovery_desk import RecoveryDesk
-from node.recovery_file import Consent, Plan, file_text, parse_file
+from node.recovery_desk import RecoveryDesk, plan_document
+from node.recovery_file import Collected, Consent, Plan, file_text, parse_file
 from node.recovery_watch import RecoveryWatch
 from protocol.configuration import Configuration, network_id
 from protocol.errors import NotFinal, Refused
-from protocol.identifiers import Height
-from protocol.recovery import consent
-from protocol.signing import SigningKey
+from protocol.identifiers import Height, Term
+from protocol.recovery import Recovery, SignedRecovery, consent, freeze
+from protocol.signing import SigningKey, sha256
 from protocol.transaction import parse
 from simulations.world import Node, World
+from storage import keyspace
+from storage.key_value import Batch
 from tests.interop import standalone_verifier
 from tests.node.test_core import core_of, elected, submitted, vault
 
@@ -68,8 +73,11 @@ async def recovered(world: World, left: list[Node], away: list[Node]) -> None:
     consents = consented(world, plan)
     with pytest.raises(Refused, match="needs the consent"):
         await houses[0].desk.apply(plan, consents[:1])
-    for house in houses:
-        await house.desk.apply(plan, consents)
+    for number, house in enumerate(houses):
+        # Whose consents came first differs from member to member; the block that begins the epoch does not.
+        needed = plan_document(parse_file(plan, Plan, house.core.network))["consents_needed"]
+        enough = consents[number % 2 :] if len(consents) > needed else consents
+        await house.desk.apply(plan, enough)
 
 
 def chain_of(node: Node, height: Height) -> list[bytes]:
@@ -120,6 +128,21 @@ async def test_the_network_goes_on_with_those_that_are_left_and_the_others_come_
     await world.run(story)
 
 
+async def test_a_member_that_lost_its_store_has_nothing_to_state(autojump_clock) -> None:
+    world = World(77, voters=3, observers=0)
+
+    async def story() -> None:
+        await elected(world)
+        house, batch = House(world.nodes[0]), Batch()
+        batch.put(keyspace.REBUILT, b"")
+        await house.core.ports.disk.commit(batch, sync=True)
+        with pytest.raises(Refused, match="has lost its store"):
+            await house.desk.collect((), freeze=True)
+        assert not house.core.standstill.is_frozen
+
+    await world.run(story)
+
+
 async def test_a_statement_that_was_shown_binds_and_one_that_was_not_does_not(autojump_clock) -> None:
     world = World(77, voters=3, observers=0)
 
@@ -144,6 +167,20 @@ async def test_a_statement_that_was_shown_binds_and_one_that_was_not_does_not(au
         ):
             with pytest.raises(Refused, match=refusal):
                 house.desk.propose(given, lost=lost, gone=(), cards=(), reason=reason)
+        store, stale = house.core.store, older_statement(house.core, world.nodes[0].key)
+        for given in (
+            [*files, stale],
+            [stale, *files],
+        ):  # an older file hides nothing, in whatever order they are named
+            plan = house.desk.propose(given, lost=everybody[1:], gone=(), cards=(), reason="fire")
+            assert plan["base_height"] >= store.applied().height
+        plan = house.desk.propose(files, lost=(), gone=everybody[1:], cards=(), reason="fire")
+        late = parse_file(str(plan["plan"]), Plan, house.core.network)
+        late = replace(late, recovery=replace(late.recovery, time_ms=late.recovery.time_ms + 60_000))
+        with pytest.raises(Refused, match="ahead of this facility's clock"):
+            other.desk.sign(file_text(late))
+        with pytest.raises(Refused, match="ahead of this facility's clock"):
+            await house.desk.apply(file_text(late), consented(world, file_text(late)))
         document = await other.desk.collect((), freeze=False)
         assert document["frozen"] == ["member-0"]
         with pytest.raises(Refused, match="only a recovery"):
@@ -154,6 +191,51 @@ async def test_a_statement_that_was_shown_binds_and_one_that_was_not_does_not(au
         assert core_of(world.nodes[0]).standstill.is_frozen
         await trio.sleep(10)
         assert core_of(world.nodes[0]).consensus is None
+
+    await world.run(story)
+
+
+def older_statement(core: Core, key: SigningKey) -> str:
+    """Return a file with a freeze statement of one who knows of the first certificate only."""
+    certificate = core.store.certificate_at_or_above(Height(1))
+    term = Term(certificate.newest_term if certificate is not None else 0)
+    statement = freeze(
+        key, core.network, epoch=0, incarnation=0, term=term, certificate=certificate, links=(), vote=None
+    )
+    return file_text(Collected(core.network, (statement,)))
+
+
+async def test_a_member_that_has_believed_a_recovery_takes_part_again_when_the_network_has_gone_on(
+    autojump_clock,
+) -> None:
+    world = World(52, voters=3, observers=0)
+
+    async def story() -> None:
+        leader = await elected(world)
+        await submitted(leader, "before")
+        late = next(node for node in world.nodes if node is not leader)
+        for node in world.nodes:
+            world.network.cut(node.id, late.id)
+            world.network.cut(late.id, node.id)
+        house, before = House(late), world.configuration
+        applied = core_of(late).store.applied()
+        after = replace(before, members=before.members[1:], number=before.number + 1)
+        step = Recovery(
+            1, Height(applied.height + 1), sha256(b"given up by all"), Term(99), applied.time_ms + 60_000, before.digest, after,
+            (), (), "a plan that was not needed in the end",
+        )  # fmt: skip
+        consents = [consent(node.key, house.core.network, step, node.id) for node in world.nodes]
+        signed = SignedRecovery(step, tuple(sorted(consents, key=lambda one: one.node)))
+        final = await submitted(leader, "the network goes on")
+        final = await submitted(leader, "above the base that nobody has")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.watch.hear, signed)
+            await trio.sleep(1)
+            assert core_of(late).standstill.is_frozen
+            world.network.heal()
+        assert not core_of(late).standstill.is_frozen
+        assert "does not follow" in str(core_of(late).standstill.trouble)
+        await at_epoch(late, 0, final.height)
 
     await world.run(story)
 
@@ -173,6 +255,11 @@ async def test_whoever_holds_final_blocks_that_a_recovery_gives_up_keeps_them_an
             world.network.cut(left.id, node.id)
         await trio.sleep(10)
         kept = await submitted(away[0], "final on the other side")
+        with trio.fail_after(10):
+            while core_of(away[1]).store.receipt(kept.txid) is None:
+                await trio.sleep(0.1)
+        # What is applied is made durable by the next block, and a crash could make one of them forget that it was final.
+        await submitted(away[0], "another")
         for node in away:
             await world.crash(node)
         await recovered(world, [left], away)
@@ -188,6 +275,27 @@ async def test_whoever_holds_final_blocks_that_a_recovery_gives_up_keeps_them_an
             assert house.core.store.epochs.current == 0
             assert house.core.store.receipt(kept.txid) == kept
         assert core_of(left).store.receipt(kept.txid) is None
+
+    await world.run(story)
+
+
+async def test_two_plans_of_one_epoch_are_noticed_where_they_meet(autojump_clock) -> None:
+    world = World(17, voters=3, observers=0)
+
+    async def story() -> None:
+        await elected(world)
+        world.excuse()
+        for node in world.nodes:
+            await world.crash(node)
+        for node in world.nodes[:2]:
+            world.network.cut(node.id, world.nodes[1 - node.index].id)
+            await world.start(node)
+            await recovered(world, [node], [other for other in world.nodes if other is not node])
+        world.network.heal()
+        with trio.fail_after(60):
+            while any(core_of(node).standstill.trouble is None for node in world.nodes[:2]):
+                await trio.sleep(0.5)
+        assert "by another plan" in str(core_of(world.nodes[0]).standstill.trouble)
 
     await world.run(story)
 

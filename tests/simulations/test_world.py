@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from node.awaiting_disk import RoomAwaitingDisk
-from node.rejoin import Recall
+from node.recall import Recall
 from protocol.identifiers import Height
 from simulations import determinism
 from simulations.world import Node, World

@@ -57,6 +57,30 @@ def test_who_has_left_keeps_a_name_and_the_height_of_the_leaving() -> None:
     assert history.known_member(node("stranger")).name == "stranger"
 
 
+def renamed(before: Configuration, old: str, new: str) -> Configuration:
+    """Return the configuration in which a facility has another node key."""
+    name = before.by_node[node(old)].name
+    rest = [one for one in before.members if one.node != node(old)]
+    rest.append(dataclasses.replace(member(new), name=name, role=before.by_node[node(old)].role))
+    members = tuple(sorted(rest, key=lambda one: one.node))
+    return dataclasses.replace(before, members=members, number=before.number + 1)
+
+
+def test_a_facility_stays_who_it_is_however_often_its_node_key_changes() -> None:
+    history, second = ConfigurationHistory(GENESIS), renamed(GENESIS, "d", "d2")
+    third = renamed(second, "d2", "d3")
+    history.load(
+        (ballots.configuration_key(height), codec.encode(one)) for height, one in ((5, second), (9, third))
+    )
+    assert {history.present(node(name)) for name in ("d", "d2", "d3")} == {node("d3")}
+    assert history.all_ids(node("d2")) == tuple(sorted(map(node, ("d", "d2", "d3"))))
+    assert history.is_same(node("d"), node("d3"))
+    assert not history.is_same(node("d"), node("a"))
+    assert history.present(node("a")) == node("a")
+    history.load([])
+    assert history.present(node("d")) == node("d")
+
+
 def test_a_history_that_is_read_again_after_a_snapshot_forgets_what_is_not_in_it() -> None:
     history = ConfigurationHistory(GENESIS)
     history.load(ROWS)

@@ -70,7 +70,7 @@ def test_a_missing_database_is_named_with_the_command_that_rebuilds_it(tmp_path:
     assert not (tmp_path / "ledger").exists()
 
 
-@pytest.mark.parametrize("pattern", ["CURRENT", "MANIFEST-*", "*.ldb"])
+@pytest.mark.parametrize("pattern", ["CURRENT", "MANIFEST-*", "*.ldb", "*.log"])
 def test_a_lost_file_is_damage_and_never_an_empty_database(tmp_path: Path, pattern: str) -> None:
     store = opened(tmp_path / "ledger")
     put(store, a=b"1")
@@ -81,6 +81,20 @@ def test_a_lost_file_is_damage_and_never_an_empty_database(tmp_path: Path, patte
     with pytest.raises(Corruption, match=f"database ledger does not open.*{REBUILD}") as refusal:
         opened(tmp_path / "ledger")
     assert str(tmp_path) not in str(refusal.value)
+
+
+@pytest.mark.parametrize("edits", [1, 3])
+def test_an_edit_that_the_manifest_has_lost_is_damage(tmp_path: Path, edits: int) -> None:
+    store = opened(tmp_path / "ledger", write_buffer=1 << 16)
+    for number in range(edits):
+        put(store, a=b"%d" % number)
+        store.flush()
+    store.close()
+    (manifest,) = (tmp_path / "ledger").glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[:-3])
+
+    with pytest.raises(Corruption, match=f"database ledger does not open.*{REBUILD}"):
+        opened(tmp_path / "ledger")
 
 
 @pytest.mark.parametrize("content", [b"", b"MANIFEST-000099\n", b"\xff\x00", b"MANIFEST-000001"])

@@ -81,9 +81,9 @@ def test_19_an_acknowledgement_that_comes_late_is_neither_a_fault_nor_news():
     assert (progress.match_height, progress.ack) == (height, ack_of(cluster, 2, height))
 
 
-def refusal_of(cluster: Cluster, prev: int) -> AppendReply:
+def refusal_of(cluster: Cluster, prev: int, common: int = 1) -> AppendReply:
     log = cluster.rafts[1]._voter.log
-    hint = Hint(Height(1), Term(1), log.hash(Height(1)))
+    hint = Hint(Height(common), Term(1), log.hash(Height(common)))
     refusal = Refusal(Height(prev), needs_election=False, hints=(hint,))
     return AppendReply(Term(1), cluster.node(2), None, Height(1), refusal)
 
@@ -110,6 +110,33 @@ def test_21_while_probing_a_refusal_of_another_probe_than_the_one_under_way_is_s
     assert progress.next_height == 4
     cluster.step(2, 1, refusal_of(cluster, 3))
     assert progress.next_height == 2
+
+
+def test_24_a_follower_that_refuses_the_same_over_and_over_is_not_answered_at_once_for_ever():
+    """It names the very block it refuses to follow as common: one of two liars, or of two certified chains (seed 6017)."""
+    cluster = led_by_1()
+    cluster.cut = {(1, 2), (2, 1)}
+    for _ in range(3):
+        cluster.propose(1)
+        cluster.settle()
+    progress = progress_of(cluster, 2)
+    progress.probe_from(Height(4), blocks=True)
+    cluster.drain(1)
+    before = len(cluster.sent(AppendEntries, 1, 2))
+    for _ in range(10 * limits.PROBES_PER_HEARTBEAT_MAX):
+        cluster.step(2, 1, refusal_of(cluster, 3, common=3))
+        cluster.drain(1)
+        # An acknowledgement of what is acknowledged already is no reason to start anew either.
+        progress.acknowledged(ack_of(cluster, 2, 1))
+    assert len(cluster.sent(AppendEntries, 1, 2)) - before <= limits.PROBES_PER_HEARTBEAT_MAX
+    cluster.run(limits.HEARTBEAT_TICKS)
+    before = len(cluster.sent(AppendEntries, 1, 2))
+    cluster.step(2, 1, refusal_of(cluster, 3, common=3))
+    cluster.drain(1)
+    assert len(cluster.sent(AppendEntries, 1, 2)) > before, "the next interval has answers of its own"
+    cluster.cut = set()
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    assert cluster.rafts[2].tip_height == cluster.rafts[1].tip_height
 
 
 def test_21_no_guess_of_a_refusal_goes_below_what_is_acknowledged():
