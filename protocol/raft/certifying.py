@@ -134,7 +134,7 @@ class Certifying:
         if own is not None:
             late = voter.tick - self._since_tick - limits.VOTE_NOTICE_TICKS
             if late >= 0 and late % limits.VOTE_NOTICE_AGAIN_TICKS == 0:
-                self._tell_signers(VoteNotice(own))
+                self._tell_signers(VoteNotice(own, voter.log.certified))
         elif stalled_ticks > 0 and stalled_ticks % limits.VOTE_NOTICE_AGAIN_TICKS == 0:
             newest = voter.certificate_at(voter.log.certified)
             if newest is not None and voter.me in voter.signers:
@@ -144,15 +144,18 @@ class Certifying:
         for node in self._voter.other_signers:
             self._voter.send(node, message)
 
-    def answer_notice(self, vote: CommitVote) -> None:
-        """Send the certificates that a signer seems to lack: its vote is for what is certified here."""
+    def answer_notice(self, notice: VoteNotice) -> None:
+        """Send the certificates that a signer lacks: its vote is for what is certified here."""
         voter, log = self._voter, self._voter.log
-        if vote.height > log.certified:
+        if notice.vote.height > log.certified:
             return
         # The newest one is of no use before that of a configuration block below it (ledger.md 7.2, 4).
-        needed = voter.certificate_for(vote.base_height, log.certified), voter.certificate_at(log.certified)
+        needed = (
+            voter.certificate_for(notice.certified_height, log.certified),
+            voter.certificate_at(log.certified),
+        )
         for certificate in dict.fromkeys(one for one in needed if one is not None):
-            voter.send(vote.signer, CertificateNotice(voter.me, certificate))
+            voter.send(notice.vote.signer, CertificateNotice(voter.me, certificate))
 
     # --- certificates ---------------------------------------------------------------------------------------------
 

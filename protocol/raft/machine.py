@@ -141,7 +141,7 @@ class Raft(Requests):
                 self._on_timeout_now(message)
             case VoteNotice():
                 self._certifying.take_vote(message.vote)
-                self._certifying.answer_notice(message.vote)
+                self._certifying.answer_notice(message)
             case CertificateNotice():
                 self._learn(message.certificate)
             case _:

@@ -317,9 +317,11 @@ class VoteNotice:
 
     The leader may withhold certificates; any q signers can make one without it. Whoever has one for that block answers with
     it. Headers need not come along: a vote for a block that its receiver does not hold is of no use to it yet.
+    `certified_height` is what the signer holds certificates up to: a crash may have cost it that of the vote's own base.
     """
 
     vote: CommitVote
+    certified_height: Height = _GENESIS
 
 
 @wire("certificate-notice")

@@ -373,3 +373,25 @@ def test_7_2_a_later_leader_sends_who_leaves_the_block_that_its_vote_is_needed_f
     cluster.run(2 * limits.HEARTBEAT_TICKS)
     assert cluster.disks[4].applied >= height
     assert cluster.node(4) in {vote.signer for vote in cluster.certificates[height].votes}
+
+
+def test_7_2_a_leader_that_forgot_the_certificate_of_its_base_hears_that_of_a_configuration_block() -> None:
+    """Tier A seed 500382: its vote named the configuration block as base, so nobody sent it that block's certificate."""
+    cluster = Cluster(3, learners=(4,))
+    cluster.elect(1)
+    cluster.run(2)
+    configuration = cluster.change(1, n4="voter")
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    cluster.propose(1)
+    cluster.run(2 * limits.HEARTBEAT_TICKS)
+    disk = cluster.disks[1]
+    assert disk.hard_state.certificate_height >= configuration
+    disk.applied = Height(0)  # what was applied was not synchronised
+    disk.frontier = cluster.states[0][1]
+    disk.certificates.clear()
+    cluster.crash(1)
+    cluster.start(1)
+    assert cluster.rafts[1].certified_height < configuration
+    cluster.elect(1)
+    cluster.run_until(lambda: disk.applied == cluster.rafts[1].tip_height)
+    assert cluster.rafts[1].certified_height > configuration
