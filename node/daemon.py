@@ -4,6 +4,7 @@ Order of start: lock (held by the caller), databases, local HTTP port, listeners
 the reverse; the disk's writer last, so that whatever was accepted is written.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -27,12 +28,19 @@ from node.disk import GroupCommitDisk
 from node.event_log import EventLog
 from node.home import ADDRESS_BOOK, Home, write_atomically
 from node.identity import Identity
-from node.key_rotation import node_key_in_force, settled
+from node.key_rotation import first_node_id, node_key_in_force, settled
 from node.libp2p_transport import Libp2pTransport
 from node.membership_admission import AdmissionKeeper, admission_of
 from node.ports import PeerTransport
-from node.rebuild import check_room_to_mend, is_of_ledger, mend_ledger, naming_cure
+from node.rebuild import (
+    ASIDES_PER_DAY,
+    check_room_to_mend,
+    heal_ledger,
+    is_of_ledger,
+    naming_cure,
+)
 from node.rebuild import opened as databases_of
+from node.signature_processes import SignatureProcesses
 from node.snapshots import SnapshotSpace
 from node.status import Machine
 from node.store_audit import Database
@@ -47,13 +55,13 @@ from protocol.identifiers import NodeId, node_of_peer_id, peer_id
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
 from storage.directories import directory_bytes
+from storage.file_check import damaged_files
 from storage.key_value import Batch, KeyValue
 from storage.keystore import Keystore
 from storage.ledger_store import LedgerStore
 
 WORKER_THREADS = 2
-_MENDINGS_MAX, _MENDINGS_S = 3, 24 * 3_600.0
-"""So many in a day: a disk that damages its tables faster is no disk to go on with."""
+_DAY_S = 24 * 3_600.0
 _STOP_SECONDS = 4.0
 """SIGTERM ends the daemon within five seconds; what has not ended by then is abandoned, and recovered at the next start."""
 
@@ -76,37 +84,46 @@ async def serve(
     log_format: telemetry.LogFormat,
     wire: Wire = lambda transport: transport,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `invitation` is that of a home which joins, or has joined, by a ticket. When damaged blocks end it, the ledger database is made anew, and it serves again.
+    """Run until SIGTERM or SIGINT. `invitation` is that of a home which joins, or has joined, by a ticket. When damage in the ledger database ends it, that is made anew, and it serves again.
 
     `wire` returns what everything here speaks with other members through, given what really does: whoever wants to see, lose
     or change what travels stands there.
 
     Raises:
-        Corruption: the ledger database is damaged beyond that; the sentence names the command that mends it.
+        Corruption: people have to look at a database first; the sentence names the command that makes it anew.
         CarechainError: it cannot start, or cannot go on; one sentence.
     """
     telemetry.configure(level=log_level, log_format=log_format)
     log: EventLog = structlog.get_logger()
     mended_at: list[float] = []
+    members = set(genesis.by_node)  # until the ledger tells who they are now
     while True:
         try:
             with _naming_cure():
                 has_new_key = await _serve(
                     home, settings, genesis, invitation,
-                    keystore=keystore, rebuild=rebuild, log=log, wire=wire,
+                    keystore=keystore, members=members, rebuild=rebuild, log=log, wire=wire,
                 )  # fmt: skip
         except Corruption as fault:
             now = trio.current_time()
-            mended_at = [*(then for then in mended_at if then > now - _MENDINGS_S), now]
-            if len(mended_at) > _MENDINGS_MAX or not is_of_ledger(fault):
+            mended_at = [*(then for then in mended_at if then > now - _DAY_S), now]
+            if len(mended_at) > ASIDES_PER_DAY or not is_of_ledger(fault):
                 raise
             log.warning("stopped serving: damaged bytes in a database", problem=str(fault))
-            if not mend_ledger(home.path, genesis, log):
+            has_others = bool(members - _own_ids(keystore))
+            now_ms = SystemClock().now_ms()
+            if not heal_ledger(home.path, genesis, fault, log, has_others=has_others, now_ms=now_ms):
                 raise
         else:
             if not has_new_key:
                 return
         rebuild = None
+
+
+def _own_ids(keystore: Keystore) -> frozenset[NodeId]:
+    """Return under which ids this facility may stand in a configuration: its present one, and that in genesis."""
+    identity = Identity.load(keystore)
+    return frozenset((identity.node_id, first_node_id(identity, keystore)))
 
 
 @contextlib.contextmanager
@@ -136,6 +153,7 @@ async def _serve(
     invitation: Invitation | None,
     *,
     keystore: Keystore,
+    members: set[NodeId],
     rebuild: str | None,
     log: EventLog,
     wire: Wire,
@@ -154,13 +172,24 @@ async def _serve(
         disk = GroupCommitDisk(opened.ledger, log)
         ledger = LedgerStore(opened.ledger, genesis)
         ledger.configurations.introduce(identity.member(settings))
+        members.clear()
+        members.update(ledger.configuration.by_node)
         identity = _settled(home, settings, identity, keystore=keystore, ledger=ledger, rows=opened.ledger)
         transport = _transport(home, settings, identity, ledger, invitation=invitation, log=log)
         kept = stack.enter_context(contextlib.closing(databases.open_snapshots(home.path)))
         snapshot_disk = GroupCommitDisk(kept, log)
         snapshots = SnapshotSpace(kept, snapshot_disk, settings.snapshot_blocks)
         workers = ThreadWorkers(WORKER_THREADS)
-        ports = Ports(wire(transport), disk, workers, SystemClock(), SystemEntropy(), log, snapshots)
+        ports = Ports(
+            wire(transport),
+            disk,
+            workers,
+            SystemClock(),
+            SystemEntropy(),
+            log,
+            snapshots,
+            SignatureProcesses(),
+        )
         core = Core(
             ports,
             ledger,
@@ -168,7 +197,7 @@ async def _serve(
             samples_history=settings.history == "sampled",
         )
         audited = tuple(
-            Database(name, rows, databases.REBUILD[name] or "")
+            Database(name, rows, databases.REBUILD[name] or "", partial(damaged_files, home.path / name))
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
         writer = ChunkWriter(opened.chunks, ThreadWorkers(1))
@@ -178,6 +207,7 @@ async def _serve(
             free_share=partial(disk_reserve.free_share, home.path),
             network_problems=transport.problems,
             check_room_to_mend=partial(check_room_to_mend, home.path),
+            damaged_ledger_files=partial(damaged_files, home.path / databases.LEDGER),
             check_quota=lambda: disk_reserve.check_quota(
                 opened.chunks.statistics().bytes, settings.storage_quota_bytes
             ),
@@ -325,7 +355,13 @@ async def _stop_on_signal(scope: trio.CancelScope, say_farewell: Callable[[], No
             say_farewell()
             await trio.sleep(_FAREWELL_SECONDS)
             scope.cancel()
-            # A stuck stage must not keep the daemon alive: a crash is what the stores are made for.
-            signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-            signal.setitimer(signal.ITIMER_REAL, _STOP_SECONDS)
+            end_in_time()
             return
+
+
+def end_in_time(seconds: float = _STOP_SECONDS) -> None:
+    """Let a stuck stage not keep the process alive for longer: a crash is what the stores are made for."""
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    # When the interpreter ends it restores what SIGALRM does by default: report a clean end as a crash.
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0.0)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
