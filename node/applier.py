@@ -19,7 +19,7 @@ from protocol.errors import LocalFault
 from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height
 from protocol.merkle import Head
-from protocol.recovery import configuration_set_by
+from protocol.recovery_block import configuration_set_by
 from protocol.snapshot import links_above
 from storage.key_value import Batch
 from storage.ledger_store import AppliedMark, LedgerStore

@@ -25,13 +25,13 @@ from node.ledger_audit import LedgerAudit
 from node.membership import Membership
 from node.membership_leader import ConfigurationProposer
 from node.opening import Opening
-from node.pacing import Pace
 from node.promises import Promises
 from node.query import Query
 from node.receipt_proofs import ReceiptProofs
 from node.recordkeeping import Ciphertext, Records
 from node.recovery_base import Freezer, Reach
 from node.recovery_desk import RecoveryDesk
+from node.recovery_plan import Custodian
 from node.recovery_watch import RecoveryWatch
 from node.safekeeping import Safekeeping
 from node.services import Services
@@ -44,6 +44,9 @@ from node.stores import Stores
 from node.ticket_desk import TicketDesk
 from node.update_proofs import UpdateProofs
 from protocol.signing import SigningKey
+
+_ALONE_S = 10.0
+"""Where no quorum answers for so long there is nobody who could tell."""
 
 
 class Assembly:
@@ -138,7 +141,8 @@ class Assembly:
         freezer = Freezer(core.store, core.standstill, self._key)
         reach = Reach(core.store, core.applier, core.ports.transport, core.verification)
         self._recovery_watch = RecoveryWatch(core, reach)
-        return RecoveryDesk(core, keys.governance_key, freezer, reach)
+        custodian = Custodian(self._stores.keystore, keys.governance_key, core.ports.transport.me)
+        return RecoveryDesk(core, custodian, freezer, reach)
 
     def _ingest(self, check_room: Callable[[], None]) -> Ingest:
         ports, custody, records = self._core.ports, self.sharing.custody, self.records
@@ -160,7 +164,7 @@ class Assembly:
             entropy=ports.entropy,
             check_room=check_room,
             clock=ports.clock,
-            pace=Pace(self._core.store, ports.clock),
+            pace=self._core.pace,
         )
 
     def _query(self, opening: Opening) -> Query:
@@ -193,6 +197,7 @@ class Assembly:
             log=ports.log,
             damage=core.damage,
             check_room=machine.check_room_to_mend,
+            damaged_files=machine.damaged_ledger_files,
         )
 
     def _evidence(self) -> EvidenceDesk:
@@ -324,7 +329,6 @@ class Assembly:
 
     async def run(self) -> None:
         """Serve and watch until cancelled."""
-        self.ciphertext.holder.serve(self._transport)
         self.erasing.serve()
         self._tickets.serve()
         self._promises.serve()
@@ -332,5 +336,12 @@ class Assembly:
         self._recovery_watch.serve()
         self.storekeeping.serve()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hold_chunks)
             for task in self.tasks():
                 nursery.start_soon(task)
+
+    async def _hold_chunks(self) -> None:
+        """Serve chunks once this is known to be the only process with its key: a copy's receipts would stand for another's disk."""
+        with trio.move_on_after(_ALONE_S):
+            await self._core.tips.is_alone.wait()
+        self.ciphertext.holder.serve(self._transport)

@@ -1,8 +1,9 @@
-"""Damaged blocks of the ledger: found by a slow walk, fetched from any member, taken by hash, and the tables made anew.
+"""Damage in the ledger database: found by a slow walk, blocks fetched from any member by hash, and the tables made anew.
 
     walk ── damage ──► survey ── blocks and certificates only ──► fetch what is lost ──► end serving: `rebuild.mend_ledger`
-      ▲                  │ more than that: said in the status, with the command                  │ (node.daemon)
-      └── once a day ────┴──────────────────────────────── serve again ◄─────────────────────────┘
+      ▲                  │ more than that ──► wait for members to catch up from ──► end serving: `rebuild.heal_ledger`
+      │                  │ more, and its bytes can be read: said in the status, with the command    │ (node.daemon)
+      └── once a day ────┴──────────────────────────────── serve again ◄────────────────────────────┘
 
 A block fetched again is written again: its newer row stands above the damaged one, and readers have it at once. But LevelDB
 keeps the damaged table, and ends all writing when a merge of tables meets it. So the database is made anew as soon as its
@@ -12,24 +13,32 @@ in the new database, is fetched at the next start, before this node takes part i
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import trio
 
 from node.block_server import CHANNEL
+from node.block_window import Window, check_window, windows
 from node.damage_notice import DamageNotice
 from node.event_log import EventLog
 from node.ports import Clock, Disk, PeerTransport, Workers
 from node.verification import Verification
-from protocol import block as blocks
-from protocol import codec, signing
+from protocol import codec
 from protocol.block import Block
 from protocol.catchup import BlocksFrom, Segment
-from protocol.errors import Corruption, Invalid, RemoteFault, StorageFull, Unavailable
+from protocol.errors import (
+    CarechainError,
+    Corruption,
+    Invalid,
+    RemoteFault,
+    StorageFull,
+    Unavailable,
+    Unreadable,
+)
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NodeId
-from protocol.recovery import check_recovery, configuration_set_by, signed_recovery_of
-from storage import keyspace, mend
+from protocol.recovery_block import configuration_set_by
+from protocol.rejoining import can_return_with
+from storage import databases, keyspace, mend
 from storage.key_value import Batch, KeyValue
 from storage.ledger_store import LedgerStore
 from storage.mend_walk import Walk, decoded
@@ -39,20 +48,13 @@ _PAUSE_S = 0.5
 """Between portions of 1 MiB: 2 MiB/s, 170 GiB a day."""
 _PORTIONS_PER_MARK = 64
 _RETRY_MS, _CERTIFICATE_TRIES = 5_000, 12
-_WINDOW_BLOCKS = 16
-"""Fetched and checked together, from the highest down, because a block is known by the hash that the next one holds."""
 _FETCH_S = 30.0
 _FIRST_S, _FIRST_RETRY_MS = 10.0, 500
 _LOOK_AGAIN_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Consecutive heights, and the hash of the block at the last."""
-
-    first: Height
-    last: Height
-    hash: Digest
+_WAITING = (
+    "the ledger database holds damaged bytes that no other member has; it is made anew by itself as soon as enough others are "
+    f"connected to catch up from, or now by `{databases.REBUILD[databases.LEDGER]}`; check the disk"
+)
 
 
 class BlockRepair:
@@ -71,7 +73,9 @@ class BlockRepair:
         log: EventLog,
         damage: DamageNotice,
         check_room: Callable[[], None],
+        damaged_files: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        """`damaged_files` names what is damaged in the database's files though every row can be read."""
         self._store = store
         self._network = store.network
         self._rows = rows
@@ -83,6 +87,7 @@ class BlockRepair:
         self._log = log
         self._damage = damage
         self._check_room = check_room
+        self._damaged_files = damaged_files
         self._turn = 0
         self.trouble = ""
 
@@ -90,7 +95,7 @@ class BlockRepair:
         """Repair until cancelled. A walk begins, or goes on, at every start and once a day; who meets damage has it looked into.
 
         Raises:
-            Corruption: everything is fetched, and the database has to be made anew, which only who opened it can do.
+            Unreadable: the database has to be made anew, which only who opened it can do; everything is fetched, where that can be.
         """
         is_met = False
         while True:
@@ -138,7 +143,7 @@ class BlockRepair:
             portions += 1
             if portions % _PORTIONS_PER_MARK == 0 or not is_more:
                 await self._keep_mark(walk.at if is_more else None)
-        return False
+        return bool(await self._workers.run(self._damaged_files))
 
     async def _walk_through(self) -> None:
         """Walk over the whole database once, whoever meets more damage meanwhile; bytes that cannot be read end it."""
@@ -172,33 +177,56 @@ class BlockRepair:
         await self._disk.commit(batch, sync=False)
 
     async def _look_into(self) -> None:
-        """Find out all that is damaged; when all of it can be mended, fetch what is lost, and end with Corruption."""
+        """Find out all that is damaged, fetch what is lost where that is all, and end with Unreadable for the tables to be made anew."""
+        survey = mend.Survey(self._rows)
         try:
-            survey = mend.Survey(self._rows)
             while await self._workers.run(survey.read_portion):
                 pass
         except Corruption as fault:
-            if self.trouble != str(fault):
-                self.trouble = str(fault)
-                self._log.error("the ledger holds damaged bytes that no other member has", problem=str(fault))
+            self._say("the ledger holds damaged bytes that no other member has", fault)
+            # What can be read, and is wrong, did not come from the disk: people have to look.
+            if isinstance(fault, Unreadable) and await self._is_to_be_helped() and self._has_room():
+                raise
             return
-        damage = survey.damage
-        if not damage.is_met:
+        damage, files = survey.damage, await self._workers.run(self._damaged_files)
+        if not damage.is_met and not files:
             return
         self._log.warning(
             "the ledger holds damaged bytes: the blocks in them are served to nobody and fetched from other members",
             blocks=len(damage.blocks),
             count=len(damage.blocks) + len(damage.certificates),
+            files=files,
         )
         await self._note_lost(damage.blocks)
         await self._refill_all()
+        if self._has_room():
+            raise Unreadable(
+                "database ledger holds damaged bytes; its blocks are fetched, and it is made anew"
+            )
+
+    async def _is_to_be_helped(self) -> bool:
+        """Return True once enough others are connected to catch up from and to begin anew with, False where there are none."""
+        me = self._transport.me
+        while set(self._store.configuration.voters) - {me}:
+            connected = {peer.node for peer in self._transport.peers() if peer.connected}
+            if can_return_with(self._store.configuration, me, connected):
+                return True
+            self.trouble = _WAITING
+            await trio.sleep(_LOOK_AGAIN_S)
+        return False
+
+    def _has_room(self) -> bool:
         try:
             self._check_room()
         except StorageFull as full:
-            self.trouble = str(full)
-            self._log.error("the ledger database cannot be made anew", problem=str(full))
-            return
-        raise Corruption("database ledger holds damaged bytes; its blocks are fetched, and it is made anew")
+            self._say("the ledger database cannot be made anew", full)
+            return False
+        return True
+
+    def _say(self, event: str, problem: CarechainError) -> None:
+        if self.trouble != str(problem):
+            self.trouble = str(problem)
+            self._log.error(event, problem=self.trouble)
 
     async def _note_lost(self, heights: Iterable[Height], certificates: Iterable[Height] = ()) -> None:
         """Note what is to be fetched; certificates that do not hold go at once, so that none of them is given to anybody."""
@@ -225,7 +253,7 @@ class BlockRepair:
         before = [height for height in mend.lost_heights(self._rows) if not self._has(height)]
         if before:
             self.trouble = f"{len(before)} blocks were damaged on this disk and are being fetched from other members; check the disk"
-        for window in _windows(mend.lost_heights(self._rows)):
+        for window in windows(mend.lost_heights(self._rows)):
             await self._refill_window(window)
         missing = [height for height in mend.lost_heights(self._rows) if not self._has(height)]
         if missing:
@@ -238,13 +266,13 @@ class BlockRepair:
 
     def _has(self, height: Height) -> bool:
         try:
-            return self._holds(_Window(height, height, self._hash_of(height)))
+            return self._holds(Window(height, height, self._hash_of(height)))
         except Corruption:
             return False
 
     async def _refill_window(self, heights: Sequence[Height]) -> None:
         try:
-            window = _Window(heights[0], heights[-1], self._hash_of(heights[-1]))
+            window = Window(heights[0], heights[-1], self._hash_of(heights[-1]))
         except Corruption:
             # First of all that one, which says which block this is.
             await self._note_lost((Height(heights[-1] + 1),))
@@ -276,7 +304,7 @@ class BlockRepair:
             return Digest(mark.hash)
         return Digest(self._store.header(Height(height + 1)).prev_hash)
 
-    def _holds(self, window: _Window) -> bool:
+    def _holds(self, window: Window) -> bool:
         known = window.hash
         try:
             for height in range(window.last, window.first - 1, -1):
@@ -304,7 +332,7 @@ class BlockRepair:
             return certificate is not None
         return block.is_recovery or not block.is_configuration
 
-    async def _ask_for(self, window: _Window) -> None:
+    async def _ask_for(self, window: Window) -> None:
         """Fetch the blocks of a window from the first member that has them, and store them."""
         connected = [peer.node for peer in self._transport.peers() if peer.connected]
         self._turn += 1
@@ -312,7 +340,7 @@ class BlockRepair:
         for peer in connected[start:] + connected[:start]:
             try:
                 fetched, certificates = await self._fetch(peer, window)
-                await self._workers.run(_check_chain, fetched, window, self._store)
+                await self._workers.run(check_window, fetched, window, self._store)
             except Unavailable as reason:
                 self._log.debug("fetching blocks elsewhere", peer=peer.hex()[:16], reason=str(reason))
             except RemoteFault as fault:
@@ -323,7 +351,7 @@ class BlockRepair:
                 await self._disk.commit(batch, sync=True)
                 return
 
-    async def _fetch(self, peer: NodeId, window: _Window) -> tuple[list[Block], list[Certificate]]:
+    async def _fetch(self, peer: NodeId, window: Window) -> tuple[list[Block], list[Certificate]]:
         fetched: list[Block] = []
         certificates: list[Certificate] = []
         request = codec.encode(BlocksFrom(window.first))
@@ -365,33 +393,3 @@ class BlockRepair:
             mend.clear_lost(batch, height)
         if batch.writes:
             await self._disk.commit(batch, sync=False)
-
-
-def _windows(heights: Sequence[Height]) -> list[list[Height]]:
-    """Return ascending heights as runs without gaps, each of a bounded length, the highest first."""
-    windows: list[list[Height]] = []
-    for height in reversed(heights):
-        if windows and windows[-1][0] == height + 1 and len(windows[-1]) < _WINDOW_BLOCKS:
-            windows[-1].insert(0, height)
-        else:
-            windows.append([height])
-    return windows
-
-
-def _check_chain(fetched: Sequence[Block], window: _Window, store: LedgerStore) -> None:
-    """Check that as many blocks as a window has are those of it, down from its hash. A header hash covers neither signature nor consents.
-
-    Raises:
-        RemoteFault: one is not.
-    """
-    known, height = window.hash, window.last
-    for block in reversed(fetched):
-        header = block.header
-        if (block.height, block.hash) != (height, known):
-            raise Invalid(f"the block sent for height {height} is not the chain's")
-        if block.is_recovery:
-            check_recovery(signed_recovery_of(block), store.network, store.configuration_at(height))
-        elif not signing.verify(header.leader, blocks.header_form(header), block.signature):
-            raise Invalid(f"the leader's signature of block {height} does not verify")
-        blocks.check_body(block)
-        known, height = Digest(header.prev_hash), Height(height - 1)

@@ -6,6 +6,7 @@ its blocks from the leader through Raft and only serves here.
 
 import math
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -27,6 +28,7 @@ from protocol.catchup import (
     Run,
     Segment,
 )
+from protocol.claims import Claim
 from protocol.errors import Invalid, Malformed, OtherChain, RemoteFault, Unavailable
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import ZERO, Digest, Height, NodeId
@@ -36,14 +38,40 @@ _POLL_MS = 2_000
 """How long an observer trusts that silence means nothing happened."""
 _STALL_S = 10.0
 """A peer that brings nothing for so long is given up for now."""
+_PROGRESS_S = 10.0
+"""A long catch-up says so often how far it has come."""
 _BYTES_PER_S_MIN = 64 * 1024
 _ANNOUNCEMENTS_MAX = 64
 _RUN_BYTES_MAX = 64 * 1024 * 1024
 """Uncertified blocks held while waiting for the certificate above them: the uncertified tail is bounded (ledger.md P6)."""
 _CHECKED_TRANSACTIONS = 1_000
 """Checked together: enough for all worker threads, few enough that what is parsed of them stays small."""
-_CERTIFIED_MAX = 1
-"""Runs checked and not yet applied; when full, checking waits, and with it the peer."""
+_CHECKED_MAX = 1
+"""Runs that wait behind the one being applied, beside the one that came last: these are checked meanwhile, no more are taken."""
+_MUCH = 5_000
+"""Blocks and transactions of one peer's answer, from which on it is worth having processes verify them."""
+
+
+class _Checking:
+    """A run that was certified, what its leaders are claimed to have signed, and what came of checking both."""
+
+    def __init__(self, certified: Certified, claimed: list[Claim]) -> None:
+        self.certified = certified
+        self.claimed = claimed
+        self.done = trio.Event()
+        self.fault: RemoteFault | None = None
+
+
+class _Pull:
+    """What comes of one peer's answer: runs are checked as they come, and applied in their order."""
+
+    def __init__(
+        self, checks: trio.Nursery, runs: trio.MemorySendChannel[_Checking], processes: AsyncExitStack
+    ) -> None:
+        self.checks = checks
+        self.runs = runs
+        self.processes = processes
+        self.taken = 0
 
 
 class Follower:
@@ -223,31 +251,30 @@ class Follower:
             Unavailable: the peer went away, or is too slow to wait for.
             RemoteFault: what it sent does not hold. What was final before that is applied.
         """
-        trouble: Unavailable | RemoteFault | None = None
-        send, receive = trio.open_memory_channel[Certified](_CERTIFIED_MAX)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._apply_all, receive)
+        trouble = list[Unavailable | RemoteFault]()
+        send, receive = trio.open_memory_channel[_Checking](_CHECKED_MAX)
+        fetching = trio.CancelScope()
+        async with AsyncExitStack() as processes, trio.open_nursery() as nursery:
+            nursery.start_soon(self._apply_all, receive, fetching, trouble)
             async with send:
                 try:
-                    await self._fetch(peer, send)
+                    with fetching:
+                        await self._fetch(peer, _Pull(nursery, send, processes))
                 except (Unavailable, RemoteFault) as error:
-                    trouble = error
-        if trouble is not None:
-            raise trouble
+                    trouble.append(error)
+        if trouble:
+            raise trouble[-1]
 
-    async def _fetch(self, peer: NodeId, certified: trio.MemorySendChannel[Certified]) -> None:
+    async def _fetch(self, peer: NodeId, pull: _Pull) -> None:
         request = codec.encode(BlocksFrom(Height(self._applier.mark.height + 1)))
         with trio.move_on_after(_STALL_S) as patience:
             async with self._transport.fetch(peer, CHANNEL, request) as frames:
-                await self._take_segments(frames, patience, certified)
+                await self._take_segments(frames, patience, pull)
         if patience.cancelled_caught:
             raise Unavailable("it brought too little for too long")
 
     async def _take_segments(
-        self,
-        frames: AsyncIterator[bytes],
-        patience: trio.CancelScope,
-        certified: trio.MemorySendChannel[Certified],
+        self, frames: AsyncIterator[bytes], patience: trio.CancelScope, pull: _Pull
     ) -> None:
         run, size, since = self._run(), 0, trio.current_time()
         async for frame in frames:
@@ -255,42 +282,78 @@ class Follower:
             size += len(frame)
             if size > _RUN_BYTES_MAX:
                 raise Invalid("sends blocks without ever certifying them")
-            self._extend(run, tuple(map(Block.decode, segment.blocks)))
+            # Who sends no certificate with them must show at once that a leader signed these blocks.
+            claimed = list[Claim]() if segment.certificate is not None else None
+            self._extend(run, tuple(map(Block.decode, segment.blocks)), claimed)
             if segment.certificate is not None:
                 patience.deadline = math.inf  # our own work is not the peer's delay
                 blocks = run.certify(segment.certificate)
-                await self._check(blocks)
-                await certified.send(Certified(blocks, segment.certificate, is_stored=False))
+                certified = Certified(blocks, segment.certificate, is_stored=False)
+                await self._begin(_Checking(certified, claimed or []), pull)
                 size, since = 0, trio.current_time()
             # Whoever drips blocks, genuine ones even, gets no more time than a slow line would need for them.
             patience.deadline = since + _STALL_S + size / _BYTES_PER_S_MIN
+
+    async def _begin(self, checking: _Checking, pull: _Pull) -> None:
+        """Begin to check a run; return when there is room for the next one."""
+        processes, before = self._verification.processes, pull.taken
+        pull.taken += sum(1 + len(block.transactions) for block in checking.certified.blocks)
+        if processes is not None and before < _MUCH <= pull.taken:
+            await pull.processes.enter_async_context(processes.running())
+        pull.checks.start_soon(self._check_run, checking)
+        await pull.runs.send(checking)
+
+    async def _check_run(self, checking: _Checking) -> None:
+        try:
+            await self._check(checking.certified.blocks, checking.claimed)
+        except RemoteFault as fault:
+            checking.fault = fault
+        checking.done.set()
 
     def _run(self) -> Run:
         mark = self._applier.mark
         position = Position(self._store.header(mark.height), mark.hash, mark.frontier)
         return Run(position, self._store.configuration)
 
-    async def _apply_all(self, source: trio.MemoryReceiveChannel[Certified]) -> None:
-        async for certified in source:
-            await self._applier.apply(certified)
-            self.last_leader = certified.blocks[-1].header.leader
+    async def _apply_all(
+        self,
+        source: trio.MemoryReceiveChannel[_Checking],
+        fetching: trio.CancelScope,
+        trouble: list[Unavailable | RemoteFault],
+    ) -> None:
+        """Apply runs in their order, up to the first that does not hold: that is noted, and nothing more fetched."""
+        told_at = trio.current_time()
+        async for checking in source:
+            await checking.done.wait()
+            if checking.fault is not None:
+                trouble.append(checking.fault)
+                fetching.cancel()
+                return
+            await self._applier.apply(checking.certified)
+            newest = checking.certified.blocks[-1].header
+            self.last_leader = newest.leader
+            if trio.current_time() >= told_at + _PROGRESS_S:
+                told_at = trio.current_time()
+                behind_ms = self._clock.now_ms() - newest.time_ms
+                self._log.info("catching up", height=newest.height, behind_ms=behind_ms)
 
     async def _apply(self, blocks: tuple[Block, ...], certificate: Certificate) -> None:
-        await self._check(blocks)
+        await self._check(blocks, [])
         await self._applier.apply(Certified(blocks, certificate, is_stored=False))
         self.last_leader = blocks[-1].header.leader
 
-    def _extend(self, run: Run, blocks: tuple[Block, ...]) -> None:
+    def _extend(self, run: Run, blocks: tuple[Block, ...], deferred: list[Claim] | None = None) -> None:
         try:
-            run.extend(blocks)
+            run.extend(blocks, deferred)
         except OtherChain:
             raise
         except RemoteFault:
             self._refuse(blocks)
             raise
 
-    async def _check(self, blocks: tuple[Block, ...]) -> None:
+    async def _check(self, blocks: tuple[Block, ...], claimed: list[Claim]) -> None:
         try:
+            await self._verification.check_leaders(blocks, claimed)
             await check_bodies(blocks, self._verification)
         except RemoteFault:
             self._refuse(blocks)

@@ -213,7 +213,8 @@ class Consensus:
             self._lead()
             while (ready := self.raft.ready()) is not None:
                 await self._fulfil(ready, certified)
-                self._lead()
+                if not self._lead() and ready.must_persist:
+                    break  # what needs no write left before it: nothing else comes out until this is written
 
     def _take(self, item: Tick | FromPeer | Distrust | Proposal | Transfer | Read | Change) -> None:
         match item:
@@ -253,8 +254,8 @@ class Consensus:
                     except Unavailable:
                         break
 
-    def _lead(self) -> None:
-        """Cut a block when there is something to order and a slot is free; not on a timer."""
+    def _lead(self) -> bool:
+        """Cut a block when there is something to order and a slot is free, not on a timer; return whether one was cut."""
         leads = self.raft.leader == self._transport.me
         led_term = self.raft.term if leads else None
         # Also when leadership was lost and won back within one turn: what the old term had in flight may be truncated.
@@ -262,8 +263,9 @@ class Consensus:
             self._pool.clear()
             self._cut.clear()
         self._led_term = led_term
+        tip = self.raft.tip_height
         if self._change is not None and not self._has_changed(self._change):
-            return  # what is under way is certified and applied first
+            return False  # what is under way is certified and applied first
         if leads and len(self._pool):
             self.raft.commit_acknowledged()
         while leads and len(self._pool) and self.raft.may_propose and self._has_slot():
@@ -271,6 +273,7 @@ class Consensus:
             height = self.raft.propose(transactions, self._clock.now_ms())
             self._pool.ordered(height, entries, transactions)
             self._cut[height] = transactions, entries
+        return self.raft.tip_height != tip
 
     def _has_changed(self, change: Change) -> bool:
         """Propose the configuration that waits; return whether it waits no longer."""

@@ -58,10 +58,10 @@ class Reception:
 
     def _is_heard(self, sender: NodeId) -> bool:
         """Return whether a member takes part in consensus, by what is applied or what is in the log, or has done so."""
-        known = (self._store.configuration, self._raft.configuration)
         # Who was let go while it was away asks for votes; the core tells it, if it remembers.
         return (
-            any(sender in one.participants for one in known)
+            sender in self._store.configuration.participants
+            or sender in self._raft.configuration.participants
             or self._store.configurations.left_at(sender) is not None
         )
 
@@ -75,7 +75,8 @@ class Reception:
                     read = self._read(sender, body)
                     if not self._unchecked and not (isinstance(read, _Append) and read.takes_long):
                         # Nothing to wait for and nothing ahead of it: a task of its own would cost more than the message.
-                        await queue(self._inputs, await self._checked(read))
+                        checked = await self._checked(read) if isinstance(read, _Append) else read
+                        await queue(self._inputs, checked)
                         continue
                     slot = _Slot()
                     self._unchecked += 1
@@ -131,7 +132,9 @@ class Reception:
         append = read.append
         sender = append.message.leader
         try:
-            for block in append.blocks:
+            for number, block in enumerate(append.blocks):
+                if number:  # small blocks are checked where they are, and may be many
+                    await trio.lowlevel.checkpoint()
                 await self._verification.check_block(block)
         except RemoteFault as fault:
             self._hearing.refused(append.blocks)
@@ -148,7 +151,7 @@ class _Append:
 
     @property
     def takes_long(self) -> bool:
-        """Whether worker threads check it, so that others can be checked meanwhile."""
+        """Whether others can be checked meanwhile: in worker threads, or between two of its blocks."""
         return sum(len(block.transactions) for block in self.append.blocks) > INLINE_MAX
 
 

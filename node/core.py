@@ -3,7 +3,7 @@
 `daemon` builds it on real ports, `simulations` on virtual ones: it is the same node. Wiring only, no behaviour.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -19,13 +19,13 @@ from node.event_log import EventLog
 from node.forks import Forks
 from node.hearing import Hearing
 from node.history import History
+from node.pacing import Pace, Traffic
 from node.participation import Outside, Participation
 from node.pool import Place
 from node.ports import Clock, Disk, Entropy, PeerTransport, Workers
-from node.recall import CHANNEL as WATERMARK
-from node.recall import watermark_of
 from node.receipts import AGAIN, Receipts, Submitter
 from node.receipts import CHANNEL as SUBMIT
+from node.signature_processes import SignatureProcesses
 from node.snapshot_claims import Claims, StateCheck
 from node.snapshot_install import Installer
 from node.snapshots import SnapshotMaker, SnapshotServer, SnapshotSpace
@@ -34,12 +34,15 @@ from node.standstill import TAIL_CHANNEL as TAIL
 from node.standstill import Standstill
 from node.tips import Tips
 from node.verification import Verification
+from node.watermark import CHANNEL as WATERMARK
+from node.watermark import watermark_of
 from protocol import codec, limits
 from protocol.configuration import Configuration
 from protocol.errors import NotFinal, NotLeader, Unavailable
 from protocol.identifiers import Height, NodeId, Txid
 from protocol.raft.machine import Raft
 from protocol.signing import SigningKey
+from protocol.tip_statement import Presence
 from storage.ledger_store import LedgerStore
 from storage.snapshot_store import SnapshotStore
 
@@ -50,7 +53,8 @@ READ_MS = 8_000
 class Ports:
     """The seams of one node, real or virtual. `disk` is that of the ledger database.
 
-    Without `snapshots` the node makes none and installs none: it follows by blocks alone.
+    Without `snapshots` the node makes none and installs none: it follows by blocks alone. Without `processes` its threads
+    verify all there is.
     """
 
     transport: PeerTransport
@@ -60,6 +64,7 @@ class Ports:
     entropy: Entropy
     log: EventLog
     snapshots: SnapshotSpace | None = None
+    processes: SignatureProcesses | None = None
 
 
 class Core:
@@ -82,7 +87,11 @@ class Core:
         self._maker = self._snapshot_maker(ports.snapshots) if ports.snapshots is not None else None
         self.applier = Applier(store, self._disk, self.receipts, self._maker)
         self.verification = Verification(
-            self.network, ports.workers, ports.log, ports.entropy if samples_history else None
+            self.network,
+            ports.workers,
+            ports.log,
+            ports.entropy if samples_history else None,
+            ports.processes,
         )
         changing_history = trio.Lock()
         self._installer: Installer | None = None
@@ -131,6 +140,7 @@ class Core:
             hearing=self.hearing,
             tips=self.tips,
         )
+        self.pace = Pace(ports.clock, self._traffic)
         self.standstill = Standstill(store, self._disk)
         self.standing = Standing(NodeId(key.public), store, lambda: self.applier.mark.height, self._raft)
         self.submitter = Submitter(
@@ -198,6 +208,11 @@ class Core:
     def _raft(self) -> Raft | None:
         return self.consensus.raft if self.consensus is not None else None
 
+    def _traffic(self) -> Traffic:
+        raft, mark = self._raft(), self.applier.mark
+        ahead = max(0, raft.tip_height - mark.height) if raft is not None else 0
+        return Traffic(mark.time_ms, ahead, self.receipts.is_waited_for)
+
     def leader(self) -> NodeId | None:
         """Return who leads, as far as this node knows; None when nobody does."""
         if self.consensus is not None:
@@ -254,10 +269,18 @@ class Core:
             return AGAIN  # an error would read as a refusal of the bytes
         return b""
 
-    async def _answer_watermark(self, peer: NodeId, _body: bytes) -> bytes:
-        if self.consensus is None:
+    async def _answer_watermark(self, peer: NodeId, body: bytes) -> bytes:
+        raft = self._raft()
+        if raft is None and self.ports.transport.me in self.store.configuration.participants:
             raise Unavailable("this member is itself rejoining")
-        return watermark_of(self.consensus.raft, self.store, peer, self.tips.of(peer))
+        asker = codec.decode(body, Presence).nonce if body else b""
+        if asker:
+            self.tips.hear_presence(peer, asker)
+        heard = self.tips.of(peer)
+        if heard is not None and heard.statement.nonce == asker:
+            heard = None
+        mark = watermark_of(raft, self.store, peer, heard, is_sure=self.is_voting)
+        return codec.encode(replace(mark, beside_ms=self.tips.presences.before_ms(peer, asker)))
 
     def say_farewell(self) -> None:
         """Tell the others that this process ends: its next life then starts without waiting whether this one still speaks."""

@@ -54,7 +54,7 @@ from protocol.errors import Corruption, Superseded
 from protocol.identifiers import NodeId, node_of_peer_id, peer_id
 from protocol.signing import SigningKey
 from storage import databases, disk_reserve
-from storage.directories import directory_bytes
+from storage.directories import directory_bytes, remove_asides
 from storage.file_check import damaged_files
 from storage.key_value import Batch, KeyValue
 from storage.keystore import Keystore
@@ -201,7 +201,8 @@ async def _serve(
             for name, rows in ((databases.PAYLOADS, opened.payloads), (databases.LEDGER, opened.ledger))
         )
         writer = ChunkWriter(opened.chunks, ThreadWorkers(1))
-        stores = Stores(opened.ledger, opened.chunks, writer, keystore, audited, HomeFiles.of(home))
+        asides = partial(remove_asides, home.path / databases.PAYLOADS, home.path / databases.LEDGER)
+        stores = Stores(opened.ledger, opened.chunks, writer, keystore, audited, HomeFiles.of(home), asides)
         machine = Machine(
             is_disk_full=lambda: disk.is_full,
             free_share=partial(disk_reserve.free_share, home.path),

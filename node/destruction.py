@@ -10,7 +10,7 @@ erasure: for a day they are looked for and deleted again.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -95,6 +95,7 @@ class Destruction:
         disk: Disk,
         chunks: ChunkStore,
         holder: ChunkHolder,
+        remove_asides: Callable[[], int],
         erased: ErasedRows,
         workers: Workers,
         clock: Clock,
@@ -108,6 +109,7 @@ class Destruction:
         self._disk = disk
         self._chunks = chunks
         self._holder = holder
+        self._remove_asides = remove_asides
         self._erased = erased
         self._workers = workers
         self._clock = clock
@@ -268,6 +270,7 @@ class Destruction:
             jobs.append(job)
             rewritten += keys
         is_gone = await self._workers.run(self._erased.compact, tuple(rewritten))
+        await self._remove_copies()
         own: list[Cid] = []
         for job in jobs:
             own += await self._workers.run(self._erased.only_here, job.cids, Rid(job.rid))
@@ -298,6 +301,23 @@ class Destruction:
         # Persist what is left to delete together with the end of the list that told it.
         await self._disk.commit(batch, sync=True)
         return job, rewritten
+
+    async def _remove_copies(self) -> None:
+        """Delete the damaged databases that were kept: they hold what is to be destroyed, and what is whole was carried over.
+
+        Raises:
+            Unavailable: the disk refuses.
+        """
+        try:
+            removed = await self._workers.run(self._remove_asides)
+        except OSError as refused:
+            raise Unavailable(
+                f"a damaged database that was kept cannot be deleted: {refused.strerror}"
+            ) from refused
+        if removed:
+            self._log.info(
+                "deleted the damaged databases that were kept: a record was erased", databases=removed
+            )
 
     async def _attest(self, job: Destroying, *, shared: int) -> None:
         rid = Rid(job.rid)

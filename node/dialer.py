@@ -60,6 +60,8 @@ class Dialer:
     ) -> None:
         self._me = me
         self._peers = {node: _Peer() for node in members if node != me}
+        self._parted: dict[NodeId, dict[str, str]] = {}
+        """Where those were found who are left alone for now: they may be members again."""
         self._tasks: trio.Nursery | None = None
         self._connect = connect
         self._clock = clock
@@ -72,16 +74,19 @@ class Dialer:
             self._tasks = nursery
             for node, peer in self._peers.items():
                 nursery.start_soon(self._tend, node, peer)
+            await trio.sleep_forever()  # also with nobody to dial: there may be somebody later
 
     def keep(self, members: Mapping[NodeId, tuple[str, ...]], connected: Callable[[NodeId], bool]) -> None:
         """Take up new members, with their addresses, and leave alone who is none any more. `connected` tells who is so now."""
         wanted = set(members) - {self._me}
         for node in self._peers.keys() - wanted:
             gone = self._peers.pop(node)
+            self._parted[node] = gone.addresses
             gone.is_gone = True
             gone.change()
         for node in sorted(wanted - self._peers.keys()):
             peer = self._peers[node] = _Peer()
+            peer.addresses = self._parted.pop(node, {})
             peer.connected, peer.connected_at_ms = connected(node), self._clock.now_ms()
             if self._tasks is not None:
                 self._tasks.start_soon(self._tend, node, peer)

@@ -1,40 +1,47 @@
-"""One writer thread per database, and group commit: what waits while a batch is being synchronised shares the next one.
+"""One write at a time per database, in a thread, and group commit: what waits meanwhile shares the next one.
 
 Several tasks write rows of the ledger database (consensus, applier, the stores of records). Their batches are merged in
 the order they came, written once, synchronised when any of them asked for it.
 """
 
 import errno
+from collections import deque
 
 import trio
 
 from node.event_log import EventLog
-from node.queueing import queue
-from node.threads import run_in_thread
+from node.threads import finish_in_thread
 from protocol.errors import StorageFull, Unavailable
 from storage.key_value import Batch, KeyValue
 
-_BATCHES_MAX = 1_024
 _MERGED_BYTES_MAX = 16 * 1024 * 1024
 
 
 class _Request:
-    __slots__ = ("batch", "done", "error", "sync")
+    __slots__ = ("batch", "error", "is_written", "sync", "task")
 
     def __init__(self, batch: Batch, *, sync: bool) -> None:
         self.batch = batch
         self.sync = sync
-        self.done = trio.Event()
+        self.task = trio.lowlevel.current_task()
+        self.is_written = False
         self.error: Exception | None = None
 
 
 class GroupCommitDisk:
-    """The `Disk` port on a key-value store."""
+    """The `Disk` port on a key-value store.
+
+    Who finds nobody writing writes itself, and who comes meanwhile waits; of those the first then writes for all: a task
+    that did nothing but write would have to be woken twice for each batch, which is much of what a small block costs.
+    """
 
     def __init__(self, rows: KeyValue, log: EventLog) -> None:
         self._rows = rows
         self._log = log
-        self._send, self._requests = trio.open_memory_channel[_Request](_BATCHES_MAX)
+        self._waiting: deque[_Request] = deque()  # bounded by the tasks that wait
+        self._is_writing = False
+        self._is_closed = False
+        self._idle = trio.Event()
         self.is_full = False
         self._failure: Exception | None = None
 
@@ -51,56 +58,67 @@ class GroupCommitDisk:
             OSError, Corruption: the device or the database failed, and takes no more writes. The process must stop:
                 after a failed fsync nobody knows what is on the disk.
         """
+        if self._is_closed:
+            raise Unavailable("the database is being closed")
+        # Others may write the batch: a cancelled caller must not see "not written" for what was, and so does not leave.
         request = _Request(batch, sync=sync)
-        try:
-            await queue(self._send, request)
-        except trio.BrokenResourceError:
-            raise Unavailable("the database is being closed") from None
-        # The batch may be on its way to the disk already: a cancelled caller must not see "not written" for what was.
-        with trio.CancelScope(shield=True):
-            await request.done.wait()
+        if self._is_writing:
+            self._waiting.append(request)
+            await trio.lowlevel.wait_task_rescheduled(lambda _raise: trio.lowlevel.Abort.FAILED)
+        if not request.is_written:
+            self._is_writing = True
+            try:
+                await self._write(self._with_waiting(request))
+            finally:
+                self._let_next_write()
         if request.error is not None:
             raise request.error
 
     async def run(self) -> None:
-        """Write until cancelled; what was asked for before is written first."""
+        """Keep the database open until cancelled; what was asked for before is written first."""
         try:
-            async for request in self._requests:
-                await self._write(self._with_waiting(request))
+            await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                while self._requests.statistics().current_buffer_used:
-                    await self._write(self._with_waiting(self._requests.receive_nowait()))
-            # Who comes later must not wait, shielded, for a writer that is gone.
-            self._requests.close()
+                while self._is_writing:
+                    await self._idle.wait()
+            self._is_closed = True
+
+    def _let_next_write(self) -> None:
+        if self._waiting:
+            # It is still writing: nobody else may begin before this one is awake.
+            trio.lowlevel.reschedule(self._waiting.popleft().task)
+        else:
+            self._is_writing = False
+            self._idle.set()
+            self._idle = trio.Event()
 
     def _with_waiting(self, first: _Request) -> list[_Request]:
         group, size = [first], first.batch.bytes
-        while size < _MERGED_BYTES_MAX:
-            try:
-                group.append(self._requests.receive_nowait())
-            except trio.WouldBlock:
-                break
+        while self._waiting and size < _MERGED_BYTES_MAX:
+            group.append(self._waiting.popleft())
             size += group[-1].batch.bytes
         return group
 
     async def _write(self, group: list[_Request]) -> None:
-        merged = Batch()  # never a caller's own: who is refused may come again with it
-        for request in group:
-            merged.extend(request.batch)
-        sync = any(request.sync for request in group)
+        first, *others = group
+        merged = first.batch
+        if others:
+            merged = Batch()  # never a caller's own: who is refused may come again with it
+            for request in group:
+                merged.extend(request.batch)
         error = self._failure
         if error is None:
-            error = await self._write_merged(merged, sync=sync)
+            error = await self._write_merged(merged, sync=any(request.sync for request in group))
         for request in group:
-            request.error = error
-            request.done.set()
+            request.is_written, request.error = True, error
+        for request in others:
+            trio.lowlevel.reschedule(request.task)
 
     async def _write_merged(self, merged: Batch, *, sync: bool) -> Exception | None:
         """Write one batch; return the error to tell everybody who is part of it."""
         try:
-            with trio.CancelScope(shield=True):
-                await run_in_thread(lambda: self._rows.write(merged, sync=sync))
+            await finish_in_thread(lambda: self._rows.write(merged, sync=sync))
         except StorageFull as full:
             is_news, self.is_full = not self.is_full, True
             if full.until_restart:

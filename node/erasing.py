@@ -42,6 +42,7 @@ class Erasing:
             disk=RoomAwaitingDisk(ports.disk, ports.clock),
             chunks=stores.chunks,
             holder=ciphertext.holder,
+            remove_asides=stores.remove_asides,
             erased=ErasedRows(
                 me=NodeId(key.public),
                 ledger=core.store,

@@ -16,7 +16,7 @@ from node.event_log import EventLog
 from node.hearing import Heard, Hearing
 from node.ports import Clock, Disk, PeerTransport, Workers
 from node.receipts import Submitter
-from protocol import codec, convictions, evidence, limits, merkle, transaction
+from protocol import convictions, evidence, limits, merkle, transaction
 from protocol.block import Block, Header
 from protocol.configuration import Configuration
 from protocol.convictions import CONVICTED_PREFIX, Convicted
@@ -119,7 +119,7 @@ class EvidenceDesk:
             tasks.start_soon(self._listen)
             tasks.start_soon(self._compare)
             async for found in self._to_keep:
-                raw = codec.encode(found)
+                raw = evidence.encode(found)
                 await self._keep(raw)
                 try:
                     await self._transport.publish(TOPIC, raw)

@@ -2,14 +2,15 @@
 
 A frame is `length[4, big endian] ‖ message`, the message canonical (`protocol.codec`), 1 to `MESSAGE_BYTES_MAX` bytes.
 
-    /carechain/consensus/1, /carechain/messages/1    persistent, one per peer and direction
+    /carechain/consensus/1, /carechain/heartbeat/1,
+    /carechain/messages/1, /carechain/chunks/1       persistent, one per peer and direction
         opener    Hello, then Message and Call …
         acceptor  Hello, then Answer and Failure …
     /carechain/bulk/1                                one stream per fetch
         opener    Fetch
         acceptor  Piece …, then End or Failure
 
-Consensus has a stream of its own so that a large answer never delays a heartbeat.
+Several, so that nothing short waits behind something large: `peer_session.PROTOCOL_OF_CHANNEL` says which channel has its own.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from protocol.errors import Malformed
 from protocol.identifiers import NetworkId
 
 LENGTH_BYTES = 4
+FETCH_BYTES_MAX = 16 * limits.KIB
+"""What a fetch asks with is a few numbers: of many streams, each may not hold a message of the longest kind."""
 BODY_BYTES_MAX = limits.MESSAGE_BYTES_MAX - limits.KIB
 """The largest body a caller may pass: the message around it (tag, channel, request id) takes less than 1 KiB."""
 TEXT_CHARACTERS_MAX = 500

@@ -19,7 +19,7 @@ from node.record_queue import RecordQueue
 from node.settling import Settled, Settling
 from node.small_documents import SmallDocuments
 from node.small_files import SmallFile
-from node.staging import Staging, dropped_on_failure
+from node.staging import BATCH_BYTES, Staging, dropped_on_failure
 from node.upload import Owner, Upload
 from protocol import limits
 from protocol.errors import CarechainError, Refused
@@ -126,7 +126,9 @@ class Ingest:
         return {"error": str(outcome)}
 
     def _staging(self) -> Staging:
-        return Staging(self._writer, self._check_room)
+        return Staging(
+            self._writer, self._check_room, lambda: BATCH_BYTES if self._pace.is_quiet() else _BLOCK_BYTES
+        )
 
     async def _seal(
         self, upload: Upload, staging: Staging, head: bytes, blocks: AsyncIterator[bytes]

@@ -23,14 +23,12 @@ from protocol.errors import Corruption, RemoteFault
 from protocol.finality import Certificate, check_certificate, linked_heights
 from protocol.identifiers import ZERO, Digest, Height
 from protocol.merkle import Frontier
-from protocol.recovery import check_recovery_block
+from protocol.recovery_block import check_recovery_block, earlier_consents_of
 from storage.ledger_store import LedgerStore
 from storage.tree_store import TreeStore
 
 PROBLEMS_MAX = 1_000
-_REPAIRED = (
-    "where only blocks are damaged the daemon repairs them by itself: see carechain status, then verify again"
-)
+_REPAIRED = "the daemon repairs it by itself, from the other members: see carechain status, then verify again"
 _COMPUTED_AGAIN = "it is computed again from them: verify again in a while"
 _ROWS_PER_TURN = 500
 _ROW_NAMES = {
@@ -170,7 +168,9 @@ class LedgerAudit:
             return
         configuration = self._store.configuration_at(block.height)
         if block.is_recovery:
-            check_recovery_block(block, position.header, position.frontier, configuration)
+            earlier = self._store.configurations.before_that_at(block.height)
+            crossed = earlier if earlier_consents_of(block) else None
+            check_recovery_block(block, position.header, position.frontier, configuration, crossed)
         else:
             blocks.check_link(block, position.header, position.hash, position.frontier, configuration)
         if block.opening:
@@ -274,6 +274,7 @@ class LedgerAudit:
                 if number % _ROWS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
         except Corruption as error:
+            self._damage.tell()
             findings.problems.add(f"the rows of the ledger state cannot be listed: {error}")
         return suspects
 
@@ -299,6 +300,7 @@ class LedgerAudit:
         try:
             return self._store.state(key)
         except Corruption as error:
+            self._damage.tell()
             findings.problems.add(f"{name_of_row(key)} cannot be read: {error}")
             return findings.rows.get(key)
 

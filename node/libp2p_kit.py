@@ -6,24 +6,28 @@ test named after it in tests/node/test_libp2p_kit.py. What the repairs do for a 
 - *Sessions and streams are ours* (`noise_session`, `yamux`), after the library's handshake: its own cost ten times as much.
 - *Noise only.* The default list also accepts plaintext, which lets anyone claim any peer id.
 - *Guarded handlers.* An exception escaping a stream handler, a validator or pubsub's parsing ends the whole process.
+- *Gossip is bounded per peer* (`gossip_limits`).
 - *Inbound connections leave nothing behind.* Stock keeps a task and a slot per connection until the host stops.
-- *Half-open handshakes are bounded per address*, the oldest gives way: a silent client cannot lock others out.
+- *Handshakes are bounded per address* (`handshakes`), of half-open ones the oldest gives way: nobody can lock others out.
+- *Connections are bounded per peer*: one member cannot take the places of all.
 - *Membership is checked right after the handshake*, both ways, before a peer can speak any protocol.
-- *No automatic dialling, no outgoing identify, no resource manager*: the dialer and the limits here are ours.
+- *No automatic dialling, no identify but its answer, no resource manager*: the dialer and the limits here are ours.
 """
 
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import libp2p.network.connection.swarm_connection as swarm_connection_module
+import libp2p.pubsub.gossipsub as gossipsub_module
 import libp2p.pubsub.pubsub as pubsub_module
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import Ed25519PublicKey, create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
@@ -40,6 +44,8 @@ from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 
 from node.event_log import EventLog
+from node.gossip_limits import FRAME_BYTES_MAX, bound_gossip
+from node.handshakes import HalfOpenHandshakes, bound_handshakes, handshake_rates, origin
 from node.noise_session import NoiseSession
 from node.yamux import Yamux
 from protocol import limits
@@ -50,7 +56,6 @@ HANDSHAKE_S = 5
 NEGOTIATION_S = 5
 GOSSIP_QUEUE_MESSAGES = 4_096
 """Stock is 32 and drops silently; nothing repairs the loss within the mesh."""
-GOSSIP_RPC_BYTES_MAX = 1 << 20
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 
 # libp2p is untyped here (pyproject skips its imports): a host, connection, stream or pubsub object is Any.
@@ -63,6 +68,11 @@ class Stream:
         self._stream = stream
         # Around it libp2p keeps a state behind locks, which tells us nothing new.
         self._muxed = stream.muxed_stream
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Which connection of those that are open it belongs to, and its protocol."""
+        return id(self._stream.muxed_conn), str(self._stream.get_protocol())
 
     async def read(self) -> bytes:
         """Return the next received bytes (at most 64 KiB), or b"" after the other end finished writing."""
@@ -93,33 +103,6 @@ class Stream:
             contextlib.suppress(Exception),
         ):  # already gone
             await self._stream.reset()
-
-
-class HalfOpenHandshakes:
-    """Inbound connections that have not proved who they are, oldest first.
-
-    At the bound of an address, or of all, the oldest is cancelled in favour of the new one: an honest handshake
-    takes milliseconds, a slow one is what an attacker has.
-    """
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[int, tuple[str, trio.CancelScope]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def admit(self, key: int, address: str, scope: trio.CancelScope) -> None:
-        """Register a connection; cancels the scope of the one that has to give way."""
-        same = [other for other, (known, _) in self._open.items() if known == address]
-        if len(same) >= limits.HALF_OPEN_PER_ADDRESS_MAX:
-            self._open.pop(same[0])[1].cancel()
-        elif len(self._open) >= limits.HALF_OPEN_MAX:
-            self._open.popitem(last=False)[1][1].cancel()
-        self._open[key] = (address, scope)
-
-    def release(self, key: int) -> None:
-        """Forget a connection: it proved who it is, or it ended."""
-        self._open.pop(key, None)
 
 
 class ConnectionEvents:
@@ -172,9 +155,9 @@ def make_host(
     configuration = ConnectionConfig(
         min_connections=0,
         low_watermark=0,
-        high_watermark=4 * limits.MEMBERS_MAX,
-        max_connections=4 * limits.MEMBERS_MAX,
-        max_connections_per_peer=1,
+        high_watermark=limits.CONNECTIONS_PER_PEER_MAX * limits.MEMBERS_MAX,
+        max_connections=limits.CONNECTIONS_PER_PEER_MAX * limits.MEMBERS_MAX,
+        max_connections_per_peer=limits.CONNECTIONS_PER_PEER_MAX,
         inbound_upgrade_timeout=HANDSHAKE_S,
     )
     noise = NoiseTransport(keys, noise_privkey=create_noise_key_pair().private_key)
@@ -190,6 +173,7 @@ def make_host(
     network.auto_connector.maybe_connect = _nothing  # would dial everything in the peer store
     host._schedule_identify = lambda *_args, **_values: None  # noqa: SLF001 - runs in system tasks, which end the process
     host._push_identify_to_all_peers = _nothing  # noqa: SLF001
+    host.multiselect.remove_handler(IDENTIFY_PUSH)
     _admit_members_only(network, is_member, count, log)
     _guard_streams(host, count, log)
     return host
@@ -219,24 +203,9 @@ def make_pubsub(host: Any, count: Callable[[str], None], log: EventLog) -> tuple
         strict_signing=True,
         seen_ttl=600,
         validation_cache_ttl=1,
-        max_inbound_rpc_size=GOSSIP_RPC_BYTES_MAX,
+        max_inbound_rpc_size=FRAME_BYTES_MAX,
     )
-    push, busy = pubsub.push_msg, set[bytes]()
-
-    async def guarded_push(forwarder: Any, message: Any) -> None:
-        identity = pubsub.get_message_id(message)
-        if identity in busy:  # stock marks a message as seen only after it was validated
-            return
-        busy.add(identity)
-        try:
-            await push(forwarder, message)
-        except Exception as error:  # noqa: BLE001 - a hostile key or signature raises what its parser raises
-            count("gossip_malformed")
-            log.info("gossip message refused", error=type(error).__name__)
-        finally:
-            busy.discard(identity)
-
-    pubsub.push_msg = guarded_push
+    bound_gossip(pubsub, gossip, count, log)
     return pubsub, gossip
 
 
@@ -276,7 +245,9 @@ async def _nothing() -> None:
 def _admit_members_only(
     network: Any, is_member: Callable[[NodeId], bool], count: Callable[[str], None], log: EventLog
 ) -> None:
-    half_open = HalfOpenHandshakes()
+    half_open, rates = HalfOpenHandshakes(), handshake_rates()
+    connections: Counter[NodeId] = Counter()
+    proven: dict[int, NodeId] = {}  # by the raw connection: who is counted for it
     upgrade_security = network.upgrader.upgrade_security
     upgrade_connection = network.upgrader.upgrade_connection
 
@@ -290,12 +261,19 @@ def _admit_members_only(
             log.info("peer refused: not in the configuration", peer=str(secured.get_remote_peer()))
             await secured.close()
             raise SecurityUpgradeFailure("not a member")
+        if not is_initiator:
+            if connections[node] >= limits.CONNECTIONS_PER_PEER_MAX:
+                count("refused_connections")
+                await secured.close()
+                raise SecurityUpgradeFailure("too many connections")
+            connections[node] += 1
+            proven[id(raw)] = node
         return NoiseSession(secured)
 
     async def multiplex(session: Any, peer: Any) -> Any:
         # It negotiates, and makes its own muxer whatever the options say; that one was never started.
         stock = await upgrade_connection(session, peer)
-        muxed = Yamux(session, peer, session.is_initiator)
+        muxed = Yamux(session, peer, session.is_initiator, refused=lambda: count("refused_streams"))
         muxed.negotiated_muxer_protocol = stock.negotiated_muxer_protocol
         muxed.negotiated_security_protocol = stock.negotiated_security_protocol
         return muxed
@@ -303,8 +281,12 @@ def _admit_members_only(
     async def inbound(socket: Any, listener: Any) -> None:
         raw = RawConnection(socket, initiator=False)
         remote = socket.stream.socket.getpeername()[0] if socket.stream.socket.fileno() >= 0 else ""
+        address = origin(remote)
+        if not rates.take(address, trio.current_time()):
+            count("refused_handshakes")
+            return  # the listener closes the socket
         with trio.CancelScope() as scope:
-            half_open.admit(id(raw), remote, scope)
+            half_open.admit(id(raw), address, scope)
             try:
                 muxed = await network.upgrade_inbound_raw_conn(raw, listener)
                 # The listener closes the socket when this returns.
@@ -314,13 +296,15 @@ def _admit_members_only(
                 log.debug("inbound connection failed", error=type(error).__name__)
             finally:
                 half_open.release(id(raw))
+                if (node := proven.pop(id(raw), None)) is not None:
+                    connections[node] -= 1
                 with contextlib.suppress(Exception):  # closed already
                     await raw.close()
 
     network.upgrader.upgrade_security = upgrade
     network.upgrader.upgrade_connection = multiplex
     network._handle_inbound_connection = inbound  # noqa: SLF001
-    network.half_open_handshakes = half_open
+    network.half_open_handshakes, network.handshake_rates = half_open, rates
 
 
 def _guard_streams(host: Any, count: Callable[[str], None], log: EventLog) -> None:
@@ -360,8 +344,10 @@ def _guard_streams(host: Any, count: Callable[[str], None], log: EventLog) -> No
 
 
 def _patch_process(log: EventLog) -> None:
-    RpcQueue.__init__.__defaults__ = (GOSSIP_QUEUE_MESSAGES, GOSSIP_RPC_BYTES_MAX)
+    bound_handshakes()
+    RpcQueue.__init__.__defaults__ = (GOSSIP_QUEUE_MESSAGES, FRAME_BYTES_MAX)
     pubsub_module.SUBSCRIPTION_CHANNEL_SIZE = GOSSIP_QUEUE_MESSAGES
+    gossipsub_module.maybe_consume_signed_record = lambda *_arguments: True  # addresses come with a Hello
     # This module logs to the root logger, and `logging.debug` then configures the whole process.
     swarm_connection_module.logging = logging.getLogger("libp2p.network.connection")
     library = logging.getLogger("libp2p")

@@ -9,7 +9,6 @@ the handshake; a member that runs another network (a different genesis) is found
 `problems()`.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -28,6 +27,7 @@ from node.endpoints import Endpoint, check_listen, parse_endpoint, reachable
 from node.event_log import EventLog
 from node.framing import BODY_BYTES_MAX, Fetch, Hello
 from node.gossip_topics import GossipTopics
+from node.guests import Guests
 from node.membership_admission import Admission, Gate
 from node.peer_session import BULK_PROTOCOL, PERSISTENT_PROTOCOLS, PeerSession, loser
 from node.ports import CallHandler, Clock, Entropy, PeerStatus, StreamHandler
@@ -92,6 +92,7 @@ class Libp2pTransport:
             me=me, members=members, connect=self._connect, clock=clock, entropy=entropy, log=log
         )
         self._sessions: dict[NodeId, PeerSession] = {}
+        self._guests = Guests(self._sessions.get)
         self._strangers: dict[NodeId, str] = {}
         self._dialling: dict[NodeId, str] = {}
         self._bound: tuple[Endpoint, ...] = ()
@@ -201,8 +202,8 @@ class Libp2pTransport:
         """Take who is admitted from now on. Members that are new are dialled; whoever is admitted no more is let go."""
         self._gate.admission = admission
         self._dialer.keep(admission.members, lambda node: node in self._sessions)
-        for node, session in list(self._sessions.items()):
-            if not admission.is_admitted(node) and self._tasks is not None:
+        for session in [*self._sessions.values(), *self._guests]:
+            if not admission.is_admitted(session.node) and self._tasks is not None:
                 self._tasks.start_soon(session.close)
 
     def _session(self, peer: NodeId) -> PeerSession:
@@ -264,7 +265,7 @@ class Libp2pTransport:
         async with trio.open_nursery() as nursery:
             if self._discovery is not None:
                 nursery.start_soon(self._discovery.stop)
-            for session in list(self._sessions.values()):
+            for session in [*self._sessions.values(), *self._guests]:
                 nursery.start_soon(session.close)
 
     async def _take_discoveries(self, discovery: MdnsDiscovery) -> None:
@@ -302,18 +303,28 @@ class Libp2pTransport:
         address = "" if inbound else self._dialling.get(node, "")
         found_by = "inbound" if inbound else self._dialer.found_by(node, address)
         if inbound:
-            remote = [str(seen) for seen in connection.get_transport_addresses()]
-            address = remote[0] if remote else ""
+            address = next(map(str, connection.get_transport_addresses()), "")
         session = PeerSession(node, connection, inbound=inbound, address=address, found_by=found_by)
         rival = self._sessions.get(node)
         if rival is not None and not rival.is_over:
-            other = loser(rival, session, self._me)
-            self._tasks.start_soon(other.close)
-            if other is session:
+            if (other := loser(rival, session, self._me)) is None:
+                self._tasks.start_soon(self._contend, rival, session)
+            else:
+                self._tasks.start_soon(other.close)
+            if other is not rival:
                 return
-        self._sessions[node] = session
-        self._dialer.connected(node)
-        self._tasks.start_soon(self._run_session, session)
+        self._keep(session)
+
+    def _keep(self, session: PeerSession) -> None:
+        if self._tasks is not None:
+            self._sessions[session.node] = session
+            self._dialer.connected(session.node)
+            self._tasks.start_soon(self._run_session, session)
+
+    async def _contend(self, old: PeerSession, new: PeerSession) -> None:
+        if await self._guests.outlasts(old, new):
+            self._keep(new)
+            await old.close()
 
     async def _run_session(self, session: PeerSession) -> None:
         node = session.node
@@ -357,18 +368,8 @@ class Libp2pTransport:
         for address in hello.addresses:
             self._dialer.learn(node, address, "inbound")
         session = self._sessions.get(node)
-        if session is not None and session.inbound:
-            self._note_listening(session, hello)
-
-    def _note_listening(self, session: PeerSession, hello: Hello) -> None:
-        """Replace the passing port of a peer that dialled us by where it listens, and keep that for our next start."""
-        for address in hello.addresses:
-            with contextlib.suppress(ValueError):  # not a multiaddr: its sender's loss
-                listening, _ = parse_endpoint(address)
-                if session.address.startswith(f"/{listening.kind}/{listening.host}/"):
-                    session.address = str(listening)
-                    self._book.remember(session.node, session.address)
-                    return
+        if session is not None and session.inbound and session.takes_address(hello.addresses):
+            self._book.remember(node, session.address)  # for our next start
 
     def _member_behind(self, stream: Any) -> NodeId:
         node = libp2p_kit.node_of(stream.muxed_conn.peer_id)

@@ -6,7 +6,7 @@ former      let go: one answer, the blocks up to the one that let it go, then th
 anybody else is refused right after the handshake
 
 Who has been let go and knows it parts from all others: it has nothing to ask for, and they would have to turn it away for
-ever. After a start it asks again for a while, because it may have been taken in once more.
+ever. Now and then, and after a start, it asks again for a while, because it may have been taken in once more.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,10 @@ CANDIDATE_CHANNELS = frozenset({"blocks", "snapshot", "snapshot-manifest", "snap
 FORMER_CHANNELS = frozenset({"blocks", "consensus", "heartbeat", "watermark", "recovery", "recovery-tail"})
 """The blocks, and the word that a new epoch has begun; and Raft with its recall, for its leader tells a voter that asks for votes after its leaving (`raft.departures`)."""
 LINGER_MS = 30_000
-"""How long who is let go stays connected: a leader's last blocks have to reach the others, too."""
+"""How long who is let go stays connected without hearing of a block: a leader's last ones have to reach the others, too."""
+APART_MS = 120_000
+"""How long it stays apart until it asks again."""
+_LOOK_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class AdmissionKeeper:
     async def run(self) -> None:
         """Watch until cancelled."""
         told: Admission | None = None
+        has_parted = False
         while True:
             height = self._applied.value
             admission = admission_of(self._store)
@@ -145,17 +149,21 @@ class AdmissionKeeper:
             if admission != told:
                 told = admission
                 self._admit(admission)
-                self._log.info(
+                tell = self._log.debug if has_parted else self._log.info
+                tell(
                     "admitted by the ledger",
                     members=len(admission.members),
                     candidates=len(admission.candidates),
                     height=height,
                 )
             if self._is_let_go() and not await self._is_taken_in_again():
-                # Connections end with this; only another start makes new ones.
-                self._admit(Admission({}))
-                self._log.info("parted from the network that has let this facility go", height=height)
-                return
+                self._admit(Admission({}))  # connections end with this
+                if not has_parted:
+                    self._log.info("parted from the network that has let this facility go", height=height)
+                has_parted, told = True, None
+                await self._clock.sleep_ms(APART_MS)
+                continue
+            has_parted = False
             if self._applied.value == height:
                 await self._applied.wait_above(height)
 
@@ -163,6 +171,10 @@ class AdmissionKeeper:
         return self._store.configurations.left_at(self._me) is not None
 
     async def _is_taken_in_again(self) -> bool:
-        """Wait for `LINGER_MS`; return whether this facility is a member then."""
-        await self._clock.sleep_ms(LINGER_MS)
+        """Wait until no block has come for `LINGER_MS`, or this facility is a member again; return whether it is."""
+        height, quiet_ms = self._applied.value, 0
+        while self._is_let_go() and quiet_ms < LINGER_MS:
+            await self._clock.sleep_ms(_LOOK_MS)
+            quiet_ms = quiet_ms + _LOOK_MS if self._applied.value == height else 0
+            height = self._applied.value
         return not self._is_let_go()

@@ -64,8 +64,10 @@ class NoiseSession(SecureSession):  # type: ignore[misc]  # libp2p is untyped he
     async def receive(self) -> bool:
         """Wait for bytes of the peer; False when it has closed the connection.
 
+        Nobody proves that it was the peer who closed: what ends without its own farewell is told as broken above.
+
         Raises:
-            ConnectionClosedError: it is broken, or was closed here.
+            ConnectionClosedError: it is broken, was closed here, or ended within a message.
         """
         rest = self._end - self._start
         # The longest message fits behind what is left of it: there is always room for more.
@@ -76,6 +78,10 @@ class NoiseSession(SecureSession):  # type: ignore[misc]  # libp2p is untyped he
         except (OSError, trio.ClosedResourceError) as error:
             raise ConnectionClosedError(type(error).__name__, transport="tcp") from error
         self._end += count
+        if not count and rest:
+            raise ConnectionClosedError(
+                f"the connection ended within a message, after {rest} bytes", transport="tcp"
+            )
         return count > 0
 
     def take_left(self) -> bytes:
@@ -107,6 +113,10 @@ class NoiseSession(SecureSession):  # type: ignore[misc]  # libp2p is untyped he
         """Seal messages of at most `PLAINTEXT_BYTES_MAX` bytes each and send what the socket takes at once.
 
         Returns what it did not take: `send_rest` must follow with it before anything else.
+
+        Raises:
+            NoiseMaxNonceError: (of `noise`) no number is left for another message (Noise 5.1), which nobody lives to see.
+                Some may be sealed and lost: the connection is of no more use.
         """
         pieces: list[bytes] = []
         for message in messages:

@@ -15,6 +15,7 @@ class Outbox:
         self._bytes = 0
         self._filled = trio.Event()
         self._room = trio.Event()
+        self._waits_for_room = False
 
     def offer(self, frame: bytes) -> bool:
         """Queue a frame unless the queue is full. Never blocks."""
@@ -28,6 +29,7 @@ class Outbox:
     async def put(self, frame: bytes) -> None:
         """Queue a frame as soon as there is room."""
         while not self.offer(frame):
+            self._waits_for_room = True
             await self._room.wait()
 
     async def take(self) -> bytes:
@@ -41,8 +43,10 @@ class Outbox:
             taken.append(self._frames.popleft())
             size += len(taken[-1])
         self._bytes -= size
-        self._room.set()
-        self._room = trio.Event()
+        if self._waits_for_room:
+            self._waits_for_room = False
+            self._room.set()
+            self._room = trio.Event()
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def _is_full(self, frame: bytes) -> bool:

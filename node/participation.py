@@ -160,6 +160,7 @@ class Participation:
             self.consensus = await self._recall(await self._begun(self.consensus))
         if self.consensus is None and self._takes_part:
             self.consensus = await self._rejoin()
+        self._tips.is_alone.set()  # who takes no part asks nobody
         while True:
             if self.consensus is None:
                 await self._follow_until_taking_part()
@@ -183,7 +184,7 @@ class Participation:
         """Make sure that this member knows what it has signed; None when it does not and has to rejoin."""
         hard_state, outside = self._hard_state, self._outside
         self._tips.begin(hard_state.incarnation)
-        recall = Recall(self._store.configuration, outside.transport, outside.clock, self._store, self._tips)
+        recall = self._questions()
         known = await recall.wait(hard_state)
         if not recall.is_sure:
             self._log.info("voting again without the word of every other voter")
@@ -200,12 +201,18 @@ class Participation:
         await outside.disk.commit(batch, sync=True)
         return self._participant() if known is not None else None
 
+    def _questions(self) -> Recall:
+        outside = self._outside
+        return Recall(self._store.configuration, outside.transport, outside.clock, self._store, self._tips)
+
     async def _rejoin(self) -> Consensus:
         """Follow until it is safe to sign again, then return what to run."""
         self._log.warning(
             "the ledger was rebuilt, or lacks its end: this voter signs nothing until it has caught up and begun anew"
         )
         outside = self._outside
+        if not self._tips.is_alone.is_set():
+            await self._questions().make_sure_of_being_alone()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             rejoining = Rejoining(

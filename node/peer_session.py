@@ -6,11 +6,12 @@ A session never outlives its connection, and a broken stream ends the connection
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any
 
 import trio
 
+from node.endpoints import parse_endpoint
 from node.event_log import EventLog
 from node.framing import (
     Answer,
@@ -34,15 +35,25 @@ from protocol.identifiers import NodeId, peer_id
 
 CONSENSUS_PROTOCOL = "/carechain/consensus/1"
 HEARTBEAT_PROTOCOL = "/carechain/heartbeat/1"
+CHUNKS_PROTOCOL = "/carechain/chunks/1"
 MESSAGES_PROTOCOL = "/carechain/messages/1"
 BULK_PROTOCOL = "/carechain/bulk/1"
-PROTOCOL_OF_CHANNEL = {"consensus": CONSENSUS_PROTOCOL, "heartbeat": HEARTBEAT_PROTOCOL}
-"""Channels with a stream of their own: a large answer must not delay an acknowledgement, nor a block a heartbeat."""
-PERSISTENT_PROTOCOLS = (CONSENSUS_PROTOCOL, HEARTBEAT_PROTOCOL, MESSAGES_PROTOCOL)
+PROTOCOL_OF_CHANNEL = {
+    "consensus": CONSENSUS_PROTOCOL,
+    "heartbeat": HEARTBEAT_PROTOCOL,
+    "chunks": CHUNKS_PROTOCOL,
+}
+"""Channels with a stream of their own: a large answer must not delay an acknowledgement, nor a block a heartbeat.
+
+Nor may a call that a transaction waits for, or the transaction on its way to the leader, stand behind some MiB of chunks."""
+PERSISTENT_PROTOCOLS = (CONSENSUS_PROTOCOL, HEARTBEAT_PROTOCOL, CHUNKS_PROTOCOL, MESSAGES_PROTOCOL)
 PING_INTERVAL_S = 3
 PING_TIMEOUT_S = 5
-RIVAL_S = 10
-"""Two connections of one pair this close in time are a simultaneous dial; later, the newer one replaces a dead one."""
+RIVAL_S = 5
+"""Two connections of one pair this close in time are a simultaneous dial: so long a handshake may take. Later, the newer one
+replaces a dead one (`node.guests`)."""
+CHALLENGE_S = 2
+"""So soon a living connection answers when a newer one wants its place."""
 
 
 class _PendingCall:
@@ -125,10 +136,27 @@ class PeerSession:
         ):  # closed already
             await self.connection.muxed_conn.secured_conn.close()
 
+    def takes_address(self, addresses: Iterable[str]) -> bool:
+        """Replace the passing port of a peer that dialled us by where it listens; return whether it says so."""
+        for address in addresses:
+            with contextlib.suppress(ValueError):  # not a multiaddr: its sender's loss
+                listening, _ = parse_endpoint(address)
+                if self.address.startswith(f"/{listening.kind}/{listening.host}/"):
+                    self.address = str(listening)
+                    return True
+        return False
+
+    async def is_alive(self) -> bool:
+        """Return whether the other end still answers on this connection."""
+        alive: bool = await self.connection.muxed_conn.ping(CHALLENGE_S)
+        return alive
+
     def send(self, channel: str, body: bytes) -> bool:
         """Queue a message; False when the queue is full."""
-        outbox = self._outboxes[PROTOCOL_OF_CHANNEL.get(channel, MESSAGES_PROTOCOL)]
-        return outbox.offer(frame(Message(channel, body)))
+        return self._outbox(channel).offer(frame(Message(channel, body)))
+
+    def _outbox(self, channel: str) -> Outbox:
+        return self._outboxes[PROTOCOL_OF_CHANNEL.get(channel, MESSAGES_PROTOCOL)]
 
     async def call(self, channel: str, body: bytes) -> bytes:
         """Return the answer to a call; the caller sets the time limit.
@@ -141,7 +169,7 @@ class PeerSession:
         request = self._next_request
         pending = self._pending[request] = _PendingCall()
         try:
-            await self._outboxes[MESSAGES_PROTOCOL].put(frame(Call(request, channel, body)))
+            await self._outbox(channel).put(frame(Call(request, channel, body)))
             await pending.answered.wait()
         finally:
             del self._pending[request]
@@ -227,10 +255,10 @@ class PeerSession:
             pending.answered.set()
 
 
-def loser(old: PeerSession, new: PeerSession, me: NodeId) -> PeerSession:
-    """Return which of two connections of one pair is to be closed; `me` is this end."""
+def loser(old: PeerSession, new: PeerSession, me: NodeId) -> PeerSession | None:
+    """Return which of two connections of one pair is to be closed; `me` is this end. None: it depends on whether the old one lives."""
     if old.inbound == new.inbound or new.opened_at - old.opened_at > RIVAL_S:
-        return old  # nobody dials while connected: for the dialer of the new one, the old one is dead
+        return None  # nobody dials while connected: for the dialer of the new one, the old one is dead
     # Dialled from both ends at once. Both ends keep the one that the lower node id dialled.
     keep_inbound = new.node < me
     return old if new.inbound == keep_inbound else new

@@ -94,6 +94,8 @@ class Pool:
 
     def applied(self, height: Height) -> None:
         """Let go of what blocks up to `height` carried: the ledger itself now refuses a second copy."""
+        if not self._in_flight:
+            return  # nearly always, where nobody leads, and this is asked at every turn
         for done in [known for known in self._in_flight if known <= height]:
             carried = self._in_flight.pop(done)
             self._in_flight_ids.difference_update([txid for txid, _ in carried])

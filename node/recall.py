@@ -5,120 +5,45 @@ anybody a home from an older copy of it, or an empty one from one that never was
 one has seen of its acknowledgements and commit votes. If it lacks one of them it begins anew (`node.rejoin`). If not, it
 takes the highest term that anybody knows, with the vote of that term spent: a vote it may have forgotten cannot be cast twice.
 
-It waits for all answers for `GRACE_MS`, then for as many as make a quorum with its own. A member that is away for long
-must not keep another one from starting again; the price is that a disk that lies and the absence of the only voters that
-could know are one failure more than three voters withstand. (A leader that knows an acknowledgement is one of those asked,
-or leads with it itself. One that still lies unread in that leader's socket while it answers is not seen.) It tells others
-what it has seen while it asks: after a blackout all of them do so at once.
+It waits for all answers for `GRACE_MS`, then for as many as make a quorum with its own, and of those that ask themselves
+only after `UNSURE_GRACE_MS`: two that were restored at once know nothing of each other. A member that is away for long must
+not keep another one from starting again; the price is that a disk that lies and the absence of the only voters that could
+know are one failure more than three voters withstand. (A leader that knows an acknowledgement is one of those asked, or leads
+with it itself. One that still lies unread in that leader's socket while it answers is not seen.) It tells others what it has
+seen while it asks: after a blackout all of them do so at once. Whoever does not sign is asked as well, and not waited for:
+the certificates that an observer holds prove votes.
 
-The answers also say whether another process with this key speaks still (`node.tips`): then the one that starts ends.
+The answers also say whether another process with this key speaks still (`node.fence`): then the one that starts ends. And
+whether others have begun a later epoch: then the step into it comes first (`node.recovery_watch`).
 """
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import trio
 
+from node.fence import Fence
 from node.ports import Clock, PeerTransport
-from node.tips import INTERVAL_MS, Heard, Tips
-from protocol import codec
+from node.tips import Tips
+from node.watermark import Questions
 from protocol.certificate import Acknowledgement, acknowledgement_valid
-from protocol.codec import wire
 from protocol.configuration import Configuration
-from protocol.errors import CarechainError
 from protocol.finality import CommitVote, vote_valid
-from protocol.identifiers import ZERO, Height, NodeId, Term
-from protocol.raft.machine import Raft
+from protocol.identifiers import ZERO, Term
 from protocol.raft.state import HardState
 from protocol.rejoining import incarnation_of
-from protocol.tip_statement import TipStatement
 from storage.ledger_store import LedgerStore
 
-CHANNEL = "watermark"
 GRACE_MS = 2_000
 """About an election time-out: what a voter that starts while another one is away costs at most."""
-_SPOKE_LATELY_MS = 2 * INTERVAL_MS
-_SILENCE_MS = 3 * INTERVAL_MS
-"""Whoever is alive has said something more by then, even where two processes with one key take each other's connections."""
-_UNHEARD_MS = 8 * INTERVAL_MS
-_ASK_AGAIN_MS = 250
-_TIMEOUT_MS = 3_000
-
-
-@wire("watermark")
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """How far a member's log and term have come, and the newest statements of the asker's that it has seen.
-
-    `tip_age_ms` is how long ago it heard `tip`.
-    """
-
-    term: Term
-    tip_height: Height
-    ack: Acknowledgement | None = None
-    vote: CommitVote | None = None
-    tip: TipStatement | None = None
-    tip_age_ms: int = 0
-
-
-def watermark_of(raft: Raft, store: LedgerStore, asker: NodeId, heard: Heard | None) -> bytes:
-    """Return this member's answer to one that asks, of which it has `heard`."""
-    proof, certificate = raft.commit_proof, store.certificate(raft.tip_height)
-    proven = proof.acknowledgements if proof is not None else ()
-    cast = certificate.votes if certificate is not None else ()
-    acks = [
-        ack for ack in (raft.acknowledgement_of(asker), *proven) if ack is not None and ack.voter == asker
-    ]
-    votes = [vote for vote in (raft.last_vote_of(asker), *cast) if vote is not None and vote.signer == asker]
-    return codec.encode(
-        Watermark(
-            raft.term,
-            raft.tip_height,
-            max(acks, key=lambda ack: (ack.incarnation, ack.term, ack.height), default=None),
-            max(votes, key=lambda vote: (vote.incarnation, vote.height), default=None),
-            heard.statement if heard is not None else None,
-            heard.age_ms if heard is not None else 0,
-        )
-    )
-
-
-class Questions:
-    """Asks other members until they have answered; `marks` are the answers so far."""
-
-    def __init__(self, asked: Iterable[NodeId], transport: PeerTransport, clock: Clock) -> None:
-        self._transport = transport
-        self._clock = clock
-        self.others = tuple(node for node in asked if node != transport.me)
-        self.me = transport.me
-        self.marks: dict[NodeId, Watermark] = {}
-        self.answered = trio.Event()
-        """Set, and replaced, with every answer."""
-
-    async def run(self) -> None:
-        """Ask until all have answered."""
-        async with trio.open_nursery() as nursery:
-            for node in self.others:
-                nursery.start_soon(self._ask, node)
-
-    async def once(self, node: NodeId) -> Watermark | None:
-        """Ask one member once; None when it does not answer: it is away, or begins anew itself."""
-        try:
-            answer = await self._transport.call(node, CHANNEL, b"", timeout_ms=_TIMEOUT_MS)
-            return codec.decode(answer, Watermark)
-        except CarechainError:
-            return None
-
-    async def _ask(self, node: NodeId) -> None:
-        while (mark := await self.once(node)) is None:
-            await self._clock.sleep_ms(_ASK_AGAIN_MS)
-        self.marks[node] = mark
-        answered, self.answered = self.answered, trio.Event()
-        answered.set()
+UNSURE_GRACE_MS = 10_000
+"""After a blackout, what those that are back wait for one that is not: its word would be worth more than theirs."""
+_STEP_MS = 10_000
+"""The step into a later epoch is taken, or refused with a word to the operator, well within that; a lie costs no more."""
 
 
 class Recall:
-    """Finds out whether a signer that starts still knows what it signed."""
+    """Finds out whether a signer that starts still knows what it signed, and is the only one that signs with its key."""
 
     def __init__(
         self,
@@ -130,10 +55,13 @@ class Recall:
     ) -> None:
         self._configuration = configuration
         # Witnesses too: a vote may have become part of a certificate that only they made.
-        self._questions = Questions(configuration.signers, transport, clock)
+        nonce, signers = tips.session.nonce, configuration.signers
+        self._questions = Questions(signers, transport, clock, nonce=nonce)
+        onlookers = [node for node in configuration.by_node if node not in signers]
+        self._onlookers = Questions(onlookers, transport, clock, nonce=nonce)
+        self._fence = Fence(self._questions.once, tips, clock, liars=configuration.liars_tolerated)
         self._clock = clock
         self._store = store
-        self._tips = tips
         self.is_sure = False
         """Whether every other signer has answered."""
 
@@ -144,26 +72,58 @@ class Recall:
             Superseded: another process with this member's key is running.
         """
         questions = self._questions
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(questions.run)
-            with trio.CancelScope() as patience:
-                nursery.start_soon(self._lose_patience, patience)
-                while len(questions.marks) < len(questions.others):
-                    await questions.answered.wait()
-            # What the quorum needs besides this voter itself.
-            while self._voters_heard < self._configuration.raft_quorum - 1:
-                await self._questions.answered.wait()
-            nursery.cancel_scope.cancel()
-        self.is_sure = len(questions.marks) == len(questions.others)
-        await self._look_for_another()
+        await self._ask(
+            self._configuration.raft_quorum - 1
+        )  # what the quorum needs besides this voter itself
+        marks = {**self._onlookers.marks, **questions.marks}
+        await self._fence.pass_with(marks)
+        if any(mark.epoch > self._store.epochs.current for mark in marks.values()):
+            await self._clock.sleep_ms(_STEP_MS)  # the step ends this wait, and this run
         if incarnation_of(self._store.state, questions.me).number > hard_state.incarnation:
             return None  # it was begun anew with another copy of this ledger
-        marks = questions.marks.values()
-        if any(self._is_forgotten(mark.ack, hard_state) for mark in marks):
+        if any(self._is_forgotten(mark.ack, hard_state) for mark in marks.values()):
             return None
-        if any(self._is_vote_forgotten(mark.vote, hard_state) for mark in marks):
+        if any(self._is_vote_forgotten(mark.vote, hard_state) for mark in marks.values()):
             return None
         return self._of_newest_term(hard_state)
+
+    async def make_sure_of_being_alone(self) -> None:
+        """Ask only whether another process with this member's key speaks: this one knows that it has forgotten.
+
+        Raises:
+            Superseded: it does.
+        """
+        await self._ask(min(1, len(self._questions.others)))
+        await self._fence.pass_with({**self._onlookers.marks, **self._questions.marks})
+
+    async def _ask(self, needed: int) -> None:
+        """Ask until all signers have answered; or, after a while, as many voters as are `needed`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._questions.run)
+            nursery.start_soon(self._onlookers.run)
+            if not await self._until(self._have_all_answered, GRACE_MS):
+                rest_ms = UNSURE_GRACE_MS - GRACE_MS
+                if not await self._until(lambda: self._voters(sure=True) >= needed, rest_ms):
+                    await self._until(lambda: self._voters() >= needed)
+            self.is_sure = self._have_all_answered()
+            nursery.cancel_scope.cancel()
+
+    async def _until(self, is_enough: Callable[[], bool], patience_ms: int | None = None) -> bool:
+        """Wait until there are answers enough; return whether they came in time."""
+        with trio.CancelScope() as patience:
+            if patience_ms is not None:
+                patience.deadline = trio.current_time() + patience_ms / 1000
+            while not is_enough():
+                await self._questions.answered.wait()
+        return is_enough()
+
+    def _have_all_answered(self) -> bool:
+        return len(self._questions.marks) == len(self._questions.others)
+
+    def _voters(self, *, sure: bool = False) -> int:
+        """Return how many other voters have answered; with `sure`, of those that have forgotten nothing."""
+        marks = self._questions.marks
+        return sum(node in marks and (marks[node].is_sure or not sure) for node in self._configuration.voters)
 
     def _of_newest_term(self, hard_state: HardState) -> HardState:
         term = max((mark.term for mark in self._questions.marks.values()), default=Term(0))
@@ -171,41 +131,6 @@ class Recall:
         if term > hard_state.term or is_unspent:
             return dataclasses.replace(hard_state, term=term, vote=self._questions.me)
         return hard_state
-
-    async def _look_for_another(self) -> None:
-        """Whoever was heard under this key a moment ago is this member's last life, or another process: that speaks again."""
-        questions = self._questions
-        marks = {node: mark for node, mark in questions.marks.items() if mark.tip is not None}
-        self._tips.begin_after([mark.tip for mark in marks.values() if mark.tip is not None])
-        lately = {node: mark for node, mark in marks.items() if mark.tip_age_ms < _SPOKE_LATELY_MS}
-        if not lately:
-            return
-
-        silent_ms = dict.fromkeys(lately, 0)
-
-        async def ask(node: NodeId) -> None:
-            mark = await questions.once(node)
-            if mark is not None and mark.tip is not None:
-                silent_ms[node] = mark.tip_age_ms
-                self._tips.take_own(mark.tip, after=marks[node].tip)
-
-        with trio.move_on_after(_UNHEARD_MS / 1000):  # who has heard it may have gone away
-            # No word that reached one of them: two processes with one key take each other's connections.
-            while min(silent_ms.values()) < _SILENCE_MS:
-                with trio.move_on_after(_ASK_AGAIN_MS / 1000):
-                    async with trio.open_nursery() as nursery:
-                        for node in lately:
-                            nursery.start_soon(ask, node)
-                self._tips.check()
-                await self._clock.sleep_ms(_ASK_AGAIN_MS)
-
-    @property
-    def _voters_heard(self) -> int:
-        return sum(node in self._configuration.voters for node in self._questions.marks)
-
-    async def _lose_patience(self, scope: trio.CancelScope) -> None:
-        await self._clock.sleep_ms(GRACE_MS)
-        scope.cancel()
 
     def _is_forgotten(self, ack: Acknowledgement | None, hard_state: HardState) -> bool:
         """Whether a peer holds an acknowledgement of ours that neither our marker nor our log knows."""

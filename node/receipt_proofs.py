@@ -10,15 +10,23 @@ from dataclasses import dataclass
 import trio
 
 from node.ports import Workers
+from node.recovery_base import step_of
 from protocol import limits, receipt_file
-from protocol.block import Header
-from protocol.change_proof import Change, ConfigurationChange, FinalityProof, without_unsigned
+from protocol.block import Block, Header
+from protocol.change_proof import (
+    Change,
+    ConfigurationChange,
+    CrossingRecovery,
+    FinalityProof,
+    Step,
+    without_unsigned,
+)
 from protocol.errors import Corruption, Refused, RemoteFault, Unavailable
 from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Height, Txid
 from protocol.ledger_rows import Receipt, receipt_key
 from protocol.receipt_file import Finding
-from protocol.recovery import signed_recovery_of
+from protocol.recovery_block import signed_recovery_of
 from storage.ledger_store import LedgerStore
 
 _PREFIX_MIN = 4
@@ -121,33 +129,42 @@ class ReceiptProofs:
         return FinalityProof(self._store.genesis, changes, tuple(ancestors), without_unsigned(certificate))
 
     def changes(self, above: Height, below: Height) -> tuple[Change, ...]:
-        """Return every change of the configuration between two heights, with its certificate.
+        """Return every change of the configuration between two heights, with its certificate or the consents to it.
 
         Raises:
             Unavailable: one of the certificates is not here.
         """
         changes: list[Change] = []
+        uncertified: Height | None = None
         for height, configuration in self._store.configurations.set_below(below):
             if height <= above:
                 continue
             block = self._store.block(height)
-            if block.header.leader == ZERO:
+            if block.is_recovery:
                 # The block that begins an epoch is of no leader, and needs no certificate (ledger.md 7.4).
-                changes.append(signed_recovery_of(block))
+                changes.append(self._recovery(block, uncertified))
+                uncertified = None
                 continue
             certificate = self._certificate_at_or_above(height)
+            if uncertified is not None:
+                raise Unavailable(_without_certificate(uncertified))
             if certificate is None or certificate.height != height:
-                raise Unavailable(self._without_certificate(height))
-            changes.append(ConfigurationChange(without_unsigned(certificate), configuration))
+                uncertified = height
+            else:
+                changes.append(ConfigurationChange(without_unsigned(certificate), configuration))
+        if uncertified is not None:
+            raise Unavailable(_without_certificate(uncertified))
         return tuple(changes)
 
-    def _without_certificate(self, height: Height) -> str:
-        """Return why the change of a configuration cannot be shown, and what may help."""
-        known = self._store.configurations
-        above = [at for at, _ in known.set_below(Height(known.newest_height + 1)) if at > height]
-        if above and self._store.header(above[0]).leader == ZERO:
-            return (
-                f"configuration block {height} became final only by the recovery in block {above[0]}: no certificate of it "
-                "was ever made, and no receipt leads across it; compare this block's hash with other members instead"
-            )
-        return f"the certificate of configuration block {height} is not here; ask a member that was there"
+    def _recovery(self, block: Block, uncertified: Height | None) -> Step:
+        """Return what a block that begins an epoch proves, and with it the change below that has no certificate here."""
+        if uncertified is None:
+            return signed_recovery_of(block)
+        step = step_of(self._store, block)
+        if not isinstance(step, CrossingRecovery):
+            raise Unavailable(_without_certificate(uncertified))
+        return step
+
+
+def _without_certificate(height: Height) -> str:
+    return f"the certificate of configuration block {height} is not here; ask a member that was there"

@@ -4,8 +4,8 @@ A transaction is handed to the leader and watched for in our own applied blocks:
 what somebody told us. Whatever is not seen in time is handed over again; the ledger refuses a second copy.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Self
 
 import trio
 
@@ -31,14 +31,30 @@ _LEADER_POLL_MS = 50
 
 
 class Waiter:
-    """The receipts that one task waits for: those still missing, in the order they were asked for, and those here."""
+    """The receipts that one task waits for: those still missing, in the order they were asked for, and those here.
 
-    __slots__ = ("done", "missing", "receipts")
+    It is told of those that are applied while it is entered.
+    """
 
-    def __init__(self, txids: Iterable[Txid]) -> None:
+    __slots__ = ("_asked", "_waiting", "done", "missing", "receipts")
+
+    def __init__(self, txids: Iterable[Txid], waiting: "dict[Txid, list[Waiter]]") -> None:
         self.missing = dict.fromkeys(txids)
         self.receipts: dict[Txid, Receipt] = {}
         self.done = trio.Event()
+        self._asked = tuple(self.missing)
+        self._waiting = waiting
+
+    def __enter__(self) -> Self:
+        for txid in self._asked:
+            self._waiting.setdefault(txid, []).append(self)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for txid in self._asked:
+            others = [other for other in self._waiting.pop(txid, ()) if other is not self]
+            if others:
+                self._waiting[txid] = others
 
     def take(self, receipt: Receipt) -> None:
         """Take a receipt; the last one ends the waiting."""
@@ -70,20 +86,9 @@ class Receipts:
             for waiter in self._waiting.pop(receipt.txid, ()):
                 waiter.take(receipt)
 
-    @contextmanager
-    def expect(self, txids: Iterable[Txid]) -> Iterator[Waiter]:
-        """Collect the receipts of transactions that are applied here inside the block."""
-        waiter = Waiter(txids)
-        asked = tuple(waiter.missing)
-        for txid in asked:
-            self._waiting.setdefault(txid, []).append(waiter)
-        try:
-            yield waiter
-        finally:
-            for txid in asked:
-                others = [other for other in self._waiting.pop(txid, ()) if other is not waiter]
-                if others:
-                    self._waiting[txid] = others
+    def expect(self, txids: Iterable[Txid]) -> Waiter:
+        """Return what collects, while it is entered, the receipts of transactions that are applied here."""
+        return Waiter(txids, self._waiting)
 
 
 class Submitter:
@@ -138,10 +143,13 @@ class Submitter:
                 if receipt is not None:
                     waiter.take(receipt)
             deadline = trio.current_time() + timeout_ms / 1000
-            while waiter.missing and trio.current_time() < deadline:
-                with trio.CancelScope(deadline=deadline) as patience:
-                    await self._hand_over([raw[txid] for txid in waiter.missing])
-                    patience.deadline = min(deadline, trio.current_time() + _RESUBMIT_MS / 1000)
+            while waiter.missing and (now := trio.current_time()) < deadline:
+                left = [raw[txid] for txid in waiter.missing]
+                with trio.CancelScope(deadline=min(deadline, now + _RESUBMIT_MS / 1000)) as patience:
+                    if not self._is_handed_over(left):
+                        patience.deadline = deadline
+                        await self._hand_over(left)
+                        patience.deadline = min(deadline, trio.current_time() + _RESUBMIT_MS / 1000)
                     await waiter.done.wait()
         if waiter.missing:
             raise NotFinal(
@@ -173,6 +181,16 @@ class Submitter:
         """Return whether a transaction that is not final is in an ordered block, as far as is known here."""
         return self.standing.height_of(encoded(signed, self.ledger)[1]) is not None
 
+    def _is_handed_over(self, raw: list[bytes]) -> bool:
+        """Hand over what needs no waiting, and return whether that was done: nearly always it is."""
+        if len(raw) > _FORWARD_BATCH_MAX:
+            return False
+        try:
+            self._outbox.send_nowait(tuple(raw))
+        except trio.WouldBlock:
+            return False
+        return True
+
     async def _hand_over(self, raw: list[bytes]) -> None:
         for start in range(0, len(raw), _FORWARD_BATCH_MAX):
             await queue(self._outbox, tuple(raw[start : start + _FORWARD_BATCH_MAX]))
@@ -192,10 +210,15 @@ class Submitter:
             await self._forward(tuple(batch))
 
     async def _forward(self, batch: tuple[bytes, ...]) -> None:
+        until = trio.current_time() + _RESUBMIT_MS / 1000
+        is_taken = await self._is_taken(batch)
+        if is_taken:
+            return
         # A leader that changes or is away is looked for again until the submitter's own retry takes over.
-        with trio.move_on_after(_RESUBMIT_MS / 1000):
-            while not await self._is_taken(batch):
+        with trio.move_on_at(until):
+            while not is_taken:
                 await self._clock.sleep_ms(_LEADER_POLL_MS)
+                is_taken = await self._is_taken(batch)
 
     async def _is_taken(self, batch: tuple[bytes, ...]) -> bool:
         """Offer a batch to whoever leads; return whether offering the same bytes again would be of no use."""

@@ -39,6 +39,7 @@ class Ciphertext:
             disk=ports.disk,
             workers=ports.workers,
             clock=ports.clock,
+            pace=core.pace,
             check_room=check_room,
         )
         self.replication = Replication(
@@ -49,6 +50,7 @@ class Ciphertext:
             transport=ports.transport,
             workers=ports.workers,
             clock=ports.clock,
+            pace=core.pace,
         )
         self.retrieval = Retrieval(
             network=core.network,

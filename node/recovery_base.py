@@ -12,11 +12,18 @@ from node.verification import Verification
 from protocol import codec, limits, recovery
 from protocol.block import Block, Header, header_hash
 from protocol.catchup import BlocksFrom, Position, Run
+from protocol.change_proof import CrossingRecovery, Step
 from protocol.errors import Corruption, Invalid, Refused, RemoteFault, Unavailable
 from protocol.finality import Certificate, CommitVote, cast_vote, check_certificate
 from protocol.identifiers import ZERO, Height, NodeId
 from protocol.raft.state import HardState
-from protocol.recovery import FreezeStatement, SignedRecovery, check_freeze
+from protocol.recovery import FreezeStatement, Recovery, RecoverySignature, SignedRecovery, check_freeze
+from protocol.recovery_block import (
+    configuration_set_by,
+    earlier_consents_of,
+    recovery_block,
+    signed_recovery_of,
+)
 from protocol.signing import SigningKey
 from storage.ledger_store import LedgerStore
 
@@ -103,7 +110,7 @@ class Freezer:
                 raise Invalid(
                     f"its certificate is of configuration block {height}, which is not final here yet"
                 )
-            following = recovery.configuration_set_by(store.block(height))
+            following = configuration_set_by(store.block(height))
         check_certificate(certificate, store.network, store.configuration_at(height), following)
 
     def floor(self) -> Header:
@@ -121,6 +128,16 @@ def recovery_above(store: LedgerStore, epoch: int) -> Block | None:
     return next((block for block in blocks if block.header.epoch > epoch), None)
 
 
+def step_of(store: LedgerStore, block: Block) -> Step:
+    """Return what a stored block that begins an epoch proves, with the change below its base if there are consents to that."""
+    signed, earlier = signed_recovery_of(block), earlier_consents_of(block)
+    if not earlier:
+        return signed
+    height, configuration = store.configurations.set_below(block.height)[-1]
+    headers = tuple(store.header(Height(at)) for at in range(height, block.height))
+    return CrossingRecovery(headers, configuration, earlier, signed)
+
+
 class Reach:
     """Brings this member to the base of a recovery, and beyond."""
 
@@ -134,13 +151,13 @@ class Reach:
         self.lock = trio.Lock()
         """Held by whoever begins an epoch: an operator's command, or the watch."""
 
-    def check(self, signed: SignedRecovery) -> None:
+    def check(self, step: Recovery) -> None:
         """Check what can be known of a consented recovery before this member stands still.
 
         Raises:
             Refused: what is final here stands against it.
         """
-        step, mark = signed.recovery, self._applier.mark
+        mark = self._applier.mark
         if step.epoch <= self._store.epochs.current:
             raise Refused(f"epoch {self._store.epochs.current} has begun here already, by another recovery")
         newest = self._newest_certificate()
@@ -158,15 +175,15 @@ class Reach:
         tip = self._store.tip_height()
         return self._store.certificate_at_or_above(tip) or self._store.certificate(tip)
 
-    async def begin_epoch(self, signed: SignedRecovery) -> None:
-        """Apply the blocks up to the base and the one that begins the epoch.
+    async def begin_epoch(self, signed: SignedRecovery, earlier: tuple[RecoverySignature, ...] = ()) -> None:
+        """Apply the blocks up to the base and the one that begins the epoch; `earlier` as in `recovery_block`.
 
         Raises:
             Refused: the plan does not fit the blocks up to the base.
             Unavailable: these are on no member that answers.
         """
         run = await self._reached(signed.recovery.base_height, signed.recovery.base_hash)
-        block = recovery.recovery_block(signed, run.tip.header, run.tip.frontier)
+        block = recovery_block(signed, run.tip.header, run.tip.frontier, earlier)
         try:
             run.extend((block,))
         except RemoteFault as fault:

@@ -10,16 +10,17 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import trio
 
 from node.card_file import parse_card
 from node.core import Core
 from node.recovery_base import Freezer, Reach
-from node.recovery_file import Collected, Consent, Plan, file_text, parse_file, signed_plan
-from protocol import codec, governance, limits
+from node.recovery_file import Collected, Consent, Plan, file_text, parse_file
+from node.recovery_plan import Custodian, Document, checked, plan_document
+from node.recovery_watch import follow_certified
+from protocol import codec, limits
 from protocol.block import Header, config_hash_above
 from protocol.configuration import Configuration, Member, recovery_fault
 from protocol.errors import CarechainError, Invalid, Refused, RemoteFault, Unavailable
@@ -28,33 +29,25 @@ from protocol.recovery import (
     Base,
     FreezeStatement,
     Recovery,
+    RecoverySignature,
     SignedRecovery,
-    check_recovery,
-    configuration_set_by,
-    consent,
-    consents_needed,
     find_base,
-    is_step_from,
-    signed_recovery_of,
 )
-from protocol.signing import SigningKey
+from protocol.recovery_block import configuration_set_by, signed_recovery_of
 
 FREEZE_CHANNEL = "freeze"
-Document = dict[str, Any]
 _ASK_MS = 3_000
-GovernanceKey = Callable[[Configuration], SigningKey]
-"""Returns this facility's governance key that a configuration names, or raises Refused."""
 
 
 class RecoveryDesk:
     """What the routes call `recovery`."""
 
-    def __init__(self, core: Core, governance_key: GovernanceKey, freezer: Freezer, reach: Reach) -> None:
+    def __init__(self, core: Core, custodian: Custodian, freezer: Freezer, reach: Reach) -> None:
         self._core = core
         self._store = core.store
         self._network = core.network
         self._me = core.ports.transport.me
-        self._governance_key = governance_key
+        self._custodian = custodian
         self._freezer = freezer
         self._reach = reach
 
@@ -203,7 +196,7 @@ class RecoveryDesk:
         if not heard:
             raise Refused("no freeze statement is given; run carechain recover collect first")
         base = self._base(heard.values())
-        before = self._configuration_above(base.header)
+        before, earlier = self._configurations_at(base.header)
         lost_nodes = {before.find(text).node for text in lost}
         gone_nodes = {before.find(text).node for text in gone}
         after = self._after(before, lost_nodes | gone_nodes, cards)
@@ -223,7 +216,7 @@ class RecoveryDesk:
             base.discarded,
             reason,
         )
-        plan = Plan(self._network, before, recovery)
+        plan = Plan(self._network, before, recovery, earlier)
         return {"plan": file_text(plan), **plan_document(plan)}
 
     def _after(self, before: Configuration, leaving: set[NodeId], cards: Iterable[str]) -> Configuration:
@@ -242,27 +235,28 @@ class RecoveryDesk:
             raise Refused(f"{fault}; name with --lost and --gone who is no longer there")
         return after
 
-    def _configuration_above(self, base: Header) -> Configuration:
+    def _configurations_at(self, base: Header) -> tuple[Configuration, Configuration | None]:
+        """Return the configuration in force above the base, and the one before where no certificate of the change is here."""
         wanted = config_hash_above(base)
         known = self._store.configurations.by_digest().get(wanted)
         if known is not None:
-            return known
+            return known, None
         for block in self._store.blocks(Height(self._store.applied().height + 1), self._store.tip_height()):
             if block.header.next_config_hash == wanted:
-                return configuration_set_by(block)
+                return configuration_set_by(block), self._store.configuration
         raise Refused(
             "the base stands above a configuration that is not here; run this at the member that holds the highest block"
         )
 
-    def sign(self, plan: str) -> Document:
-        """Return this organisation's consent to a plan.
+    def sign(self, plan: str, *, instead_of: str | None = None) -> Document:
+        """Return this organisation's consent to a plan; `instead_of` as in `Custodian.consent`.
 
         Raises:
-            Refused: the plan does not hold, or its configuration does not name this facility's governance key.
+            Refused: the plan does not hold, or as `Custodian.consent`.
         """
         parsed = parse_file(plan, Plan, self._network)
         self._check_time(parsed.recovery)
-        return signed_consent(parsed, self._governance_key, self._me)
+        return self._custodian.consent(parsed, instead_of=instead_of)
 
     def _check_time(self, recovery: Recovery) -> None:
         ahead_ms = recovery.time_ms - self._core.ports.clock.now_ms()
@@ -283,16 +277,15 @@ class RecoveryDesk:
         """
         parsed = parse_file(plan, Plan, self._network)
         signatures = [parse_file(text, Consent, self._network) for text in consents]
-        signed = signed_plan(parsed, signatures)
         try:
-            check_recovery(signed, self._network, parsed.before)
+            signed, earlier = checked(parsed, signatures)
         except Invalid as fault:
             raise Refused(str(fault)) from None
         async with self._reach.lock:
             if not self._is_applied(signed):
                 self._check_time(parsed.recovery)
-                self._reach.check(signed)
-                await self._begin(signed)
+                self._reach.check(signed.recovery)
+                await self._begin(parsed, signed, earlier)
                 self._core.ports.log.warning(
                     "a new epoch has begun after the loss of a majority",
                     epoch=signed.recovery.epoch,
@@ -301,17 +294,33 @@ class RecoveryDesk:
         document = plan_document(parsed)
         return {**document, "height": self._store.applied().height}
 
-    async def _begin(self, signed: SignedRecovery) -> None:
+    async def _begin(
+        self, plan: Plan, signed: SignedRecovery, earlier: tuple[RecoverySignature, ...]
+    ) -> None:
         standstill = self._core.standstill
         was_frozen = standstill.is_frozen
         await standstill.freeze()
         try:
-            await self._reach.begin_epoch(signed)
+            if not earlier and not self._is_final(plan.before):
+                # Whoever made the plan has the certificate of the change that leads to it.
+                await follow_certified(self._core, lambda: self._is_final(plan.before))
+                if not self._is_final(plan.before):
+                    raise Refused(
+                        "nobody that answers has the certificate of the change of members below the base; connect one that has "
+                        "it, or propose again at this member: those before the change consent as well then"
+                    )
+            if not self._is_applied(
+                signed
+            ):  # others may have been quicker, and what was followed leads beyond
+                await self._reach.begin_epoch(signed, earlier)
         except CarechainError:
             if not was_frozen:
                 await standstill.thaw()  # unless somebody has asked meanwhile: then it stays as it is
             raise
         standstill.begin_epoch()
+
+    def _is_final(self, configuration: Configuration) -> bool:
+        return configuration.digest in self._store.configurations.by_digest()
 
     def _is_applied(self, signed: SignedRecovery) -> bool:
         height = Height(signed.recovery.base_height + 1)
@@ -334,48 +343,6 @@ class RecoveryDesk:
 
     def _name(self, node: NodeId) -> str:
         return self._store.configurations.name_ever(node)
-
-
-def signed_consent(plan: Plan, governance_key: GovernanceKey, me: NodeId) -> Document:
-    """Return the consent of the organisation `me` to a plan; for that its key store is enough.
-
-    Raises:
-        Refused: the plan is none that could be applied, the configuration that it starts from does not name its governance
-            key, or it has no say.
-    """
-    fault = recovery_fault(plan.before, plan.recovery.configuration)
-    if fault is not None or not is_step_from(plan.recovery, plan.before):
-        raise Refused("the plan does not lead from the configuration that it shows; ask for another one")
-    if me in plan.recovery.lost or me not in plan.before.signers:
-        raise Refused(
-            "the consent of this facility would not count: it is declared lost, or neither voter nor witness"
-        )
-    signature = consent(governance_key(plan.before), plan.network, plan.recovery, me)
-    return {"consent": file_text(Consent(plan.network, signature)), **plan_document(plan)}
-
-
-def plan_document(plan: Plan) -> Document:
-    """Return what a plan says, as it is shown to whoever is to sign it."""
-    recovery, before = plan.recovery, plan.before
-    after = recovery.configuration
-    left = {member.node for member in after.members}
-    name = {member.node: member.name for member in before.members}
-    return {
-        "epoch": recovery.epoch,
-        "base_height": recovery.base_height,
-        "base": recovery.base_hash.hex(),
-        "time_ms": recovery.time_ms,
-        "lost": sorted(name[node] for node in recovery.lost),
-        "leaving": sorted(name[node] for node in name if node not in left),
-        "joining": sorted(one.name for one in after.members if one.node not in name),
-        "discarded": [digest.hex() for digest in recovery.discarded],
-        "reason": recovery.reason,
-        "consents_needed": consents_needed(recovery, before),
-        "may_sign": sorted(name[node] for node in before.signers if node not in recovery.lost),
-        "risk": governance.change_risk(before, after),
-        "before": asdict(governance.Standing.of(before)),
-        "after": asdict(governance.Standing.of(after)),
-    }
 
 
 def _certified(statement: FreezeStatement) -> Height:

@@ -6,7 +6,6 @@ JSON that shows what it is, with the value itself as base64 of its canonical enc
 import base64
 import binascii
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -15,7 +14,7 @@ from protocol.codec import Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Malformed, Refused
 from protocol.identifiers import NetworkId
-from protocol.recovery import FreezeStatement, Recovery, RecoverySignature, SignedRecovery
+from protocol.recovery import FreezeStatement, Recovery, RecoverySignature
 
 T = TypeVar("T", "Collected", "Plan", "Consent")
 
@@ -36,20 +35,26 @@ class Collected:
 @wire("recovery-plan")
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `recover propose` writes: the step that organisations consent to, and the configuration it starts from."""
+    """What `recover propose` writes: the step that organisations consent to, and the configuration it starts from.
+
+    `earlier` is the one before that, if nobody is known to have a certificate of the block between: its organisations have
+    to consent too.
+    """
 
     network: NetworkField
     before: Configuration
     recovery: Recovery
+    earlier: Configuration | None
 
 
 @wire("recovery-consent")
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What `recover sign` writes: one organisation's consent to a plan."""
+    """What `recover sign` writes: one organisation's consent to a plan, as one of `before` and as one of `earlier`."""
 
     network: NetworkField
-    signature: RecoverySignature
+    signature: RecoverySignature | None
+    earlier: RecoverySignature | None
 
 
 def file_text(value: Collected | Plan | Consent) -> str:
@@ -80,9 +85,3 @@ def parse_file(text: str, kind: type[T], network: NetworkId) -> T:
     if value.network != network:
         raise Refused(f"the {what} is of network {value.network.hex()[:16]}, and this one is another")
     return value
-
-
-def signed_plan(plan: Plan, consents: Iterable[Consent]) -> SignedRecovery:
-    """Return a plan with the consents to it, as the recovery block holds them; each organisation's once."""
-    by_node = {one.signature.node: one.signature for one in consents}
-    return SignedRecovery(plan.recovery, tuple(by_node[node] for node in sorted(by_node)))

@@ -5,24 +5,27 @@ configuration that is known here, never for who shows it. Who holds final blocks
 what is final stays, its operator is told, and the two histories are for people to judge.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
 from node.core import Core
-from node.recovery_base import Reach, recovery_above
+from node.recovery_base import Reach, recovery_above, step_of
 from protocol import codec
+from protocol.change_proof import CrossingRecovery, InForce, Step, follow, recovery_of
 from protocol.codec import wire
 from protocol.errors import CarechainError, Invalid, Refused, Unavailable
 from protocol.identifiers import Height, NodeId
-from protocol.recovery import SignedRecovery, check_recovery, signed_recovery_of
+from protocol.recovery import RecoverySignature, SignedRecovery
+from protocol.recovery_block import signed_recovery_of
 
 CHANNEL = "recovery"
 _LOOK_MS = 500
 _ASK_AGAIN_LOOKS = 60
 _ASK_MS = 3_000
 _FOLLOW_S = 20.0
-"""So long certified blocks of the new epoch are awaited at a time: its quorum may need this very member, by its operator's word."""
+"""So long certified blocks are awaited at a time: the quorum of a new epoch may need this very member, by its operator's word."""
 
 
 @wire("recovery-above")
@@ -48,7 +51,7 @@ class RecoveryWatch:
 
     async def _answer(self, _peer: NodeId, body: bytes) -> bytes:
         following = recovery_above(self._store, codec.decode(body, RecoveryAbove).epoch)
-        return codec.encode(signed_recovery_of(following)) if following is not None else b""
+        return codec.encode(step_of(self._store, following)) if following is not None else b""
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -73,50 +76,48 @@ class RecoveryWatch:
         except CarechainError as reason:
             self._core.ports.log.debug("no word of a new epoch", peer=node.hex()[:16], reason=str(reason))
 
-    async def _asked_of(self, node: NodeId, epoch: int) -> SignedRecovery | None:
+    async def _asked_of(self, node: NodeId, epoch: int) -> Step | None:
         request = codec.encode(RecoveryAbove(epoch))
         answer = await self._core.ports.transport.call(node, CHANNEL, request, timeout_ms=_ASK_MS)
-        return codec.decode(answer, SignedRecovery) if answer else None
+        return codec.decode_union(answer, SignedRecovery | CrossingRecovery) if answer else None
 
-    def _compare(self, theirs: SignedRecovery) -> None:
+    def _compare(self, theirs: Step) -> None:
         """Tell the operator when others have begun the present epoch in another way: organisations have signed two plans.
 
         Raises:
             Invalid: not enough of them have, as far as can be known here.
         """
-        epoch, step = self._store.epochs.current, theirs.recovery
+        epoch, step = self._store.epochs.current, recovery_of(theirs)
         began = recovery_above(self._store, epoch - 1)
         if began is None or step.epoch != epoch or step == signed_recovery_of(began).recovery:
             return
-        known = Height(min(step.base_height + 1, began.height))
-        check_recovery(theirs, self._store.network, self._store.configuration_at(known))
+        self._check(theirs, epoch=began.header.epoch - 1, below=began.height)
         self._tell(epoch, f"it has begun the epoch by another plan, at block {began.height}")
 
-    async def hear(self, signed: SignedRecovery) -> None:
+    async def hear(self, consented: Step) -> None:
         """Take the step into a later epoch, if enough organisations consent to it, or tell the operator why not.
 
         Raises:
             Invalid: they do not, as far as can be known here.
         """
-        step = signed.recovery
+        step = recovery_of(consented)
         if step.epoch <= self._store.epochs.current:
             return
-        known = Height(min(step.base_height, self._store.applied().height) + 1)
-        check_recovery(signed, self._store.network, self._store.configuration_at(known))
+        self._check(consented)
         async with self._reach.lock:
             try:
-                self._reach.check(signed)
+                self._reach.check(step)
             except Refused as conflict:
                 self._tell(step.epoch, str(conflict))
                 return
             await self._core.standstill.freeze()
             try:
-                await self._reach.begin_epoch(signed)
+                await self._reach.begin_epoch(*_consents(consented))
             except (Refused, Unavailable):
                 # Too far away, or above configurations that are not here: certified blocks lead there.
-                await self._follow()
+                await follow_certified(self._core, lambda: not self._core.standstill.is_frozen)
             if self._core.standstill.is_frozen:
-                await self._doubt(signed)
+                await self._doubt(consented)
                 return  # asked again in a while; until then the operator may apply it
             self._core.standstill.begin_epoch()
         self._core.ports.log.warning(
@@ -125,28 +126,33 @@ class RecoveryWatch:
             height=step.base_height + 1,
         )
 
-    async def _doubt(self, signed: SignedRecovery) -> None:
+    def _check(self, consented: Step, *, epoch: int | None = None, below: Height | None = None) -> None:
+        """Check that enough organisations consent to a step out of an epoch, from what is final below a height: the applied one.
+
+        Raises:
+            Invalid: they do not, as far as can be known here.
+        """
+        store, step = self._store, recovery_of(consented)
+        known = min(step.base_height + 1, below or store.applied().height + 1)
+        final = ((Height(0), store.genesis), *store.configurations.set_below(Height(known)))
+        height, configuration = final[-1]
+        if isinstance(consented, CrossingRecovery) and step.before == configuration.digest:
+            consented = consented.signed  # the change is final here
+        epoch = store.epochs.current if epoch is None else epoch
+        follow(InForce(store.network, configuration, height, epoch), (consented,))
+
+    async def _doubt(self, consented: Step) -> None:
         """Take part again when what was learnt meanwhile speaks against a recovery: it would not have been believed.
 
         Its base may lie below what is final by now, or above a configuration whose organisations have not consented.
         """
-        step, store = signed.recovery, self._store
-        known = Height(min(step.base_height, store.applied().height) + 1)
+        step = recovery_of(consented)
         try:
-            check_recovery(signed, store.network, store.configuration_at(known))
-            self._reach.check(signed)
+            self._check(consented)
+            self._reach.check(step)
         except (Invalid, Refused) as conflict:
             if await self._core.standstill.thaw():
                 self._tell(step.epoch, str(conflict))
-
-    async def _follow(self) -> None:
-        core = self._core
-        with trio.move_on_after(_FOLLOW_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(core.follower.run)
-                while core.standstill.is_frozen:
-                    await core.applier.height.wait_above(core.applier.height.value)
-                nursery.cancel_scope.cancel()
 
     def _tell(self, epoch: int, why: str) -> None:
         standstill = self._core.standstill
@@ -158,3 +164,17 @@ class RecoveryWatch:
             f"others have begun epoch {epoch} after the loss of a majority, and this member does not follow: {why}; "
             "keep this home as it is, and let people judge"
         )
+
+
+def _consents(step: Step) -> tuple[SignedRecovery, tuple[RecoverySignature, ...]]:
+    return (step.signed, step.earlier) if isinstance(step, CrossingRecovery) else (step, ())
+
+
+async def follow_certified(core: Core, is_there: Callable[[], bool]) -> None:
+    """Apply certified blocks of others while this member stands still, until it is there, or for a while."""
+    with trio.move_on_after(_FOLLOW_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(core.follower.run)
+            while not is_there():
+                await core.applier.height.wait_above(core.applier.height.value)
+            nursery.cancel_scope.cancel()

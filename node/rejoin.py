@@ -19,9 +19,9 @@ import trio
 from node.applier import AppliedHeight
 from node.event_log import EventLog
 from node.ports import Clock, Entropy, PeerTransport
-from node.recall import Questions
 from node.receipts import CHANNEL as SUBMIT
 from node.receipts import VALID_MS
+from node.watermark import Questions
 from protocol import codec
 from protocol.errors import CarechainError
 from protocol.finality import Certificate

@@ -9,6 +9,7 @@ is still missing then is left to the background (`node/repair.py`), so that one 
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -16,6 +17,7 @@ import trio
 from node.chunk_holder import ChunkHolder
 from node.pacing import Pace
 from node.ports import Clock, PeerTransport, Workers
+from node.send_window import SendWindow
 from protocol import chunk_exchange as exchange
 from protocol import codec, limits, placement
 from protocol.envelope import envelope_hash
@@ -29,7 +31,6 @@ from storage.ledger_store import LedgerStore
 T = TypeVar("T")
 
 _CALL_MS = 20_000
-_MESSAGES_IN_FLIGHT = limits.CHUNKS_IN_FLIGHT_PER_PEER * limits.CHUNK_BYTES_MAX // exchange.PUT_BYTES_MAX
 _ROUNDS_MAX = 3
 """Push, confirm: a holder that still lacks chunks after this many rounds is broken or full."""
 _BEHIND_RETRIES = 20
@@ -62,6 +63,7 @@ class Replication:
         transport: PeerTransport,
         workers: Workers,
         clock: Clock,
+        pace: Pace,
     ) -> None:
         self._network = network
         self._ledger = ledger
@@ -70,7 +72,8 @@ class Replication:
         self._transport = transport
         self._workers = workers
         self._clock = clock
-        self._pace = Pace(ledger, clock)
+        self._pace = pace
+        self._windows: dict[NodeId, SendWindow] = {}  # one for each member that ever stored
 
     async def confirm(
         self, records: Sequence[exchange.PlacedChunks], *, fresh: bool, tally: Tally | None = None
@@ -228,32 +231,54 @@ class Replication:
         return answers
 
     async def _put(self, node: NodeId, cids: tuple[Cid, ...], tally: Tally, *, is_hashed: bool) -> None:
-        """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage."""
-        waiting = deque(cids)
+        """Send chunks, a few messages in flight; each is answered once it is on the other's stable storage.
 
-        async def sender() -> None:
-            while body := await self._workers.run(self._message, waiting, is_hashed):
+        Where transactions come it is one at a time: what has left cannot give way any more.
+        """
+        window = self._windows.setdefault(node, SendWindow(limits.CHUNKS_IN_FLIGHT_PER_PEER))
+        waiting = deque(cids)
+        answered = trio.Event()
+
+        async def sender(number: int) -> None:
+            nonlocal answered
+            while waiting:
+                if number >= (window.size if self._pace.is_quiet() else 1):
+                    await answered.wait()  # the first sender is at work as long as anything waits
+                    continue
                 began_ms = self._clock.now_ms()
-                raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
-                codec.decode(raw, exchange.Stored)
-                tally.count += 1
+                if body := await self._workers.run(self._message, waiting, is_hashed):
+                    await self._send(node, body, window)
+                    tally.count += 1
                 if waiting:
                     await self._pace.rest(self._clock.now_ms() - began_ms)
+                answered.set()
+                answered = trio.Event()
 
-        await _both([sender] * _MESSAGES_IN_FLIGHT)
+        await _both([partial(sender, number) for number in range(limits.CHUNKS_IN_FLIGHT_PER_PEER)])
+
+    async def _send(self, node: NodeId, body: bytes, window: SendWindow) -> None:
+        began_ms, alone = self._clock.now_ms(), window.sent()
+        try:
+            raw = await self._transport.call(node, exchange.CHUNKS_CHANNEL, body, timeout_ms=_CALL_MS)
+            codec.decode(raw, exchange.Stored)
+        except BaseException:
+            window.lost()
+            raise
+        window.answered(self._clock.now_ms() - began_ms, alone=alone)
 
     def _message(self, waiting: deque[Cid], is_hashed: bool) -> bytes:
-        """Take the next chunks and return the message that carries them; empty when none wait."""
+        """Take a large chunk, or small ones of as many bytes, and return the message of them; empty when none wait."""
         chunks: list[bytes] = []
-        room = exchange.PUT_BYTES_MAX
-        while room > 0 and len(chunks) < exchange.SMALL_CHUNKS_PER_MESSAGE_MAX:
+        size = 0
+        # The last one may be as large as any.
+        room = exchange.PUT_BYTES_MAX - limits.CHUNK_BYTES_MAX
+        while size < room and len(chunks) < exchange.SMALL_CHUNKS_PER_MESSAGE_MAX:
             try:
                 cid = waiting.popleft()  # of a list that two senders share, each in a thread of its own
             except IndexError:
                 break
             chunks.append(self._chunk(cid, is_hashed=is_hashed))
-            # The last one may be as large as any: only then may another be taken.
-            room = room - len(chunks[-1]) if room - len(chunks[-1]) >= limits.CHUNK_BYTES_MAX else 0
+            size += len(chunks[-1])
         return codec.encode_large(exchange.PutChunks(tuple(chunks))) if chunks else b""
 
     def _chunk(self, cid: Cid, *, is_hashed: bool) -> bytes:

@@ -14,6 +14,7 @@ import trio
 from node.event_log import EventLog
 from node.framing import (
     BODY_BYTES_MAX,
+    FETCH_BYTES_MAX,
     TEXT_CHARACTERS_MAX,
     Answer,
     Call,
@@ -49,6 +50,7 @@ class _InHand:
 
     calls: int = 0
     body_bytes: int = 0
+    fetches: int = 0
 
 
 class RequestServer:
@@ -70,6 +72,7 @@ class RequestServer:
         self._stream_handlers: dict[str, StreamHandler] = {}
         self._inboxes: dict[str, MailChannel] = {}
         self._in_hand: dict[NodeId, _InHand] = {}
+        self._conversations: set[tuple[int, str]] = set()
 
     def serve(self, channel: str, handler: CallHandler) -> None:
         """Answer calls on a channel. Raises LocalFault when it has a handler."""
@@ -100,6 +103,18 @@ class RequestServer:
             Malformed, Invalid: the peer broke the protocol.
             BrokenResourceError: the stream was reset.
         """
+        # Each may keep a message of 20 MiB that is not complete, and 64 MiB of answers: of these, a peer has one a protocol.
+        if (place := stream.place) in self._conversations:
+            raise Invalid("a second stream of one protocol")
+        self._conversations.add(place)
+        try:
+            await self._converse(node, stream, hello, greet)
+        finally:
+            self._conversations.remove(place)
+
+    async def _converse(
+        self, node: NodeId, stream: Stream, hello: Hello, greet: Callable[[NodeId, Hello], None]
+    ) -> None:
         outbox, buffer, greeted = Outbox(), FrameBuffer(), False
         await stream.write(frame(hello))
         async with trio.open_nursery() as nursery:
@@ -139,22 +154,24 @@ class RequestServer:
         handler = self._handlers.get(call.channel)
         in_hand = self._in_hand.setdefault(node, _InHand())
         if not self._may(node, call.channel):
-            nursery.start_soon(outbox.put, frame(Failure(call.request, False, _MEMBERS_ONLY)))
+            self._refuse(outbox, Failure(call.request, False, _MEMBERS_ONLY))
         elif handler is None:
-            nursery.start_soon(
-                outbox.put, frame(Failure(call.request, True, "nobody serves this channel yet"))
-            )
+            self._refuse(outbox, Failure(call.request, True, "nobody serves this channel yet"))
         elif (
             in_hand.calls >= limits.CALLS_IN_HAND_PER_PEER_MAX
             or in_hand.body_bytes + len(call.body) > limits.CALL_BYTES_IN_HAND_PER_PEER_MAX
         ):
             self._count("calls_refused_busy")
-            if not outbox.offer(frame(Failure(call.request, True, "busy"))):
-                self._count("answers_dropped")
+            self._refuse(outbox, Failure(call.request, True, "busy"))
         else:
             in_hand.calls += 1
             in_hand.body_bytes += len(call.body)
             nursery.start_soon(self._answer, handler, node, call, in_hand, outbox)
+
+    def _refuse(self, outbox: Outbox, failure: Failure) -> None:
+        # Not waited with: a peer that asks and reads no answers would have a task of ours for each.
+        if not outbox.offer(frame(failure)):
+            self._count("answers_dropped")
 
     async def _answer(
         self, handler: CallHandler, node: NodeId, call: Call, in_hand: _InHand, outbox: Outbox
@@ -192,12 +209,20 @@ class RequestServer:
         if fetch.network != self._network:
             raise Invalid("a fetch of another network")
         handler = self._stream_handlers.get(fetch.channel)
+        in_hand = self._in_hand.setdefault(node, _InHand())
         if not self._may(node, fetch.channel):
             await stream.write(frame(Failure(0, False, _MEMBERS_ONLY)))
         elif handler is None:
             await stream.write(frame(Failure(0, True, "nobody serves this channel yet")))
+        elif in_hand.fetches >= limits.FETCHES_IN_HAND_PER_PEER_MAX:
+            self._count("fetches_refused_busy")
+            await stream.write(frame(Failure(0, True, "busy")))
         else:
-            await self._send_pieces(handler(node, fetch.body), fetch.channel, stream)
+            in_hand.fetches += 1
+            try:
+                await self._send_pieces(handler(node, fetch.body), fetch.channel, stream)
+            finally:
+                in_hand.fetches -= 1
         self._log.debug("fetch served", peer=peer_id(node), channel=fetch.channel)
         await stream.finish()
         # A stream half open stays in yamux's tables as long as the connection: wait for the other half, not for ever.
@@ -229,7 +254,7 @@ class RequestServer:
 
 
 async def _read_fetch(stream: Stream) -> Fetch:
-    buffer = FrameBuffer()
+    buffer = FrameBuffer(FETCH_BYTES_MAX)
     while data := await stream.read():
         for piece in buffer.feed(data):
             return decode(piece, Fetch)

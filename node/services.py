@@ -24,7 +24,7 @@ Calls that the routes make, by field:
               await set_recovery_key(public, passphrase)
     erasures  await erase(record, only=, listed=, wallet=)
     receipts  await make(transaction, told=) -> a receipt's bytes, what they prove, and the verdict
-    recovery  await collect(files, freeze=) · propose(files, lost=, gone=, cards=, reason=) · sign(plan)
+    recovery  await collect(files, freeze=) · propose(files, lost=, gone=, cards=, reason=) · sign(plan, instead_of=)
               await apply(plan, consents) · await cancel()
     updates   make(since) -> (height, bytes)
     foreign   networks() · await add(genesis, policy) · await update(data) · await confirm(network, hash)

@@ -12,6 +12,7 @@ from node.grant_watcher import GrantWatcher
 from node.handover import Handover, PatientDesk
 from node.held_grants import HeldGrants
 from node.identity import Identity
+from node.pacing import NoticedDisk
 from node.patients import Patients
 from node.queued_grants import QueuedGrants
 from node.revocation import Revocation
@@ -31,7 +32,7 @@ class Custody:
         ports = core.ports
         self.attachments = Attachments(
             EnvelopeStore(stores.rows),
-            ports.disk,
+            NoticedDisk(ports.disk, core.pace),
             ports.transport,
             lambda: core.store.configuration.storing,
             check_room,

@@ -112,9 +112,16 @@ class StagedRecord:
 class Staging:
     """Stores the chunks of one upload as they come. `run` beside the task that seals; then `finish`, or `drop`."""
 
-    def __init__(self, writer: ChunkWriter, check_room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        writer: ChunkWriter,
+        check_room: Callable[[], None],
+        batch_bytes: Callable[[], int] = lambda: BATCH_BYTES,
+    ) -> None:
+        """`batch_bytes` says how much to gather for one durable write now: others wait for the disk meanwhile."""
         self._writer = writer
         self._check_room = check_room
+        self._batch_bytes = batch_bytes
         self._pending: list[SealedChunk] = []
         self._pending_bytes = 0
         self._stored: list[Cid] = []
@@ -153,7 +160,7 @@ class Staging:
         for chunk in chunks:
             self._pending.append(chunk)
             self._pending_bytes += len(chunk.data)
-            if self._pending_bytes >= BATCH_BYTES:
+            if self._pending_bytes >= self._batch_bytes():
                 await self._send.send(self._taken())
                 self._raise_failure()
 

@@ -34,12 +34,14 @@ class Machine:
 
     `free_bytes` are those of the disk, `payload_file_bytes` those of the files in which chunks lie, `levels` those of each database.
     `check_quota` raises StorageFull where no more records may be stored, and `check_room_to_mend` where a damaged ledger database could not be made anew beside itself.
+    `damaged_ledger_files` are its files in which bytes are damaged though every row can be read (`storage.file_check`).
     """
 
     is_disk_full: Callable[[], bool]
     free_share: Callable[[], float]
     network_problems: Callable[[], tuple[str, ...]]
     check_room_to_mend: Callable[[], None] = lambda: None
+    damaged_ledger_files: Callable[[], tuple[str, ...]] = tuple
     check_quota: Callable[[], None] = lambda: None
     free_bytes: Callable[[], int] = lambda: 0
     payload_file_bytes: Callable[[], int] = lambda: 0
@@ -154,7 +156,7 @@ class StatusReporter:
         role = self._role()
         text = {
             "candidate": "this facility is no member yet: it follows, and waits for the ballots on its card",
-            "removed": "this facility has been let go by ballot: it keeps what it holds, and has parted from the others; if it is taken in again, start it again",
+            "removed": "this facility has been let go by ballot: it keeps what it holds, and has parted from the others; every few minutes it asks whether it was taken in again",
             "suspended": "this facility is suspended by ballot: it follows, and may neither add nor read records",
         }.get(role)
         return [_problem(role, text)] if text is not None else []
@@ -191,7 +193,8 @@ class StatusReporter:
                 _problem(
                     "rejoining",
                     "the ledger was rebuilt, or lacks its end; this voter signs nothing until it has caught up and the "
-                    "others have certified that it begins anew: nothing to do but to wait, and see that they run",
+                    "others have certified that it begins anew: nothing to do but to wait, and see that they run; when a majority "
+                    "has lost its ledgers at once, only a recovery helps (carechain recover collect)",
                 )
             )
         twins = [name(node) for node in core.tips.twins()]

@@ -3,7 +3,7 @@
 Work goes to the worker threads in small portions, so that the node goes on and can be stopped meanwhile.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -32,11 +32,15 @@ _ROW_BYTES_PER_TURN = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One database, with its name and the command that makes it anew."""
+    """One database, with its name and the command that makes it anew.
+
+    `damaged_files` names those in which bytes are damaged though every row can be read (`storage.file_check`).
+    """
 
     name: str
     rows: KeyValue
     rebuild: str
+    damaged_files: Callable[[], tuple[str, ...]] = tuple
 
 
 class StoreAudit:
@@ -159,7 +163,7 @@ class StoreAudit:
             while True:
                 read, last = await self._workers.run(_walk, database.rows, start)
                 if not read:
-                    return
+                    break
                 done += read
                 start = last + b"\0"
                 yield done
@@ -168,6 +172,11 @@ class StoreAudit:
             found = await self._workers.run(scrub.verify_rows, database.rows, database.name, database.rebuild)
             for problem in found:
                 problems.add(problem.sentence)
+        for file in await self._workers.run(database.damaged_files):
+            self._damage.tell()
+            problems.add(
+                f"database {database.name}: {file} holds damaged bytes, though every row can be read"
+            )
 
     @staticmethod
     def _portion(things: Iterator[T], count: int, problems: Problems, what: str) -> list[T]:

@@ -22,6 +22,11 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     returned then too, and the next checkpoint raises.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
+    return await finish_in_thread(function)
+
+
+async def finish_in_thread(function: Callable[[], T]) -> T:
+    """Do the same, also for a caller that is cancelled already."""
     task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
 
     def deliver(result: "Outcome[T]") -> None:

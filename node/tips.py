@@ -4,10 +4,11 @@
                   │ an earlier session speaks after a later one: two processes with one key
                   └─► says so (`status`), and shows it the later one ─► checked there ─► Superseded: the process ends
 
-A copied home would otherwise vote twice, by nobody's will, and its facility be convicted of lying. The later of two sessions
-stays: who restores a home on another machine means that one. But one that starts while another still speaks ends at once
-(`node.recall`), as far as the others can hear that: a copy started by mistake does no harm then. Statements are hints: their
-signatures are checked only where one would end a process.
+A copied home would otherwise vote twice, by nobody's will, and its facility be convicted of lying. One that starts while
+another still speaks ends before it has signed (`node.fence`), as far as others hear both: a copy started by mistake does no
+harm then. So also who may not sign yet, or not now, says that it runs. Of two that have both come to sign the later session
+stays: who restores a home on another machine means that one. Statements are hints: their signatures are checked only where
+one would end a process.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,11 +17,12 @@ from dataclasses import dataclass, replace
 import trio
 
 from node.ports import Clock, Entropy, PeerTransport
+from node.presences import Presences
 from protocol import codec, limits
 from protocol.errors import Malformed, Superseded
 from protocol.identifiers import Height, NetworkId, NodeId
 from protocol.signing import SigningKey
-from protocol.tip_statement import Farewell, Session, TipStatement, state_tip, tip_valid
+from protocol.tip_statement import Farewell, Presence, Session, TipStatement, state_tip, tip_valid
 
 CHANNEL = "tips"
 INTERVAL_MS = 1_000
@@ -31,6 +33,10 @@ _TWINS_MS = 30_000
 _INBOX_MAX = 4 * limits.MEMBERS_MAX
 _DEAD_AFTER_S = 5.0
 """A later session that others show, and that has said nothing new for so long, has ended: its number is passed over."""
+_TWICE = (
+    "another process with this member's key {}, and this one has ended: a home must never run twice; "
+    "stop the other one, or remove this copy"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,9 @@ class Heard:
 
     statement: TipStatement
     age_ms: int
+
+
+_Said = TipStatement | Farewell | Presence
 
 
 class Tips:
@@ -70,6 +79,9 @@ class Tips:
         self._started_ms = clock.now_ms()
         self.session = Session(0, 1, entropy.bytes(32))
         """Which process this is among all with its key."""
+        self.is_alone = trio.Event()
+        """Set when this process has made sure, as far as others can tell, that no other one with its key speaks."""
+        self.presences = Presences()
         self._newest: dict[NodeId, tuple[TipStatement, float]] = {}
         self._twins: dict[NodeId, float] = {}
         self._later: tuple[TipStatement, float] | None = None
@@ -109,6 +121,10 @@ class Tips:
         if is_living and self._is_rivals(statement):
             self._supersede(statement)
 
+    def give_way(self) -> None:
+        """End this process: more members than may lie have heard another one with its key that goes on beside it."""
+        self._superseded = Superseded(_TWICE.format("runs"))
+
     def _hear_own(self, statement: TipStatement) -> None:
         """Take a statement under this member's key that a peer has shown because it is of a later session."""
         if statement.of <= self.session or not self._is_rivals(statement):
@@ -126,11 +142,8 @@ class Tips:
         self.session = replace(self.session, number=max(self.session.number, statement.session + 1))
 
     def _supersede(self, statement: TipStatement) -> None:
-        self._superseded = Superseded(
-            "another process signs with this member's key, and this one has ended (incarnation "
-            f"{statement.incarnation}, start {statement.session} of that one): a home must never run twice; "
-            "stop the other one, or remove this copy"
-        )
+        which = f"signs as incarnation {statement.incarnation}, start {statement.session}"
+        self._superseded = Superseded(_TWICE.format(which))
 
     def _is_rivals(self, statement: TipStatement) -> bool:
         is_other = statement.signer == self._me and statement.nonce != self.session.nonce
@@ -150,9 +163,15 @@ class Tips:
 
     def hear_farewell(self, source: NodeId, farewell: Farewell) -> None:
         """Note that a session has ended: whoever comes after it need not wait whether it still speaks."""
+        self.presences.forget(source, farewell.nonce)
         known = self._newest.get(source)
         if known is not None and known[0].nonce == farewell.nonce:
             self._newest[source] = known[0], trio.current_time() - _TWINS_MS / 1000
+
+    def hear_presence(self, source: NodeId, nonce: bytes) -> None:
+        """Note that a process of a member runs, by its own word."""
+        if self.presences.note(source, nonce):
+            self._twins[source] = trio.current_time()
 
     def hear(self, source: NodeId, statement: TipStatement) -> TipStatement | None:
         """Note a statement; return what its sender should be shown."""
@@ -160,6 +179,7 @@ class Tips:
             self._hear_own(statement)
         if statement.signer != source or source == self._me:
             return None  # only at first hand
+        self.hear_presence(source, statement.nonce)
         known, now = self._newest.get(source), trio.current_time()
         # A later session that has been silent for long is gone, and was of a home that nobody runs any more.
         if known is None or statement.of >= known[0].of or now - known[1] >= _TWINS_MS / 1000:
@@ -177,11 +197,14 @@ class Tips:
         inbox = self._transport.inbox(CHANNEL, _INBOX_MAX)
         async for source, body in inbox:
             try:
-                said: TipStatement | Farewell = codec.decode_union(body, TipStatement | Farewell)
+                said: _Said = codec.decode_union(body, _Said)
             except Malformed:
                 continue  # of another version: a hint less
             if isinstance(said, Farewell):
                 self.hear_farewell(source, said)
+                continue
+            if isinstance(said, Presence):
+                self.hear_presence(source, said.nonce)
                 continue
             later = self.hear(source, said)
             self.check()
@@ -191,16 +214,20 @@ class Tips:
     async def say(
         self, standpoint: Callable[[], Standpoint | None], audience: Callable[[], Iterable[NodeId]]
     ) -> None:
-        """State this node's tip once a second, until cancelled or ended; nothing while `standpoint` is None: it must not sign."""
+        """State this node's tip once a second, until cancelled or ended.
+
+        While `standpoint` is None it must not sign, and says no more than that it runs.
+        """
         told: set[NodeId] = set()
-        since_ms = INTERVAL_MS
+        since_ms, could_sign = INTERVAL_MS, False
         while not self._has_ended:
             at = standpoint()
             connected = {peer.node for peer in self._transport.peers() if peer.connected}
-            everybody = since_ms >= INTERVAL_MS
-            if at is not None and (everybody or connected - told):
-                self._send(self._stated(at), [node for node in audience() if everybody or node not in told])
-            told = connected if at is not None else set()
+            everybody = since_ms >= INTERVAL_MS or could_sign != (at is not None)
+            if everybody or connected - told:
+                said = self._stated(at) if at is not None else codec.encode(Presence(self.session.nonce))
+                self._send(said, [node for node in audience() if everybody or node not in told])
+            told, could_sign = connected, at is not None
             since_ms = _LOOK_MS if everybody else since_ms + _LOOK_MS
             await self._clock.sleep_ms(_LOOK_MS)
 

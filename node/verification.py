@@ -1,5 +1,7 @@
 """Checks transactions and blocks in worker threads, each transaction once per node however it arrives.
 
+The signatures of a long catch-up are verified in processes instead (`signature_processes`), while those run.
+
 That a transaction holds is remembered by the hash of its bytes, so that what was checked when a client submitted it is
 not verified again in the block that orders it. Only good verdicts are kept; the memory is bounded.
 
@@ -16,10 +18,12 @@ import trio
 
 from node.event_log import EventLog
 from node.ports import Entropy, Workers
+from node.signature_processes import SignatureProcesses
 from protocol import block as blocks
-from protocol import transaction
+from protocol import claims, transaction
 from protocol.block import Block, Entries
-from protocol.errors import RemoteFault
+from protocol.claims import Claim
+from protocol.errors import Invalid, RemoteFault
 from protocol.identifiers import Digest, NetworkId, NodeId, Txid
 from protocol.signing import sha256
 from protocol.transaction import SignedTransaction
@@ -27,8 +31,11 @@ from protocol.transaction import SignedTransaction
 _VERDICTS_MAX = 16_384
 _PER_THREAD = 64
 """Transactions checked per hand-over to a thread: the hand-over costs as much as one signature."""
-INLINE_MAX = 2
-"""Transactions checked where they are: at most 0.2 ms in which nothing else runs."""
+INLINE_MAX = 64
+"""Transactions checked where they are. One thread is no faster, and gives the interpreter lock back at every signature and
+waits for it again: beside a busy event loop the same check took it two to four times as long."""
+_AT_ONCE = 16
+"""Of those, how many before others may run: they take about 2 ms."""
 SAMPLED_ONE_IN = 16
 """The share of certified transactions that is verified again: 200 forged ones in a block stay unseen once in 400,000 blocks."""
 
@@ -47,9 +54,18 @@ class Verification:
     """The node's memory of what it has checked, and of who sent what does not hold."""
 
     def __init__(
-        self, network: NetworkId, workers: Workers, log: EventLog, sampling: Entropy | None = None
+        self,
+        network: NetworkId,
+        workers: Workers,
+        log: EventLog,
+        sampling: Entropy | None = None,
+        processes: SignatureProcesses | None = None,
     ) -> None:
-        """`sampling` draws which certified transactions are verified again; without it all of them are."""
+        """`sampling` draws which certified transactions are verified again; without it all of them are.
+
+        `processes` verify certified transactions while they run; whoever has many of them runs them.
+        """
+        self.processes = processes
         self._network = network
         self._sampling = sampling
         self._workers = workers
@@ -71,10 +87,34 @@ class Verification:
         Raises:
             RemoteFault: one of them does not hold; none is taken.
         """
-        if self._sampling is None:
-            return await self.check_transactions(raw)
-        drawn = self._sampling.bytes(len(raw))
-        return _all_held(await self._verdicts(raw, tuple([byte % SAMPLED_ONE_IN == 0 for byte in drawn])))
+        verified = None
+        if self._sampling is not None:
+            verified = tuple([byte % SAMPLED_ONE_IN == 0 for byte in self._sampling.bytes(len(raw))])
+        if self.processes is not None and self.processes.are_running:
+            return _all_held(await self._verdicts_apart(raw, verified, self.processes))
+        return _all_held(await self._verdicts(raw, verified))
+
+    async def check_leaders(self, certified: tuple[Block, ...], claimed: list[Claim]) -> None:
+        """Check the signatures under blocks' headers, in the order of these blocks.
+
+        Raises:
+            Invalid: one of them does not verify.
+        """
+        starts = range(0, len(claimed), _PER_THREAD)
+        held = [False] * len(starts)
+
+        async def look(index: int, part: list[Claim]) -> None:
+            # What no process confirms is looked at here; nobody else's word finds fault.
+            is_held = self.processes is not None and await self.processes.hold(part)
+            held[index] = is_held or await self._workers.run(claims.hold, part)
+
+        async with trio.open_nursery() as nursery:
+            for index, start in enumerate(starts):
+                nursery.start_soon(look, index, claimed[start : start + _PER_THREAD])
+        if not all(held):
+            raise Invalid(
+                f"blocks {certified[0].height} to {certified[-1].height}: a leader's signature does not verify"
+            )
 
     async def sift_transactions(
         self, raw: tuple[bytes, ...]
@@ -106,11 +146,7 @@ class Verification:
         """Return what each transaction turns out to be; `verified` says of which the signatures are, when not of all."""
         verified = verified or (True,) * len(raw)
         if len(raw) <= INLINE_MAX:
-            # A hand-over to a thread and back costs as much as the check, and waits twice for a processor.
-            digests, looks = self._recall(raw, verified)
-            verdicts = _check_part(raw, looks, self._network)
-            self._remember(digests, looks, verdicts)
-            return verdicts
+            return await self._verdicts_here(raw, verified)
         starts = range(0, len(raw), _PER_THREAD)
         checked: list[tuple[_Verdict, ...]] = [()] * len(starts)
 
@@ -123,6 +159,44 @@ class Verification:
             for index, start in enumerate(starts):
                 nursery.start_soon(check, index, slice(start, start + _PER_THREAD))
         return tuple([verdict for part in checked for verdict in part])
+
+    async def _verdicts_apart(
+        self, raw: tuple[bytes, ...], verified: tuple[bool, ...] | None, processes: SignatureProcesses
+    ) -> "tuple[_Verdict, ...]":
+        """As `_verdicts`, the signatures in other processes. What they say holds is not remembered: it is met only once."""
+        verified = verified or (True,) * len(raw)
+        starts = range(0, len(raw), _PER_THREAD)
+        checked: list[tuple[_Verdict, ...]] = [()] * len(starts)
+
+        async def look(index: int, part: slice, claimed: list[Claim]) -> None:
+            if not await processes.hold(claimed):
+                # Which one is wrong, and whether any is, or only the process: that is seen by looking here.
+                looks = tuple([_Look.WHOLE if each else _Look.UNSIGNED for each in verified[part]])
+                checked[index] = await self._workers.run(_check_part, raw[part], looks, self._network)
+
+        async with trio.open_nursery() as nursery:
+            for index, start in enumerate(starts):
+                part = slice(start, start + _PER_THREAD)
+                # Not in a thread, which would hold the interpreter lock just as well: a piece takes a millisecond.
+                checked[index], claimed = _check_claiming(raw[part], verified[part], self._network)
+                if claimed:
+                    nursery.start_soon(look, index, part, claimed)
+                await trio.lowlevel.checkpoint()
+        return tuple([verdict for part in checked for verdict in part])
+
+    async def _verdicts_here(
+        self, raw: tuple[bytes, ...], verified: tuple[bool, ...]
+    ) -> "tuple[_Verdict, ...]":
+        found: list[_Verdict] = []
+        for start in range(0, len(raw), _AT_ONCE):
+            if start:
+                await trio.lowlevel.checkpoint()
+            part = slice(start, start + _AT_ONCE)
+            digests, looks = self._recall(raw[part], verified[part])
+            verdicts = _check_part(raw[part], looks, self._network)
+            self._remember(digests, looks, verdicts)
+            found += verdicts
+        return tuple(found)
 
     def _recall(
         self, raw: tuple[bytes, ...], verified: tuple[bool, ...]
@@ -180,6 +254,23 @@ def _check_part(
     entries: tuple[bytes, ...], looks: tuple[_Look, ...], network: NetworkId
 ) -> tuple[_Verdict, ...]:
     return tuple([_check_one(raw, network, look) for raw, look in zip(entries, looks, strict=True)])
+
+
+def _check_claiming(
+    entries: tuple[bytes, ...], verified: tuple[bool, ...], network: NetworkId
+) -> tuple[tuple[_Verdict, ...], list[Claim]]:
+    """Check everything but signatures; return the verdicts, and what is claimed by those that are to be verified."""
+    verdicts: list[_Verdict] = []
+    claimed: list[Claim] = []
+    for raw, is_verified in zip(entries, verified, strict=True):
+        try:
+            signed, txid, its = claims.check(raw, network)
+        except RemoteFault as fault:
+            verdicts.append(fault)
+        else:
+            verdicts.append((signed, txid))
+            claimed += its if is_verified else ()
+    return tuple(verdicts), claimed
 
 
 def _check_one(raw: bytes, network: NetworkId, look: _Look) -> _Verdict:

@@ -13,6 +13,10 @@ and a stream hands out what the cipher gave. What stock did wrong is right here,
   bounded: a peer that causes them and takes none is cut off.
 - *A frame is written whole or the connection dies*, also when its writer is cancelled.
 - *Waiting for window is by event*, up to a minute.
+- *A peer's share of our time is bounded*: after `FRAMES_AT_ONCE` others have their turn, and streams come at a rate.
+
+What a peer can make a connection keep unread: 128 streams of each end with 256 KiB, and 32 MiB by which windows have grown,
+are 96 MiB; a third more with the messages around the pieces. GO_AWAY ends the connection at once, with what was not read.
 """
 
 import contextlib
@@ -25,6 +29,7 @@ from libp2p.abc import IMuxedConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 
+from node.handshakes import Rates
 from node.noise_session import PLAINTEXT_BYTES_MAX, NoiseSession
 from node.yamux_stream import (
     ACK,
@@ -44,7 +49,8 @@ FRAME_PAYLOAD_BYTES = 60 * limits.KIB
 """Header, payload and a few waiting control frames fit one Noise message (65,519 bytes)."""
 CONTROL_BYTES_MAX = 60 * limits.KIB
 """Control frames not yet written: one message. A peer that causes more and reads none is cut off."""
-OUTBOUND_STREAMS_MAX = 256
+FRAMES_AT_ONCE = 512
+"""After so many of one peer, and the rest of their message, others have their turn. A socket hands over 21,845 at once."""
 WRITE_STALL_S = 5
 _CLOSE_S = 1
 
@@ -60,22 +66,27 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         peer_id: Any,
         is_initiator: bool,
         on_close: Callable[[], Awaitable[None]] | None = None,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """The names of these, and of the events, are libp2p's; it replaces `on_close` by its own."""
+        """The names of these, and of the events, are libp2p's; it replaces `on_close` by its own.
+
+        `refused` is told of each stream of the peer that is reset at once: too many are open, or they come too fast.
+        """
         self.secured_conn = secured_conn
         self.peer_id = peer_id
         self.on_close = on_close
-        self.event_started, self.event_shutting_down, self.event_closed = (
-            trio.Event(),
-            trio.Event(),
-            trio.Event(),
-        )
+        self._refused = refused
+        self.event_started = trio.Event()
+        self.event_shutting_down = trio.Event()
+        self.event_closed = trio.Event()
         self.streams: dict[int, YamuxStream] = {}
         self._is_initiator = is_initiator
         self._next_stream_id = 1 if is_initiator else 2
         self._accepted, self._accepting = trio.open_memory_channel[YamuxStream](
-            2 * limits.STREAMS_PER_CONNECTION_MAX  # the kit counts those above the bound, and resets them
+            limits.STREAMS_PER_CONNECTION_MAX
         )
+        self._rates = Rates(burst=limits.STREAMS_BURST, per_s=limits.STREAMS_PER_S, remembered=1)
+        self._own_streams = self._growth_bytes = self._frames_taken = 0
         self._write_turn = trio.Lock()
         self._control_frames = bytearray()
         self._control_waits = trio.Event()
@@ -109,7 +120,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         return self.secured_conn.get_transport_addresses()
 
     def get_connection_type(self) -> Any:
-        """Return libp2p's type of the connection below."""
+        """Return libp2p's type of it."""
         return self.secured_conn.get_connection_type()
 
     def get_remote_address(self) -> Any:
@@ -136,9 +147,9 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         """
         if self.event_shutting_down.is_set():
             raise MuxedStreamError("the connection is closed")
-        own = sum(stream_id % 2 == self._next_stream_id % 2 for stream_id in self.streams)
-        if own >= OUTBOUND_STREAMS_MAX:
-            raise MuxedStreamError(f"{own} streams are open")
+        if self._own_streams >= limits.STREAMS_PER_CONNECTION_MAX or self._next_stream_id >> 32:
+            raise MuxedStreamError(f"{self._own_streams} streams are open")
+        self._own_streams += 1
         stream = self.streams[self._next_stream_id] = YamuxStream(
             self._next_stream_id, self, is_initiator=True
         )
@@ -153,10 +164,18 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         Raises:
             MuxedConnUnavailable: the connection has ended.
         """
-        try:
-            return await self._accepting.receive()
-        except trio.EndOfChannel:
-            raise MuxedConnUnavailable("the connection is closed") from None
+        while True:
+            try:
+                stream = await self._accepting.receive()
+            except trio.EndOfChannel:
+                raise MuxedConnUnavailable("the connection is closed") from None
+            # What libp2p does with a stream costs much more than to begin and reset one.
+            if stream.reset_received:
+                continue
+            if self._rates.take("", trio.current_time()):
+                return stream
+            self._refused()
+            await stream.reset()
 
     async def close(self) -> None:
         """Say farewell, within a second, and close the connection."""
@@ -167,7 +186,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         try:
             if was_open:
                 with trio.move_on_after(_CLOSE_S), contextlib.suppress(ConnectionClosedError):
-                    await self._write([HEADER.pack(0, GO_AWAY, 0, 0, 0)])
+                    await self._write([HEADER.pack(0, GO_AWAY, 0, 0, 0)], within_s=_CLOSE_S)
             await self._break_off()
         finally:
             self.event_closed.set()
@@ -215,7 +234,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
         ]
         await self._write([HEADER.pack(0, DATA, 0, stream_id, len(part)) + part for part in parts])
 
-    async def _write(self, messages: list[bytes]) -> None:
+    async def _write(self, messages: list[bytes], within_s: float = WRITE_STALL_S) -> None:
         """Send messages of whole frames, behind the control frames that wait."""
         try:
             self._write_turn.acquire_nowait()  # `async with` would wait for the scheduler although nobody has it
@@ -228,17 +247,23 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
                 messages = [controls + messages[0], *messages[1:]]
             elif controls:
                 messages = [controls, *messages]
-            rest = self.secured_conn.send_now(messages)
-            if not rest:
-                return
-            # Half a message would be the end of all others: it is written also when its writer is cancelled.
-            with trio.CancelScope(deadline=trio.current_time() + WRITE_STALL_S, shield=True):
-                await self.secured_conn.send_rest(rest)
-                return
+            await self._send(messages, within_s)
+        except Exception as error:
+            # What was sealed and not sent is missing in the peer's count of messages.
             await self._break_off()
+            raise ConnectionClosedError(f"{type(error).__name__}: {error}", transport="tcp") from error
         finally:
             self._write_turn.release()
-        raise ConnectionClosedError(f"the peer took no data for {WRITE_STALL_S} s", transport="tcp")
+
+    async def _send(self, messages: list[bytes], within_s: float) -> None:
+        rest = self.secured_conn.send_now(messages)
+        if not rest:
+            return
+        # Half a message would be the end of all others: it is written also when its writer is cancelled.
+        with trio.CancelScope(deadline=trio.current_time() + within_s, shield=True):
+            await self.secured_conn.send_rest(rest)
+            return
+        raise ConnectionClosedError(f"the peer took no data for {within_s} s", transport="tcp")
 
     async def _write_controls(self) -> None:
         try:
@@ -267,20 +292,26 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
                 message = session.next_message()
                 if message is not None:
                     self._take(message)
+                    if self._frames_taken >= FRAMES_AT_ONCE:
+                        self._frames_taken = 0
+                        await trio.lowlevel.checkpoint()
                 elif not await session.receive():
                     return
+                else:
+                    self._frames_taken = 0
         except Exception as error:  # noqa: BLE001 - whatever a peer provokes ends its connection, not the host
             self._log(error)
 
     def _take(self, message: bytes) -> None:
         """Take the frames in one message; the last one may be cut off and go on in the next."""
         view, start, size = memoryview(message), 0, len(message)
+        self._frames_taken += 1  # an empty one costs us as much as a frame
         while start < size or (self._payload_of is not None and not self._payload_left):
             if self._payload_of is not None:
                 piece = view[start : start + self._payload_left]
                 start += len(piece)
                 self._payload_left -= len(piece)
-                self._payload_of.deliver(piece)
+                self._payload_of.deliver(piece, size)
                 if not self._payload_left:
                     stream, self._payload_of = self._payload_of, None
                     stream.take_flags(self._payload_flags)
@@ -300,6 +331,7 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
                     self._frame(*HEADER.unpack(head))
 
     def _frame(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
+        self._frames_taken += 1
         if version != 0 or kind > GO_AWAY:
             raise Malformed(f"a frame of version {version} and type {kind}")
         if kind == PING:
@@ -327,23 +359,40 @@ class Yamux(IMuxedConn):  # type: ignore[misc]
             return known
         if known is not None or stream_id % 2 == self._next_stream_id % 2 or stream_id == 0:
             raise Malformed(f"stream {stream_id} is not the peer's to open")
-        stream = YamuxStream(stream_id, self, is_initiator=False)
-        try:
-            self._accepted.send_nowait(stream)
-        except trio.WouldBlock:
+        # Those that were reset again wait in the queue, too.
+        waiting = self._accepted.statistics().current_buffer_used
+        if max(waiting, len(self.streams) - self._own_streams) >= limits.STREAMS_PER_CONNECTION_MAX:
+            self._refused()
             self.send_control(WINDOW_UPDATE, RST, stream_id, 0)
             return None
-        self.streams[stream_id] = stream
+        stream = self.streams[stream_id] = YamuxStream(stream_id, self, is_initiator=False)
+        self._accepted.send_nowait(stream)
         self.send_control(WINDOW_UPDATE, ACK, stream_id, 0)
         return stream
+
+    def forget(self, stream: YamuxStream) -> bool:
+        """Take a stream out of the table; False when it was not in it, though a later one of its number may be."""
+        if self.streams.get(stream.stream_id) is not stream:
+            return False
+        del self.streams[stream.stream_id]
+        self._own_streams -= stream.is_initiator
+        self._growth_bytes -= stream.window_growth_bytes
+        return True
+
+    def may_grow(self, size: int) -> bool:
+        """Return whether a window may have so many bytes more, and take them from what is left of the connection's."""
+        if self._growth_bytes + size > limits.STREAM_GROWTH_BYTES_MAX:
+            return False
+        self._growth_bytes += size
+        return True
 
     def _end_streams(self) -> None:
         self.event_shutting_down.set()
         self._control_waits.set()
         self._accepted.close()
         for stream in list(self.streams.values()):
+            self.forget(stream)
             stream.break_off()
-        self.streams.clear()
 
     def _log(self, error: BaseException) -> None:
         # As libp2p's own: the kit turns it into one line of our log.

@@ -32,6 +32,7 @@ WINDOW_UPDATE_SHARE = 8
 """Of the window, told in one update: it costs both ends nearly what a data frame does."""
 WINDOW_STALL_S = 60
 _SMALL_PIECE_BYTES = 4 * limits.KIB
+"""Shorter pieces are joined: one of its own takes a hundred bytes around it, which must not multiply a window of single bytes."""
 _JOINED_BYTES_MAX = 64 * limits.KIB
 
 
@@ -57,8 +58,13 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
 
     # --- for the connection: no waiting -------------------------------------------------------------------------------
 
-    def deliver(self, piece: memoryview) -> None:
-        """Take the payload of a data frame, or a part of it.
+    @property
+    def window_growth_bytes(self) -> int:
+        """What the receive window has, above what it had at first."""
+        return self._window - WINDOW_BYTES
+
+    def deliver(self, piece: memoryview, message_bytes: int) -> None:
+        """Take the payload of a data frame, or a part of it, out of a message of so many bytes.
 
         Raises:
             Invalid: more than the window: the connection is to be closed.
@@ -66,10 +72,10 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
         self._recv_window -= len(piece)
         if self._recv_window < 0:
             raise Invalid("the peer ignores the receive window")
-        if self.recv_closed:
+        if self.recv_closed or not piece:
             return
-        # A piece of its own takes a hundred bytes around it: a peer that sends single ones must not multiply its window.
-        if len(piece) >= _SMALL_PIECE_BYTES:
+        # A piece keeps its whole message in memory: copied, unless it is three quarters of it.
+        if len(piece) >= _SMALL_PIECE_BYTES and 4 * len(piece) >= 3 * message_bytes:
             self._pieces.append(piece)
         elif (
             self._pieces
@@ -77,7 +83,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
             and len(self._pieces[-1]) < _JOINED_BYTES_MAX
         ):
             self._pieces[-1] += piece
-        elif piece:
+        else:
             self._pieces.append(bytearray(piece))
         self._wake_reader()
 
@@ -89,7 +95,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
     def take_flags(self, flags: int) -> None:
         """Take FIN or RST of a frame, after its payload."""
         if flags & RST:
-            self.muxed_conn.streams.pop(self.stream_id, None)
+            self.muxed_conn.forget(self)
             self.break_off()
         elif flags & FIN:
             self.recv_closed = True
@@ -165,7 +171,7 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
 
     async def reset(self) -> None:
         """Abandon the stream both ways."""
-        if self.muxed_conn.streams.pop(self.stream_id, None) is not None:
+        if self.muxed_conn.forget(self):
             self._tell(RST)
         self.break_off()
         await trio.lowlevel.checkpoint()
@@ -190,7 +196,10 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
             return
         increment, self._unacknowledged = self._unacknowledged, 0
         # A reader that takes a whole window keeps up: with twice of it the sender waits for no update on a longer way.
-        if self._read_since_grown >= self._window < limits.STREAM_WINDOW_BYTES_MAX:
+        if (
+            self._read_since_grown >= self._window < limits.STREAM_WINDOW_BYTES_MAX
+            and self.muxed_conn.may_grow(self._window)
+        ):
             self._read_since_grown = 0
             increment += self._window
             self._window *= 2
@@ -222,4 +231,4 @@ class YamuxStream(IMuxedStream):  # type: ignore[misc]  # libp2p is untyped here
 
     def _forget_if_done(self) -> None:
         if self.send_closed and self.recv_closed:
-            self.muxed_conn.streams.pop(self.stream_id, None)
+            self.muxed_conn.forget(self)

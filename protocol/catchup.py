@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from protocol import limits
-from protocol.block import Block, Header, check_link, header_hash
+from protocol.block import Block, Header, check_link, header_hash, leader_claim
 from protocol.certificate import check_opening
+from protocol.claims import Claim
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration
 from protocol.errors import Invalid, OtherChain
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import Digest, Height, NetworkId
 from protocol.merkle import Frontier
-from protocol.recovery import check_recovery_block
+from protocol.recovery_block import check_recovery_block
 
 SEGMENT_BLOCKS_MAX = 256
 SEGMENT_BYTES_MAX = 4 * limits.MIB
@@ -83,10 +84,13 @@ class Run:
         self._tip = position
         self._blocks: list[Block] = []
 
-    def extend(self, blocks: Iterable[Block]) -> None:
+    def extend(self, blocks: Iterable[Block], deferred: list[Claim] | None = None) -> None:
         """Add blocks after the last one. A configuration block ends the run: who signs above it, its certificate says.
 
-        One that begins an epoch does not, for it says so itself; the certificate above is then under its configuration.
+        One that begins an epoch does not, for it says so itself; the certificate above is then under its configuration. Up to
+        that one, openings of terms may stand above a configuration block that nobody has a certificate of (ledger.md 7.2, 2).
+
+        The signatures of leaders are verified, or added to what is `deferred`.
 
         Raises:
             OtherChain: a block follows another one than the last.
@@ -97,14 +101,18 @@ class Run:
             if block.is_recovery:
                 self._recover(block)
                 continue
-            if self._following is not None:
+            if self._following is not None and not block.opening:
                 raise Invalid(f"block {block.height} stands above a configuration that is not certified")
             tip = self._tip
             if block.height == tip.header.height + 1 and block.header.prev_hash != tip.hash:
                 raise OtherChain(f"block {block.height} does not follow the block below it here")
-            check_link(block, tip.header, tip.hash, tip.frontier, self._configuration)
+            check_link(
+                block, tip.header, tip.hash, tip.frontier, self.configuration, signature=deferred is None
+            )
+            if deferred is not None:
+                deferred.append(leader_claim(block))
             if block.opening:
-                check_opening(block, self._configuration)
+                check_opening(block, self.configuration)
             self._tip = Position(block.header, block.hash, tip.frontier.append(block.leaves()))
             self._blocks.append(block)
             if block.is_configuration:
@@ -113,8 +121,11 @@ class Run:
     def _recover(self, block: Block) -> None:
         """Add a block that begins an epoch: it makes everything below it final, by the word of governance keys (P4)."""
         tip = self._tip
-        before = self._following or self._configuration
-        signed = check_recovery_block(block, tip.header, tip.frontier, before)
+        before, uncertified = self._configuration, None
+        if self._following is not None:
+            # One leader could have made it up: its word alone chooses nobody who has a say.
+            before, uncertified = self._following, self._configuration
+        signed = check_recovery_block(block, tip.header, tip.frontier, before, uncertified)
         self._configuration, self._following = signed.recovery.configuration, None
         self._tip = Position(block.header, block.hash, tip.frontier)
         self._blocks.append(block)

@@ -4,7 +4,8 @@ Blocks are not walked: a configuration block is certified by the signers it repl
 header names the configuration it sets (ledger.md 7.2 and 8). So a few certificates lead from genesis to whoever signs
 today, and one more to the block in question. Configurations are unsigned: each is recomputed from its hash in a
 certified header, and the first one from the network id. After the loss of a majority no quorum of the old signers is left:
-there the step is a recovery, which organisations have signed with their governance keys (7.4).
+there the step is a recovery, which organisations have signed with their governance keys (7.4). Where it makes the
+configuration block below it final as well, of which no certificate was ever seen, those of either configuration have.
 
 What such a proof trusts: that at no time a quorum of the signers then in force lied, and that the keys of signers who
 have left are not used against us. The second is why light clients keep what they have seen (`protocol.light_client`).
@@ -20,9 +21,9 @@ from protocol.block import Header, header_hash
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration, network_id
 from protocol.errors import Invalid
-from protocol.finality import Certificate, check_certificate
+from protocol.finality import Certificate, check_certificate, linked_heights
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId
-from protocol.recovery import SignedRecovery, check_recovery
+from protocol.recovery import Recovery, RecoverySignature, SignedRecovery, check_consents, check_recovery
 
 
 @wire("configuration-change")
@@ -34,7 +35,25 @@ class ConfigurationChange:
     configuration: Configuration
 
 
-Change = ConfigurationChange | SignedRecovery
+@wire("crossing-recovery")
+@dataclass(frozen=True, slots=True)
+class CrossingRecovery:
+    """A recovery together with the configuration block below it that became final by nothing else.
+
+    `headers` lead from that block to the base. The consents to the base's hash are for it too: `earlier` of organisations of
+    the configuration that it replaces, those in `signed` of the one that it sets, which is `configuration`.
+    """
+
+    headers: Annotated[tuple[Header, ...], Size(1, limits.UNCERTIFIED_BLOCKS_MAX)]
+    configuration: Configuration
+    earlier: Annotated[tuple[RecoverySignature, ...], Size(0, limits.MEMBERS_MAX)]
+    signed: SignedRecovery
+
+
+Step = SignedRecovery | CrossingRecovery
+"""A recovery, by itself or with the change below it."""
+
+Change = ConfigurationChange | Step
 """A step from one configuration to the next."""
 
 
@@ -57,13 +76,21 @@ def at_genesis(genesis: Configuration) -> InForce:
     return InForce(network_id(genesis), genesis, Height(0), 0)
 
 
+def recovery_of(step: Step) -> Recovery:
+    """Return the recovery in a step."""
+    return step.signed.recovery if isinstance(step, CrossingRecovery) else step.recovery
+
+
+def recovery_in(change: Change) -> Recovery | None:
+    """Return the recovery that a change is; None for a configuration block with a certificate."""
+    return None if isinstance(change, ConfigurationChange) else recovery_of(change)
+
+
 def height_of(change: Change) -> Height:
     """Return the height of the block that makes a change."""
-    match change:
-        case ConfigurationChange():
-            return change.certificate.height
-        case SignedRecovery():
-            return Height(change.recovery.base_height + 1)
+    if isinstance(change, ConfigurationChange):
+        return change.certificate.height
+    return Height(recovery_of(change).base_height + 1)
 
 
 def follow(start: InForce, changes: Iterable[Change]) -> InForce:
@@ -78,6 +105,8 @@ def follow(start: InForce, changes: Iterable[Change]) -> InForce:
                 start = _changed(start, change)
             case SignedRecovery():
                 start = _recovered(start, change)
+            case CrossingRecovery():
+                start = _recovered(_crossed(start, change), change.signed)
     return start
 
 
@@ -89,6 +118,34 @@ def _changed(before: InForce, change: ConfigurationChange) -> InForce:
         raise Invalid(f"the configuration set by block {header.height} is not the one that its header names")
     check_final(before, change.certificate, after)
     return InForce(before.network, after, header.height, before.epoch, _retired(before, after))
+
+
+def _crossed(before: InForce, change: CrossingRecovery) -> InForce:
+    """Check that a recovery makes the configuration block below it final; return what is in force above that block."""
+    first, recovery = change.headers[0], change.signed.recovery
+    _check_place(before, first)
+    if first.config_hash != before.configuration.digest:
+        raise Invalid(f"block {first.height} is of another configuration")
+    if first.next_config_hash != change.configuration.digest:
+        raise Invalid(f"the configuration set by block {first.height} is not the one that its header names")
+    *_, (tip, height) = linked_heights(first, change.headers[1:]).items()
+    if (height, tip) != (recovery.base_height, recovery.base_hash):
+        raise Invalid(f"the recovery goes on from another block than {height}")
+    check_consents(recovery, change.earlier, before.network, before.configuration)
+    retired = _retired(before, change.configuration)
+    return InForce(before.network, change.configuration, first.height, before.epoch, retired)
+
+
+def _check_place(before: InForce, header: Header) -> None:
+    """Check that a header is of the network and epoch, and above what is known to be final."""
+    if header.net != before.network:
+        raise Invalid(f"block {header.height} is of another network")
+    if header.height <= before.height:
+        raise Invalid(
+            f"the proof is out of order: block {header.height} stands after configuration block {before.height}"
+        )
+    if header.epoch != before.epoch:
+        raise Invalid(f"block {header.height} is of epoch {header.epoch}, where {before.epoch} is in force")
 
 
 def _recovered(before: InForce, signed: SignedRecovery) -> InForce:
@@ -121,14 +178,7 @@ def check_final(
         Invalid: which check failed.
     """
     header = certificate.header
-    if header.net != in_force.network:
-        raise Invalid(f"block {header.height} is of another network")
-    if header.height <= in_force.height:
-        raise Invalid(
-            f"the proof is out of order: block {header.height} stands after configuration block {in_force.height}"
-        )
-    if header.epoch != in_force.epoch:
-        raise Invalid(f"block {header.height} is of epoch {header.epoch}, where {in_force.epoch} is in force")
+    _check_place(in_force, header)
     _check_signers(in_force, certificate, following)
     final = check_certificate(certificate, in_force.network, in_force.configuration, following)
     if max(vote.height for vote in certificate.votes) != header.height + len(certificate.links):
@@ -195,8 +245,8 @@ def check_not_given_up(header: Header, changes: Iterable[Change]) -> None:
         Invalid: one does.
     """
     for change in changes:
-        if isinstance(change, SignedRecovery) and change.recovery.epoch > header.epoch:
-            step = change.recovery
+        step = recovery_in(change)
+        if step is not None and step.epoch > header.epoch:
             is_base = header.height == step.base_height and header_hash(header) != step.base_hash
             if header.height > step.base_height or is_base:
                 raise Invalid(

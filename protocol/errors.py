@@ -12,6 +12,7 @@ CarechainError
 │   ├── NotFinal       safely queued, becomes final by itself later
 │   └── StorageFull    the disk's reserve is reached: writes refused, reads go on
 ├── Corruption         stored bytes fail their check: stop serving them, repair from peers
+│   └── Unreadable     it is the engine that cannot read them: nothing but the files is wrong
 ├── Forbidden          no consent, or not the custodian
 ├── Superseded         another process signs with this member's key: end, people must say which one stays
 ├── Erased             it was there, and is gone for good: nobody can bring it back
@@ -88,6 +89,10 @@ class StorageFull(Unavailable):
 
 class Corruption(CarechainError):
     """Stored bytes fail their check. Never serve them; repair from peers."""
+
+
+class Unreadable(Corruption):
+    """The files of a database are damaged, whatever was stored in them: it can be made anew without asking anybody."""
 
 
 class Forbidden(CarechainError):

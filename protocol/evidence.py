@@ -17,11 +17,12 @@ Everything is self-contained: `check` needs the network and its configurations, 
 node differ when it lost one, so most kinds compare statements of one incarnation.
 """
 
+import zlib
 from dataclasses import dataclass
 from typing import assert_never
 
 from protocol import codec, limits
-from protocol.errors import Invalid
+from protocol.errors import Invalid, Malformed
 from protocol.evidence_blocks import BrokenPromise, InvalidBlock
 from protocol.evidence_certificates import Configurations, ConflictingCertificates, FalseBase
 from protocol.evidence_freezes import FrozenVote
@@ -59,6 +60,11 @@ CLEARABLE = ("E3b", "E6")
 """Kinds that can name a signer of the other history, where two are certified."""
 
 
+_COMPRESSED = b"\xc1"
+"""The one byte with which no MessagePack begins (its specification calls it never used)."""
+_LEVEL = 9
+
+
 @dataclass(frozen=True, slots=True)
 class Conviction:
     """Who is convicted of what, and at which height (0 where a kind has none).
@@ -74,6 +80,18 @@ class Conviction:
     cleared: NodeId | None = None
 
 
+def encode(evidence: Evidence) -> bytes:
+    """Return evidence as it is gossiped and handed in: its canonical form, compressed if that is too long.
+
+    Of a header most is said by the one before it, so all evidence of headers and votes fits (`limits.EVIDENCE_BYTES_MAX`). What
+    holds whole transactions may not, and is longer than `decode` takes then.
+    """
+    plain = codec.encode(evidence)
+    if len(plain) <= limits.EVIDENCE_BYTES_MAX:
+        return plain
+    return _COMPRESSED + zlib.compress(plain, _LEVEL)
+
+
 def decode(raw: bytes) -> Evidence:
     """Return the evidence that `raw` encodes.
 
@@ -83,8 +101,23 @@ def decode(raw: bytes) -> Evidence:
     """
     if len(raw) > limits.EVIDENCE_BYTES_MAX:
         raise Invalid(f"evidence of {len(raw)} bytes is over the limit of {limits.EVIDENCE_BYTES_MAX}")
-    found: Evidence = codec.decode_union(raw, Evidence)
+    plain = _decompressed(raw[1:]) if raw.startswith(_COMPRESSED) else raw
+    found: Evidence = codec.decode_union(plain, Evidence)
     return found
+
+
+def _decompressed(data: bytes) -> bytes:
+    """Return what `data` was made of, which must have been too long as it was: short evidence has one spelling."""
+    reader = zlib.decompressobj()
+    try:
+        plain = reader.decompress(data, limits.EVIDENCE_UNPACKED_BYTES_MAX + 1)
+    except zlib.error:
+        raise Malformed("compressed evidence does not decompress") from None
+    if len(plain) > limits.EVIDENCE_UNPACKED_BYTES_MAX:
+        raise Invalid(f"evidence is over the limit of {limits.EVIDENCE_UNPACKED_BYTES_MAX} bytes unpacked")
+    if not reader.eof or reader.unused_data or len(plain) <= limits.EVIDENCE_BYTES_MAX:
+        raise Malformed("compressed evidence is cut short, followed by something, or need not be compressed")
+    return plain
 
 
 def check(evidence: Evidence, network: NetworkId, configurations: Configurations) -> Conviction:

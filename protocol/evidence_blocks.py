@@ -137,7 +137,7 @@ def shown_invalid(
 ) -> InvalidBlock:
     """Return what can be shown of a block that was found invalid; whether it convicts is for `check` to say.
 
-    `before` is the tree before the predecessor and `leaves` those of its transactions, where the tree is at fault.
+    `before` is the tree before the predecessor and `leaves` those of its transactions: they are shown where the tree is at fault.
     """
     seen, at_fault = dict[Txid, int](), tuple[int, ...]()
     for index, raw in enumerate(block.transactions):
@@ -149,6 +149,8 @@ def shown_invalid(
         if seen.setdefault(txid, index) != index:
             at_fault = (seen[txid], index)
             break
+    if before is not None and before.append(leaves).root() == block.header.tree_root:
+        before, leaves = None, ()  # a thousand leaves beside a transaction at fault would be too long
     return InvalidBlock(
         SignedHeader(block.header, block.signature),
         predecessor,

@@ -37,7 +37,7 @@ from protocol.ledger_rows import (
     vault_key,
     vault_record_key,
 )
-from protocol.recovery import configuration_set_by
+from protocol.recovery_block import configuration_set_by
 from protocol.rejoining import Rejoin
 from protocol.transaction import (
     Accusation,

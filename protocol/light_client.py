@@ -22,7 +22,15 @@ from typing import Annotated
 
 from protocol import limits
 from protocol.block import Header, genesis_block, header_hash
-from protocol.change_proof import Change, InForce, check_final, follow, height_of
+from protocol.change_proof import (
+    Change,
+    CrossingRecovery,
+    InForce,
+    check_final,
+    follow,
+    height_of,
+    recovery_in,
+)
 from protocol.checkpoint import SignedCheckpoint, origin_of
 from protocol.codec import Size, wire
 from protocol.configuration import Configuration, network_id
@@ -30,7 +38,7 @@ from protocol.errors import Conflicting, Invalid, Refused
 from protocol.finality import Certificate
 from protocol.identifiers import Digest, Height, NetworkId, PublicKey
 from protocol.merkle import verify_consistency
-from protocol.recovery import Recovery, SignedRecovery, check_recovery
+from protocol.recovery import Recovery, SignedRecovery, check_consents, check_recovery
 from protocol.trust_policy import TrustPolicy
 
 
@@ -125,10 +133,14 @@ def _check_forward(anchor: Anchor, changes: Iterable[Change], header: Header) ->
     if header.height > seen.height and header.time_ms <= seen.time_ms:
         raise Invalid(f"block {header.height} is above block {seen.height} and not later")
     for change in changes:
-        if isinstance(change, SignedRecovery) and _gives_up(change.recovery, anchor):
-            check_recovery(change, anchor.network, anchor.configuration)
+        step = recovery_in(change)
+        if step is not None and _gives_up(step, anchor):
+            if isinstance(change, CrossingRecovery):
+                check_consents(step, change.earlier, anchor.network, anchor.configuration)
+            elif isinstance(change, SignedRecovery):
+                check_recovery(change, anchor.network, anchor.configuration)
             raise Conflicting(
-                f"the recovery into epoch {change.recovery.epoch} gives up block {anchor.height}, which is certified"
+                f"the recovery into epoch {step.epoch} gives up block {anchor.height}, which is certified"
             )
         if height_of(change) <= anchor.height:
             raise Invalid(

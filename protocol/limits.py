@@ -16,7 +16,9 @@ BLOCK_TRANSACTIONS_MAX = 1000
 TRANSACTION_BYTES_MAX = 16 * KIB
 """The largest honest transaction (a Read of 64 records) is 3 KiB; evidence alone may be longer."""
 EVIDENCE_BYTES_MAX = 48 * KIB
-"""Evidence fits into one gossip message, and into a transaction."""
+"""Evidence fits into one gossip message, and into a transaction; what is longer is compressed."""
+EVIDENCE_UNPACKED_BYTES_MAX = 256 * KIB
+"""Two certificates of 64 votes with 64 headers above each, and 64 up to either from where they part, have 91 KB."""
 ACCUSATION_BYTES_MAX = EVIDENCE_BYTES_MAX + KIB
 """The one kind of transaction that may be longer: evidence with a signature."""
 EVIDENCE_HEADERS_MAX = 64
@@ -128,6 +130,15 @@ ABANDONED_S = 24 * 3600
 # --- network --------------------------------------------------------------------------------------------------
 PUBLISH_BYTES_MAX = 64 * KIB
 """One gossip message; GossipSub refuses silently above 1 MiB and is meant for hints."""
+GOSSIP_FROM_PEER_BURST = 1_024
+GOSSIP_FROM_PEER_PER_S = 200
+"""Gossip messages that one peer may forward; further ones are dropped unread. A leader announces 20 a second, one takes 1 ms."""
+GOSSIP_SUBSCRIPTIONS_BURST = 64
+GOSSIP_SUBSCRIPTIONS_PER_S = 8
+"""Subscriptions and their ends that one peer may tell; an honest one tells a few when it connects."""
+GOSSIP_ANSWERS_BURST = 256
+GOSSIP_ANSWERS_PER_S = 64
+"""Gossip messages that one peer may ask for again: 16 MiB at once, of the longest."""
 PEER_QUEUE_BYTES_MAX = 64 * MIB
 """Frames queued for one peer on one stream; above, sends are dropped and calls wait. Holds three messages at most size."""
 PEER_QUEUE_MESSAGES_MAX = 4_096
@@ -136,15 +147,35 @@ WRITE_COALESCE_BYTES = 64 * KIB
 CALLS_IN_HAND_PER_PEER_MAX = 64
 CALL_BYTES_IN_HAND_PER_PEER_MAX = 64 * MIB
 """Requests of one peer whose handlers have not finished; above either bound the answer is "busy"."""
+FETCHES_IN_HAND_PER_PEER_MAX = 16
+"""Answers of many pieces to one peer at a time: one that reads nothing keeps a piece of each in memory, three times 4 MiB."""
 STREAMS_PER_CONNECTION_MAX = 128
-"""Inbound streams a peer may hold open; further ones are reset."""
+"""Streams that either end of a connection may hold open; further ones are reset."""
+STREAMS_BURST = 512
+STREAMS_PER_S = 64
+"""Streams a peer may begin, on one connection; further ones are reset. One costs half a millisecond, a fetch has one."""
 STREAM_WINDOW_BYTES_MAX = 4 * MIB
 """Yamux receive window of one stream: 80 MiB/s at 50 ms; larger windows only hold memory for slow readers.
 
 A peer that sends more into an unread stream ignores the window: its connection is closed."""
+STREAM_GROWTH_BYTES_MAX = 32 * MIB
+"""Of all windows of one connection, above the 256 KiB that each stream has at first: eight streams at full size."""
 HALF_OPEN_PER_ADDRESS_MAX = 32
 """Inbound handshakes in progress from one IP address; the oldest gives way. An honest one takes 20 ms."""
 HALF_OPEN_MAX = 256
+HANDSHAKES_PER_ADDRESS_BURST = 128
+HANDSHAKES_PER_ADDRESS_PER_S = 16
+"""Inbound handshakes that one address (of IPv6: one /64) may begin; further connections are closed unread.
+
+A handshake takes 2 to 4 ms of processor time: so one address costs 6 % of a core. Every member may be behind one address."""
+HANDSHAKE_ADDRESSES_MAX = 4_096
+"""Addresses whose handshakes are counted, 1 MB; who has more is held back by nothing here."""
+PROTOCOL_NAME_BYTES_MAX = 1 * KIB
+"""A line of libp2p's negotiation of protocols; ours have 40 bytes."""
+CONNECTIONS_PER_PEER_MAX = 4
+"""Inbound connections one peer may have at a time: an honest one has one, and one or two that are being closed.
+
+There are four for each of `MEMBERS_MAX` in all, so that no peer can take the places of others."""
 PEER_ADDRESSES_MAX = 8
 """Addresses kept per peer and source; the least recently confirmed gives way."""
 DIAL_BACKOFF_MS_MIN = 250

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, assert_never
 
-from protocol import codec, evidence, limits
+from protocol import evidence, limits
 from protocol.block import Header, header_hash
 from protocol.certificate import Acknowledgement, ElectionGrant
 from protocol.checkpoint import SignedCheckpoint
@@ -102,7 +102,7 @@ class Notebook:
     def is_news(self, found: Evidence) -> bool:
         """Return whether evidence, also such as was put together elsewhere, convicts or clears somebody as none did before."""
         try:
-            if len(codec.encode(found)) > limits.EVIDENCE_BYTES_MAX:
+            if len(evidence.encode(found)) > limits.EVIDENCE_BYTES_MAX:
                 return False
             conviction = evidence.check(found, self._network, self._configurations())
         except RemoteFault:

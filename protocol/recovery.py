@@ -2,8 +2,8 @@
 
     freeze      each survivor signs what it last voted for and what it holds, and signs nothing more in this epoch
     base        the highest block that is certified, or could still become so in the hands of those who have not answered
-    recovery    one block of the next epoch above the base: the new configuration, what is given up, and why; signed by
-                governance keys, which are kept offline, and not by the nodes that happen to be left
+    recovery    the step into the next epoch above the base: the new configuration, what is given up, and why; signed by
+                governance keys, which are kept offline, and not by the nodes that happen to be left (`recovery_block`)
 
 There is no force of a single node: whoever holds a receipt that the new chain lacks can show it.
 """
@@ -12,17 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from protocol import codec, limits, merkle, signing
-from protocol.block import Block, Header, config_hash_above, header_hash
+from protocol import codec, limits, signing
+from protocol.block import Header, header_hash
 from protocol.codec import Bytes64, Size, wire
-from protocol.configuration import Configuration, recovery_fault
+from protocol.configuration import Configuration
 from protocol.errors import Invalid, Unavailable
 from protocol.finality import Certificate, CommitVote, linked_heights, vote_valid
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
-from protocol.merkle import Frontier
 
 REASON_CHARACTERS_MAX = 500
-_APP_VERSION = 1
 
 DigestField = Annotated[Digest, Size(32)]
 NodeField = Annotated[NodeId, Size(32)]
@@ -196,7 +194,7 @@ def _votes_for(headers: dict[Digest, Header], votes: Iterable[CommitVote], diges
     )
 
 
-# --- the recovery block ---------------------------------------------------------------------------------------------
+# --- the recovery ---------------------------------------------------------------------------------------------------
 
 
 @wire("recovery")
@@ -238,14 +236,6 @@ class SignedRecovery:
     signatures: Annotated[tuple[RecoverySignature, ...], Size(0, limits.MEMBERS_MAX)]
 
 
-@wire("recovery-consents")
-@dataclass(frozen=True, slots=True)
-class RecoveryConsents:
-    """Who consents, beside a recovery in its block."""
-
-    signatures: Annotated[tuple[RecoverySignature, ...], Size(0, limits.MEMBERS_MAX)]
-
-
 def _recovery_form(network: NetworkId, recovery: Recovery) -> bytes:
     return signing.signed_form("recovery", network, codec.fields_plain(recovery))
 
@@ -275,10 +265,23 @@ def check_recovery(signed: SignedRecovery, network: NetworkId, before: Configura
     Raises:
         Invalid: it replaces another, too few consent, one twice, one that is declared lost, or a signature does not verify.
     """
-    recovery = signed.recovery
-    if not is_step_from(recovery, before):
+    if not is_step_from(signed.recovery, before):
         raise Invalid("a recovery replaces another configuration, or declares lost who is no member of it")
-    nodes = [one.node for one in signed.signatures]
+    check_consents(signed.recovery, signed.signatures, network, before)
+
+
+def check_consents(
+    recovery: Recovery, signatures: tuple[RecoverySignature, ...], network: NetworkId, before: Configuration
+) -> None:
+    """Check that enough organisations of `before` consent to a recovery, each by the governance key that it names.
+
+    `before` is the configuration that the recovery replaces; and where that was set by a block below the base of which no
+    certificate is known, the one before it as well: else one leader's block would choose who has a say (ledger.md 7.2, 4).
+
+    Raises:
+        Invalid: too few consent, one twice, one that is declared lost, or a signature does not verify.
+    """
+    nodes = [one.node for one in signatures]
     if nodes != sorted(set(nodes)) or not set(nodes) <= set(before.signers) - set(recovery.lost):
         raise Invalid("a recovery is signed by distinct organisations that are not declared lost, sorted")
     if len(nodes) < consents_needed(recovery, before):
@@ -286,86 +289,6 @@ def check_recovery(signed: SignedRecovery, network: NetworkId, before: Configura
             f"a recovery needs the consent of {consents_needed(recovery, before)} organisations and has {len(nodes)}"
         )
     form = _recovery_form(network, recovery)
-    for one in signed.signatures:
+    for one in signatures:
         if not signing.verify(before.by_node[one.node].governance, form, one.signature):
             raise Invalid("a signature of a recovery does not verify")
-
-
-def recovery_block(signed: SignedRecovery, base: Header, frontier: Frontier) -> Block:
-    """Return the block that begins the next epoch above `base`; of no leader, and the same block for everybody.
-
-    Who consents stands in it and is hashed into nothing: members to whose operators other consents came first must not
-    begin two histories. `frontier` is the tree after the base.
-    """
-    recovery = signed.recovery
-    special = codec.encode(recovery)
-    header = Header(
-        base.net,
-        recovery.epoch,
-        Height(base.height + 1),
-        header_hash(base),
-        recovery.term,
-        NodeId(ZERO),
-        recovery.time_ms,
-        0,
-        merkle.leaf_hash(special),
-        frontier.size,
-        frontier.root(),
-        config_hash_above(base),
-        recovery.configuration.digest,
-        _APP_VERSION,
-    )
-    return Block(header, codec.encode(RecoveryConsents(signed.signatures)), special, ())
-
-
-def signed_recovery_of(block: Block) -> SignedRecovery:
-    """Return what a block that claims to begin an epoch holds, unchecked.
-
-    Raises:
-        Malformed: it holds none.
-    """
-    consents = codec.decode(block.signature, RecoveryConsents)
-    return SignedRecovery(codec.decode(block.special, Recovery), consents.signatures)
-
-
-def check_recovery_block(
-    block: Block, base: Header, frontier: Frontier, before: Configuration
-) -> SignedRecovery:
-    """Check a block that claims to begin a new epoch above `base`; return what it holds.
-
-    It needs no certificate: it counts as a base at its height (P4), by the word of the organisations in it.
-
-    Raises:
-        Invalid: it is not what the recovery in it makes, or too few consent to that.
-        Malformed: it holds none.
-    """
-    signed = signed_recovery_of(block)
-    recovery = signed.recovery
-    if (recovery.base_height, recovery.base_hash) != (base.height, header_hash(base)):
-        raise Invalid(f"block {block.height} recovers from another base")
-    if recovery.epoch <= base.epoch or recovery.term < base.term or recovery.time_ms <= base.time_ms:
-        raise Invalid(f"block {block.height} begins no later epoch, term and time")
-    if before.digest != config_hash_above(base) or recovery.configuration.digest == before.digest:
-        raise Invalid(f"block {block.height} recovers from, or to, another configuration")
-    fault = recovery_fault(before, recovery.configuration)
-    if fault is not None:
-        raise Invalid(f"block {block.height} sets no configuration that may follow: {fault}")
-    if block != recovery_block(signed, base, frontier):
-        raise Invalid(f"block {block.height} is not what its recovery makes")
-    check_recovery(signed, NetworkId(base.net), before)
-    return signed
-
-
-def configuration_set_by(block: Block) -> Configuration:
-    """Return the configuration in force above a block that sets one, by ballot or by a recovery.
-
-    Raises:
-        Invalid: the body is not what the header names.
-        Malformed: it is no configuration, and no recovery.
-    """
-    if not block.is_recovery:
-        return block.next_configuration()
-    configuration = codec.decode(block.special, Recovery).configuration
-    if configuration.digest != block.header.next_config_hash:
-        raise Invalid(f"block {block.height} carries another configuration than it names")
-    return configuration

@@ -7,7 +7,7 @@ had promised can only be for blocks below, where those who certified the Rejoin 
 statements of one incarnation. Who still signs under the old number is another process with the same key, and has to end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -79,3 +79,20 @@ def can_rejoin(configuration: Configuration, member: NodeId) -> bool:
     """Return whether the others can order and certify a block without `member`; else only section 7.4 could go on."""
     voters, signers = set(configuration.voters) - {member}, set(configuration.signers) - {member}
     return len(voters) >= configuration.raft_quorum and len(signers) >= configuration.certificate_quorum
+
+
+def can_return_with(configuration: Configuration, member: NodeId, connected: Collection[NodeId]) -> bool:
+    """Return whether a member that has lost its ledger comes back with the help of those that it is connected with.
+
+    Who signs begins anew by a transaction that they order and certify, or by asking all other voters; who does not only
+    needs somebody to follow.
+    """
+    voters, signers = set(configuration.voters) - {member}, set(configuration.signers) - {member}
+    if member not in configuration.signers:
+        return not signers.isdisjoint(connected)
+    if voters and voters.issubset(connected):
+        return True
+    return (
+        len(voters.intersection(connected)) >= configuration.raft_quorum
+        and len(signers.intersection(connected)) >= configuration.certificate_quorum
+    )

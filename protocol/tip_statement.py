@@ -54,6 +54,14 @@ class Farewell:
     nonce: Bytes32
 
 
+@wire("presence")
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The word of a process that may not sign, or not yet: it runs. Not signed, and counts only from the member itself."""
+
+    nonce: Bytes32
+
+
 def state_tip(
     key: signing.SigningKey,
     network: NetworkId,

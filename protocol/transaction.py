@@ -278,18 +278,24 @@ def check(raw: bytes, ledger: NetworkId, *, signatures: bool = True) -> tuple[Si
         Malformed: not a transaction.
         Invalid: a signature, size or rule of the schema does not hold.
     """
+    signed, form = check_unverified(raw, ledger)
+    if signatures:
+        _check_signatures(signed, form, ledger)
+    return signed, Txid(signing.sha256(form))
+
+
+def check_unverified(raw: bytes, ledger: NetworkId) -> tuple[SignedTransaction, bytes]:
+    """Make all of `check` but signatures, raising as it does; return the transaction with its signed bytes."""
     _check_size(raw, limits.ACCUSATION_BYTES_MAX)
     signed, form = _parse(raw, ledger)
     transaction = signed.transaction
     if not isinstance(transaction, Accusation):
         _check_size(raw, limits.TRANSACTION_BYTES_MAX)
-    kind = codec.tag_of(type(transaction))
     check_schema(transaction)
     if len(signed.signatures) != SIGNATURES[type(transaction)]:
+        kind = codec.tag_of(type(transaction))
         raise Invalid(f"{kind} carries {len(signed.signatures)} signatures")
-    if signatures:
-        _check_signatures(signed, form, ledger)
-    return signed, Txid(signing.sha256(form))
+    return signed, form
 
 
 def _check_size(raw: bytes, most: int) -> None:
@@ -382,6 +388,7 @@ __all__ = [
     "Withdraw",
     "check",
     "check_schema",
+    "check_unverified",
     "encoded",
     "parse",
     "receipt_form",

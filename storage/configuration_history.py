@@ -68,6 +68,11 @@ class ConfigurationHistory:
         """Return the configuration in force at `height`, which the last block below it has set (ledger.md 7.2, 5)."""
         return next((one for set_at, one in reversed(self._entries) if set_at < height), self._entries[0][1])
 
+    def before_that_at(self, height: Height) -> Configuration | None:
+        """Return the configuration before the one in force at `height`; None where that one is of genesis."""
+        below = self.set_below(height)
+        return self.at(below[-1][0]) if below else None
+
     def set_below(self, height: Height) -> tuple[tuple[Height, Configuration], ...]:
         """Return the configurations set below `height`, each with the height of its block; genesis is not among them."""
         return tuple([entry for entry in self._entries[1:] if entry[0] < height])

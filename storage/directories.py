@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 _ASIDE = ".damaged-"
@@ -34,8 +35,23 @@ def move_aside(path: Path) -> Path | None:
 
 def newest_aside(path: Path) -> Path | None:
     """Return the database that was moved aside last under this name, or None."""
-    numbers = [int(found.suffix[len(_ASIDE) :]) for found in path.parent.glob(f"{path.name}{_ASIDE}*")]
+    numbers = [int(found.suffix[len(_ASIDE) :]) for found in asides(path)]
     return path.with_name(f"{path.name}{_ASIDE}{max(numbers)}") if numbers else None
+
+
+def asides(path: Path) -> tuple[Path, ...]:
+    """Return all databases that were moved aside under this name and not deleted since, in no order."""
+    return tuple(path.parent.glob(f"{path.name}{_ASIDE}*"))
+
+
+def remove_asides(*paths: Path) -> int:
+    """Delete all databases that were moved aside under these names, durably; return how many there were."""
+    found = [aside for path in paths for aside in asides(path)]
+    for aside in found:
+        shutil.rmtree(aside)
+    for folder in {aside.parent for aside in found}:
+        sync_directory(folder)
+    return len(found)
 
 
 def directory_bytes(path: Path) -> int:

@@ -5,18 +5,24 @@ from dataclasses import replace
 
 from protocol import codec
 from protocol.block import Header, header_hash
+from protocol.identifiers import Digest, Height
 from protocol.raft.state import HardState
 from storage import keyspace
 from storage.key_value import Batch, KeyValue
+from storage.marks import AppliedMark
 
 
 class Epochs:
     """Reads and writes what depends on the epoch of the last applied block."""
 
-    def __init__(self, rows: KeyValue, applied: Callable[[], Header]) -> None:
-        """`applied` returns the header of the last applied block."""
+    def __init__(
+        self, rows: KeyValue, applied: Callable[[], AppliedMark], header: Callable[[Height], Header]
+    ) -> None:
+        """`applied` returns what was applied last, `header` the header of a stored block."""
         self._rows = rows
-        self._applied = applied
+        self._mark = applied
+        self._header = header
+        self._newest: tuple[Digest, Header] | None = None
 
     @property
     def current(self) -> int:
@@ -40,6 +46,13 @@ class Epochs:
     def put_thawed(self, batch: Batch) -> None:
         """Add to a batch that the promise is taken back."""
         batch.delete(keyspace.FROZEN)
+
+    def _applied(self) -> Header:
+        """Return the header of the last applied block: asked for several times a second, and a block may be large."""
+        mark = self._mark()
+        if self._newest is None or self._newest[0] != mark.hash:
+            self._newest = mark.hash, self._header(mark.height)
+        return self._newest[1]
 
     def hard_state(self, stored: HardState | None) -> HardState | None:
         """Return the hard state that counts in the present epoch: of an older one no term, vote or marker does.

@@ -63,7 +63,7 @@ class LedgerStore:
         self.network = network_id(genesis)
         self.configurations = ConfigurationHistory(genesis)
         """All configurations since genesis."""
-        self.epochs = Epochs(rows, lambda: self.header(self.applied().height))
+        self.epochs = Epochs(rows, self.applied, self.header)
         self._state = keyspace.STATE
         self._history: HistoryMark | None = None
         first = genesis_block(genesis)

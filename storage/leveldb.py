@@ -24,7 +24,7 @@ from typing import Any, Literal
 import plyvel
 
 from protocol import limits
-from protocol.errors import Corruption, LocalFault, Refused, StorageFull
+from protocol.errors import Corruption, LocalFault, Refused, StorageFull, Unreadable
 from storage.callers import Callers
 from storage.directories import sync_directory
 from storage.key_value import Batch
@@ -56,7 +56,7 @@ class LevelDb:
     in memory up to twice. With `create`, a directory that is missing or empty becomes a new database.
 
     Raises:
-        Corruption: the database does not open; the sentence names it and `rebuild`.
+        Unreadable: the database does not open; the sentence names it and `rebuild`. Corruption: a file of it is missing.
         Refused: another process holds it, or it was written by a newer version.
         StorageFull: no space to open it.
         OSError: the device or the system failed.
@@ -91,7 +91,7 @@ class LevelDb:
             self._check_format(format_version, migrations)
         except Corruption as error:
             self._db.close()
-            raise self._refuses("its format cannot be read") from error
+            raise self._refuses("its format cannot be read", type(error)) from error
         except BaseException:
             self._db.close()
             raise
@@ -102,7 +102,7 @@ class LevelDb:
         """Return the value, or None when the key is absent.
 
         Raises:
-            Corruption: the stored bytes fail their checksum.
+            Unreadable: the stored bytes fail their checksum.
         """
         self._callers.enter()
         try:
@@ -117,7 +117,7 @@ class LevelDb:
         """Yield (key, value) with start <= key < stop, in order, from a snapshot taken at the first step.
 
         Raises:
-            Corruption: at the step that would pass unreadable bytes; nothing is skipped.
+            Unreadable: at the step that would pass unreadable bytes; nothing is skipped.
         """
         if start >= stop:
             return
@@ -132,7 +132,8 @@ class LevelDb:
     def _scan(self, start: bytes, stop: bytes, *, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         rows = self._step(
             lambda: self._db.iterator(
-                start=start,
+                # Backwards, plyvel passes over a last key that is `start` itself: so we stop there, not it.
+                start=None if reverse else start,
                 stop=stop,
                 include_stop=False,
                 reverse=reverse,
@@ -141,7 +142,7 @@ class LevelDb:
             )
         )
         try:
-            while (row := self._step(lambda: next(rows, None))) is not None:
+            while (row := self._step(lambda: next(rows, None))) is not None and row[0] >= start:
                 if row[0] != FORMAT:
                     yield row
         finally:
@@ -164,7 +165,7 @@ class LevelDb:
 
         Raises:
             StorageFull: nothing was written. (When the device filled up in mid-write: until the next start.)
-            Corruption: the engine met damaged tables and takes no more writes.
+            Unreadable: the engine met damaged tables and takes no more writes.
             OSError: the device failed; what was written is unknown, and no more writes are taken.
         """
         if FORMAT in batch.writes:
@@ -311,8 +312,7 @@ class LevelDb:
                 write_buffer_size=self._write_buffer,
                 max_file_size=max_file_size,
                 compression=compression,
-                # Most reads of the ledger are for ids that are not there yet. A damaged filter is left aside by the
-                # engine, which then looks into the table itself: it hides nothing.
+                # Most reads of the ledger are for ids that are not there yet. A damaged filter is left aside: it hides nothing.
                 bloom_filter_bits=_BLOOM_FILTER_BITS,
             )
         except plyvel.Error as error:
@@ -324,11 +324,11 @@ class LevelDb:
             if damaged := damaged_logs(self.path):
                 raise self._refuses(f"{damaged[0]} was changed")
             if (missing := missing_log(self.path)) is not None:
-                raise self._refuses(f"{missing} is missing")
+                raise self._refuses(f"{missing} is missing", Corruption)
         elif any(name.endswith((".ldb", ".log", ".sst")) for name in names):
-            raise self._refuses("CURRENT is missing")
+            raise self._refuses("CURRENT is missing", Corruption)
         elif not create:
-            raise self._refuses("it is missing")
+            raise self._refuses("it is missing", Corruption)
 
     def _check_format(self, known: int, migrations: Mapping[int, Migration]) -> None:
         stored = self.get(FORMAT)
@@ -354,8 +354,8 @@ class LevelDb:
 
     # --- errors -----------------------------------------------------------------------------------------------
 
-    def _refuses(self, reason: str) -> Corruption:
-        return Corruption(f"database {self.name} does not open ({reason}): {self._cure}")
+    def _refuses(self, reason: str, kind: type[Corruption] = Unreadable) -> Corruption:
+        return kind(f"database {self.name} does not open ({reason}): {self._cure}")
 
     def _open_error(self, error: Any) -> Exception:
         raw = _raw(error)
@@ -372,14 +372,14 @@ class LevelDb:
         if any(text in raw for text in _OUR_LIMITS):
             return OSError(f"database {self.name}: {self._reason(raw)}")
         # A bad sector (EIO) or a wild offset in a footer (EINVAL) also means that the stored bytes are lost.
-        return Corruption(f"database {self.name} holds damaged bytes ({self._reason(raw)}): {self._cure}")
+        return Unreadable(f"database {self.name} holds damaged bytes ({self._reason(raw)}): {self._cure}")
 
     def _write_error(self, error: Any) -> Exception:
         raw = _raw(error)
         reason = self._reason(raw)
         if isinstance(error, plyvel.CorruptionError):
             text = f"holds damaged bytes and takes no more writes ({reason}): {self._cure}"
-            self._failure = Corruption, f"database {self.name} {text}"
+            self._failure = Unreadable, f"database {self.name} {text}"
         elif b"No space left" in raw or b"Disk quota exceeded" in raw:
             text = "takes no more writes because the disk is full: free space, then start again"
             self._failure = partial(StorageFull, until_restart=True), f"database {self.name} {text}"

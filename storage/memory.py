@@ -4,7 +4,7 @@ import weakref
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
-from protocol.errors import Corruption, LocalFault
+from protocol.errors import LocalFault, Unreadable
 from storage.key_value import Batch
 
 
@@ -12,7 +12,7 @@ class MemoryStore:
     """An ordered store whose unsynchronised batches can be lost, latest first (`crash`). One thread.
 
     A synchronised batch makes every earlier one durable too, as one log file does. Rows can be damaged (`damage`): reading
-    one raises Corruption, as a table whose checksum fails does, until it is written anew.
+    one raises Unreadable, as a table whose checksum fails does, until it is written anew.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class MemoryStore:
         return frozenset(self._damaged)
 
     def damage(self, keys: Iterable[bytes]) -> None:
-        """Flip a bit in stored rows: whoever reads one of them gets Corruption, never wrong bytes."""
+        """Flip a bit in stored rows: whoever reads one of them gets Unreadable, never wrong bytes."""
         for key in keys:
             assert key in self._values, "only what is stored can be damaged"
             self._damaged.add(key)
@@ -177,4 +177,4 @@ class _Scan:
 
 def _check(key: bytes, damaged: set[bytes]) -> None:
     if key in damaged:
-        raise Corruption(f"a row of family {key[:1]!r} holds damaged bytes")
+        raise Unreadable(f"a row of family {key[:1]!r} holds damaged bytes")

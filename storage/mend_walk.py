@@ -12,7 +12,7 @@ from protocol.block import Block, body_root, check_shape, header_form
 from protocol.errors import Corruption, RemoteFault, Unavailable
 from protocol.finality import Certificate, check_certificate
 from protocol.identifiers import ZERO, Digest, Height
-from protocol.recovery import configuration_set_by
+from protocol.recovery_block import configuration_set_by
 from storage import keyspace
 from storage.key_value import KeyValue
 from storage.ledger_store import LedgerStore

@@ -18,8 +18,8 @@ from storage.key_value import Batch, KeyValue
 from storage.keyspace import SEQUENCE_END, sequence_key
 
 CID_BYTES = 32
-BATCH_BYTES_MAX = 8 * limits.MIB
-"""Payloads in one engine batch: it is copied in memory several times."""
+BATCH_BYTES_MAX = limits.MIB
+"""Payloads in one engine batch, small ones together: the engine's buffer for it doubles, copying, until it holds them."""
 _TABLE_BYTES_MAX = 80 * limits.MIB
 """A table is a full write buffer and what the last batch added to it, and the next table's first block."""
 _DAMAGED_RUN_MAX = 65_536

@@ -1,9 +1,10 @@
-"""What a damaged database holds that no other member has, brought into the new one (`run --rebuild payloads|ledger`).
+"""What is whole in a damaged database, brought into the new one (`node.rebuild`).
 
-Of the payloads: the chunks of records that are not final yet. Of the ledger: blocks and state come back from other members, and the watchers' rows from the blocks. Envelopes and attachments could,
-mostly; but what this facility noted of its records, its fingerprints of files, and above all the sealed records that are
-not final yet are nowhere else. So every such row is carried over whose checksum still holds in the files, which are read
-here without the engine: it refuses a database, or a table, as a whole.
+Of the payloads: every chunk that a record names. Of the ledger only what no other member has: blocks and state come back
+from other members, and the watchers' rows from the blocks. Envelopes and attachments could, mostly; but what this facility
+noted of its records, its fingerprints of files, and above all the sealed records that are not final yet are nowhere else.
+So every such row is carried over whose checksum still holds in the files, which are read here without the engine: it
+refuses a database, or a table, as a whole.
 """
 
 import hashlib

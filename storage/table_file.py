@@ -13,6 +13,8 @@ footer is damaged; the data blocks lie one behind the other, so that their ends 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from os import SEEK_END
+from typing import BinaryIO
 
 from storage import crc32c
 
@@ -45,6 +47,31 @@ def intact_changes(table: bytes, wanted: Wanted, *, checked: bool = True) -> Ite
             yield from [_change(key, value) for key, value in _entries(block)]
         except ValueError:
             continue  # its checksum holds and it is no block: not one of ours
+
+
+def has_whole_end(table: BinaryIO) -> bool:
+    """Whether everything behind the data blocks of a table is as it was written: filters, meta index, index, footer."""
+    size = table.seek(0, SEEK_END)
+    if not size:
+        return True  # one that a crash cut short before its first byte: nobody reads it
+    table.seek(max(0, size - _FOOTER_BYTES))
+    footer = table.read()
+    try:
+        *meta, position = _handle(footer)
+        *index, position = _handle(footer, position)
+        _block_in(table, *index)
+        for _, filters in _entries(_block_in(table, *meta)):
+            _block_in(table, *_handle(filters)[:2])
+    except ValueError:
+        return False
+    return not any(footer[position:-8]) and int.from_bytes(footer[-8:], "little") == _MAGIC
+
+
+def _block_in(table: BinaryIO, offset: int, size: int) -> bytes:
+    if offset + size > table.seek(0, SEEK_END):
+        raise ValueError("not a block")
+    table.seek(offset)
+    return _block(table.read(size + _TRAILER_BYTES), 0, size)
 
 
 def change_of(key: bytes, sequence: int, kind: int, value: bytes) -> Change:

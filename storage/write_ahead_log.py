@@ -40,6 +40,8 @@ def missing_log(directory: Path) -> str | None:
         block = _last_block(manifest)
     except (OSError, ValueError):
         return None  # the engine says what is wrong with these
+    if not is_whole_log(block):
+        return None  # and with a damaged edit, without which an earlier one seems to be the last
     number = 0
     for kind, edit in _fragments(block):
         if kind == _FULL:
@@ -84,6 +86,22 @@ def _is_intact_at_another_length(record: bytes, claimed: int) -> bool:
         if length < room:
             crc = crc32c.TABLE[(crc ^ record[HEADER_BYTES + length]) & 0xFF] ^ (crc >> 8)
     return False
+
+
+def is_whole_log(log: bytes) -> bool:
+    """Whether every record of a log holds, but for one at its end that a crash has torn, or that is being written."""
+    for start in range(0, len(log), BLOCK_BYTES):
+        block, position = log[start : start + BLOCK_BYTES], 0
+        is_last = len(block) < BLOCK_BYTES
+        for kind, _ in _fragments(block):
+            end = position + HEADER_BYTES + int.from_bytes(block[position + 4 : position + 6], "little")
+            if kind == 0 and not (is_last and end > len(block)):
+                return False
+            position = end
+        # A block's last bytes, too few for a header, are zero.
+        if has_changed_length(block) if is_last else any(block[position:]):
+            return False
+    return True
 
 
 def intact_records(log: bytes) -> Iterator[bytes]:

@@ -27,6 +27,8 @@ ROOMS = {
     "libp2p": {
         "node/libp2p_transport.py",
         "node/libp2p_kit.py",
+        "node/handshakes.py",
+        "node/gossip_limits.py",
         "node/noise_session.py",
         "node/yamux.py",
         "node/yamux_stream.py",

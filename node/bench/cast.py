@@ -21,7 +21,6 @@ from protocol.signing import SigningKey
 Answer = dict[str, Any]
 
 VOTERS = 3
-_NICENESS = 19
 _START_S = 20.0
 
 
@@ -103,19 +102,14 @@ class Cast:
         self.voters.append(VoterProcess(SigningKey(seed).public.hex()))
         self._addresses += self._start(self.voters[-1], seed)["addresses"]
 
-    def start_observer(self, *, samples_history: bool = False, yields: bool = False) -> VoterProcess:
-        """Start the next observer, with an empty ledger: it begins to catch up at once.
-
-        One that `yields` takes processor time that nobody else wants.
-        """
+    def start_observer(self, *, samples_history: bool = False) -> VoterProcess:
+        """Start the next observer, with an empty ledger: it begins to catch up at once."""
         seed = self._away.pop()
         self.observers.append(VoterProcess(SigningKey(seed).public.hex()))
-        self._start(self.observers[-1], seed, samples_history=samples_history, yields=yields)
+        self._start(self.observers[-1], seed, samples_history=samples_history)
         return self.observers[-1]
 
-    def _start(
-        self, process: VoterProcess, seed: bytes, *, samples_history: bool = False, yields: bool = False
-    ) -> Answer:
+    def _start(self, process: VoterProcess, seed: bytes, *, samples_history: bool = False) -> Answer:
         home = self.folder / process.node
         home.mkdir()
         return process.ask(
@@ -126,7 +120,6 @@ class Cast:
             peers=self._addresses,
             disk_delay_ms=self.disk_delay_ms,
             samples_history=samples_history,
-            niceness=_NICENESS if yields else 0,
         )
 
 

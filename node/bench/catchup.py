@@ -9,9 +9,11 @@ from the voters, verifies every link, root, certificate and signature, and appli
     catchup_loaded    the same of the third, which verifies all, while the voters order as much as they can
     slowdown          what the voters' own rate loses meanwhile, of what it was just before
 
-All six share this machine's processors. A member that catches up has its own, so the third observer runs at the lowest
-priority: what the voters lose is what serving it costs them, not what it computes. Shown beside: the processor time that
-the voters spend on serving one transaction.
+All six share this machine's processors. A member that catches up has its own, so the third observer runs at a low
+priority: what the voters lose is what serving it costs them, not what it computes. But voters that take all there is leave
+it little, and then there is little to serve: so beside it stand the pace it kept (`caught_up_meanwhile`), the processor time
+that the voters spend on serving one transaction, and what that comes to at the first observer's pace (`serving_share`).
+An observer's is counted with that of the processes that verify for it (`node.signature_processes`).
 """
 
 import tempfile
@@ -44,6 +46,8 @@ _RAMP_S = 1.0
 _LOADED_SHARE = 2.0
 """How much longer than alone an observer may take beside the load: that much is prepared."""
 _POLL_S = 0.05
+_NICENESS = 10
+"""A tenth of what another process gets; with less, beside voters that take all, it would hardly catch up at all."""
 _CATCH_UP_S = 300.0
 _LIMIT_S = 1_800.0
 
@@ -98,9 +102,20 @@ def _measured(
         row("serving_cpu_per_transaction", alone.voters_cpu_us, "us, all voters"),
         row("voters_rate_before", before, "tx/s"),
         row("voters_rate_meanwhile", loaded.voters_rate, "tx/s"),
-        row("observer_memory", nodes.observers[-1].ask(do="usage")["rss_anon_mib"], "MiB RssAnon"),
+        row("caught_up_meanwhile", loaded.rate_meanwhile, "tx/s"),
+        row("serving_share", _serving_percent(alone), "% of the processors, serving one that has its own"),
+        row(
+            "observer_memory",
+            nodes.observers[-1].ask(do="usage")["rss_anon_mib"],
+            "MiB RssAnon, those processes apart",
+        ),
     ]
     return {"figures": figures, "ingredients": parts, "ratios": _ratios(alone.rate, parts) if compare else []}
+
+
+def _serving_percent(alone: "_CaughtUp") -> float:
+    """Return what serving at the pace that was reached takes of all processors; what voters do when idle is counted with it."""
+    return 100 * alone.rate * alone.voters_cpu_us / 1e6 / ingredients.cores()
 
 
 def _ratios(rate: float, parts: list[Row]) -> list[Row]:
@@ -150,6 +165,8 @@ class _CaughtUp:
     """Per transaction, of all voters together; their own ordering included, when they order."""
     voters_rate: float | None
     """Transactions per second that the slowest voter applied meanwhile; None when they had none left to order."""
+    rate_meanwhile: float
+    """Transactions per second that the observer applied in the time over which `voters_rate` is taken."""
 
     @property
     def rate(self) -> float:
@@ -164,18 +181,21 @@ def _catch_up(nodes: Cast, *, samples_history: bool = False, yields: bool = Fals
         Unavailable: it takes too long.
     """
     deadline = time.monotonic() + _CATCH_UP_S
-    observer = nodes.start_observer(samples_history=samples_history, yields=yields)
+    observer = nodes.start_observer(samples_history=samples_history)
     begin = observer.ask(do="state")
     while not begin["connected"]:
         begin = _later(observer, deadline)
+    if yields:
+        observer.ask(do="yield", niceness=_NICENESS)
     first, usage = ask_all(nodes.voters, do="state"), ask_all(nodes.voters, do="usage")
     own, goal = observer.ask(do="usage"), max(state["tree_size"] for state in first)
-    end, last = begin, first
+    end, last, beside = begin, first, begin
     while end["tree_size"] < goal:
         end = _later(observer, deadline)
         states = ask_all(nodes.voters, do="state")
         # A voter without clients left is no measure of what it could do.
-        last = last if any(state["exhausted"] for state in states) else states
+        if not any(state["exhausted"] for state in states):
+            last, beside = states, end
     spent = spent_between(usage, ask_all(nodes.voters, do="usage"))
     done = end["tree_size"] - begin["tree_size"]
     rates = [rate_between(early, late) for early, late in zip(first, last, strict=True) if late is not early]
@@ -185,6 +205,7 @@ def _catch_up(nodes: Cast, *, samples_history: bool = False, yields: bool = Fals
         spent_between([own], [observer.ask(do="usage")]) / done * 1e6,
         spent / done * 1e6,
         min(rates, default=None),
+        rate_between(begin, beside) if beside is not begin else 0.0,
     )
 
 

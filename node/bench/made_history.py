@@ -11,13 +11,21 @@ from dataclasses import dataclass, field
 
 from protocol import block, codec, finality, receipt_file, recovery, transaction
 from protocol.block import Block
-from protocol.change_proof import Change, ConfigurationChange, FinalityProof, height_of
+from protocol.change_proof import (
+    Change,
+    ConfigurationChange,
+    CrossingRecovery,
+    FinalityProof,
+    height_of,
+    recovery_in,
+)
 from protocol.configuration import Configuration, Member, network_id
 from protocol.finality import Certificate, CommitVote
 from protocol.identifiers import NetworkId, NodeId, Term, Txid, Vid
 from protocol.merkle import Frontier
 from protocol.receipt_file import ReceiptFile
-from protocol.recovery import Recovery, SignedRecovery
+from protocol.recovery import Recovery, RecoverySignature, SignedRecovery
+from protocol.recovery_block import recovery_block
 from protocol.signing import SigningKey
 from protocol.transaction import Revoke
 
@@ -51,6 +59,14 @@ def transactions(count: int, network: NetworkId) -> tuple[bytes, ...]:
     grants = [Txid(hashlib.sha256(f"grant {n}".encode()).digest()) for n in range(count)]
     signed = [transaction.sign(Revoke(vid, gid, BEGIN_MS), network, owner) for gid in grants]
     return tuple(map(codec.encode, signed))
+
+
+def _set_by(change: Change) -> Configuration:
+    step = recovery_in(change)
+    if step is not None:
+        return step.configuration
+    assert isinstance(change, ConfigurationChange), "what is no recovery has a certificate"
+    return change.configuration
 
 
 @dataclass
@@ -130,6 +146,37 @@ class MadeHistory:
 
     def recover(self, *lost: str) -> SignedRecovery:
         """Add the block that begins the next epoch above the tip, without the facilities that are lost."""
+        signed = self._asked(*lost)
+        self._begin(signed, signed)
+        return signed
+
+    def recover_across(self, *lost: str) -> CrossingRecovery:
+        """Do the same where nobody has ever seen a certificate of the last change of the configuration."""
+        signed, change = self._asked(*lost), self.changes.pop()
+        assert isinstance(change, ConfigurationChange), "there is a change to cross"
+        first, before = change.certificate.height, self.in_force(change.certificate.height)
+        headers = tuple(one.header for one in self.blocks[first:])
+        earlier = self.consents(signed.recovery, before)
+        crossing = CrossingRecovery(headers, change.configuration, earlier, signed)
+        self._begin(signed, crossing, earlier)
+        return crossing
+
+    def consents(self, asked: Recovery, before: Configuration) -> tuple[RecoverySignature, ...]:
+        """Return the consents of all organisations of a configuration that have a say and are not lost."""
+        return tuple(
+            recovery.consent(signing_key(f"{one.name} governance"), self.network, asked, one.node)
+            for one in before.members
+            if one.node in before.signers and one.node not in asked.lost
+        )
+
+    def _begin(
+        self, signed: SignedRecovery, change: Change, earlier: tuple[RecoverySignature, ...] = ()
+    ) -> None:
+        self.blocks.append(recovery_block(signed, self.blocks[-1].header, self.frontier, earlier))
+        self.configuration = signed.recovery.configuration
+        self.changes.append(change)
+
+    def _asked(self, *lost: str) -> SignedRecovery:
         tip, before = self.blocks[-1].header, self.configuration
         left = [one for one in before.members if one.name not in lost]
         asked = Recovery(
@@ -144,27 +191,16 @@ class MadeHistory:
             (),
             "lost",
         )
-        consents = [
-            recovery.consent(signing_key(f"{one.name} governance"), self.network, asked, one.node)
-            for one in left
-            if one.node in before.signers
-        ]
-        signed = SignedRecovery(asked, tuple(consents))
-        self.blocks.append(recovery.recovery_block(signed, tip, self.frontier))
-        self.configuration = asked.configuration
-        self.changes.append(signed)
-        return signed
+        return SignedRecovery(asked, self.consents(asked, before))
 
     def in_force(self, height: int) -> Configuration:
         """Return the configuration in force at a height: the last one set below it."""
         found = self.genesis
         for change in self.changes:
+            if isinstance(change, CrossingRecovery) and change.headers[0].height < height:
+                found = change.configuration
             if height_of(change) < height:
-                found = (
-                    change.configuration
-                    if isinstance(change, ConfigurationChange)
-                    else change.recovery.configuration
-                )
+                found = _set_by(change)
         return found
 
     def vote(self, node: NodeId, cut: Block) -> CommitVote:

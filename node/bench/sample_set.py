@@ -34,11 +34,11 @@ def files(set_bytes: int) -> Iterator[Iterator[bytes]]:
 
 
 def blocks(pattern: bytes, size: int) -> Iterator[bytes]:
-    """Yield so many bytes of a pattern over and over, as `ingest` would gather them."""
-    view, start = memoryview(pattern * 2), 0
+    """Yield so many bytes of a pattern over and over, as `ingest` would gather them; no block reaches over its end."""
+    view, start = memoryview(pattern), 0
     while start < size:
         offset = start % len(pattern)
-        block = bytes(view[offset : offset + min(BLOCK_BYTES, size - start, len(pattern))])
+        block = bytes(view[offset : offset + min(BLOCK_BYTES, size - start)])
         yield block
         start += len(block)
 
@@ -55,7 +55,8 @@ def _ndjson(size: int) -> bytes:
     total = 0
     digits = incompressible(size // 8).hex()
     for number in range(size):
-        part = digits[number * 48 % (len(digits) - 48) :][:48]
+        offset = number * 48 % (len(digits) - 48)
+        part = digits[offset : offset + 48]
         line = (
             f'{{"resourceType":"Observation","id":"{part[:32]}","status":"final","category":[{{"coding":[{{"system":'
             f'"http://terminology.hl7.org/CodeSystem/observation-category","code":"laboratory"}}]}}],"code":{{"coding":'

@@ -9,6 +9,7 @@ receipt that this daemon applied. Transactions are signed in `prepare`, before a
 concrete classes together, as `daemon` does.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -27,6 +28,7 @@ from node.address_book import AddressBook
 from node.core import Core, Ports
 from node.disk import GroupCommitDisk
 from node.libp2p_transport import Libp2pTransport
+from node.signature_processes import SignatureProcesses
 from node.system import SystemClock, SystemEntropy, ThreadWorkers, tune_interpreter
 from protocol import codec, transaction
 from protocol.configuration import Configuration, network_id
@@ -49,6 +51,7 @@ _SIGNED_PER_STEP = 50
 _TIMEOUT_MS = 10_000
 _LINE_BYTES_MAX = 1024 * 1024
 _ECHO = "bench-echo"
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class _StandardErrorLog:
@@ -111,6 +114,7 @@ class Voter:
         self._core: Core | None = None
         self._key: SigningKey | None = None
         self._transport: Libp2pTransport | None = None
+        self._processes = SignatureProcesses()
         self._prepared: deque[SignedTransaction] = deque()
         self._load = _Load()
 
@@ -124,6 +128,7 @@ class Voter:
         """Carry out one command and return its answer."""
         commands: dict[str, Callable[[Command], Awaitable[Answer]]] = {
             "start": self._start,
+            "yield": self._yield,
             "state": self._state,
             "echo": self._echo,
             "prepare": self._prepare,
@@ -135,7 +140,6 @@ class Voter:
         return await commands[command["do"]](command)
 
     async def _start(self, command: Command) -> Answer:
-        os.nice(command["niceness"])
         seed, folder = bytes.fromhex(command["seed"]), Path(command["folder"])
         configuration = codec.decode(bytes.fromhex(command["configuration"]), Configuration)
         clock, entropy, log = SystemClock(), SystemEntropy(), _StandardErrorLog()
@@ -157,7 +161,15 @@ class Voter:
         delay_ms = command["disk_delay_ms"]
         slow_or_not = _SlowDisk(disk, delay_ms / 1000) if delay_ms else disk
         self._core = Core(
-            Ports(transport, slow_or_not, ThreadWorkers(_WORKER_THREADS), clock, entropy, log),
+            Ports(
+                transport,
+                slow_or_not,
+                ThreadWorkers(_WORKER_THREADS),
+                clock,
+                entropy,
+                log,
+                processes=self._processes,
+            ),
             LedgerStore(database, configuration),
             self._key,
             samples_history=command["samples_history"],
@@ -181,6 +193,11 @@ class Voter:
             "tree_size": mark.tree_size,
             **self._load.answer(),
         }
+
+    async def _yield(self, command: Command) -> Answer:
+        """Take no more processor time than nobody else wants; a process that starts so hardly comes to its start."""
+        lower_priority(command["niceness"])
+        return {}
 
     async def _echo(self, command: Command) -> Answer:
         """Time calls to a peer that answers with what it got, one after the other."""
@@ -275,10 +292,11 @@ class Voter:
         return {"ms": latencies, "failed": failed}
 
     async def _usage(self, _command: Command) -> Answer:
-        spent = resource.getrusage(resource.RUSAGE_SELF)
+        spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return {
             "at_s": time.monotonic(),
-            "cpu_s": spent.ru_utime + spent.ru_stime,
+            "cpu_s": sum(each.ru_utime + each.ru_stime for each in spent)
+            + sum(map(_cpu_s_of, self._processes.pids)),
             "rss_anon_mib": _rss_anon_kib() / 1024,
         }
 
@@ -319,8 +337,24 @@ class _Signer:
         ]
 
 
+def lower_priority(niceness: int) -> None:
+    """Let other processes go first, also those of other sessions, of which each has a value of its own (sched(7), autogroup).
+
+    For a process with a session of its own: all its threads and children are meant. Where Linux groups processes so, their
+    own values rank them within their session alone.
+    """
+    os.setpriority(os.PRIO_PGRP, 0, niceness)
+    with contextlib.suppress(FileNotFoundError):  # this kernel does not group
+        _AUTOGROUP.write_text(str(niceness))
+
+
 async def _return_body(_peer: object, body: bytes) -> bytes:
     return body
+
+
+def _cpu_s_of(pid: int) -> float:
+    """Return the processor time of a process of one thread, which `RUSAGE_CHILDREN` counts only once it has ended."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def _rss_anon_kib() -> int:

@@ -62,8 +62,10 @@ def storage(
 ) -> None:
     """Seal, store and read records on one node, and copy them to three; with --compare, beside restic and borg too."""
     from node.bench import storage as measured  # noqa: PLC0415  (see above)
+    from node.system import tune_interpreter  # noqa: PLC0415  (see above)
 
     session = Session.start(home, as_json)
+    tune_interpreter()  # as a daemon's process is, for what is measured in this one
     fill_bytes = None if fill is None else size_bytes(fill)
     _report(
         session,

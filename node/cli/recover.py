@@ -102,6 +102,14 @@ def sign(
     plan: PlanArgument,
     *,
     output: OutputOption,
+    instead_of: Annotated[
+        str | None,
+        typer.Option(
+            "--instead-of",
+            metavar="DIGEST",
+            help="The other plan of this epoch that was signed here: it is sure that nobody will apply that one.",
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -110,9 +118,9 @@ def sign(
     session = Session.start(home, as_json)
     text = _text(plan)
     if session.home.is_held():
-        document = Client(session.home).post("/v1/recovery/sign", plan=text)
+        document = Client(session.home).post("/v1/recovery/sign", plan=text, instead_of=instead_of)
     else:
-        document = _signed_here(session.home, text, passphrase_file)
+        document = _signed_here(session.home, text, instead_of, passphrase_file)
     write_atomically(output, str(document.pop("consent")).encode(), mode=0o644)
     session.output.document({**document, "file": str(output)}, _show_plan)
 
@@ -144,13 +152,13 @@ def cancel(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-def _signed_here(home: Home, text: str, passphrase_file: Path | None) -> Document:
+def _signed_here(home: Home, text: str, instead_of: str | None, passphrase_file: Path | None) -> Document:
     """Sign with the keys of a home whose daemon does not run."""
     from node import identity  # noqa: PLC0415  (key code is not on the way to --help)
     from node.card_file import read_genesis  # noqa: PLC0415
     from node.key_rotation import KeyRotation  # noqa: PLC0415
-    from node.recovery_desk import signed_consent  # noqa: PLC0415
     from node.recovery_file import Plan, parse_file  # noqa: PLC0415
+    from node.recovery_plan import Custodian  # noqa: PLC0415
     from protocol.configuration import network_id  # noqa: PLC0415
 
     home.require()
@@ -162,7 +170,8 @@ def _signed_here(home: Home, text: str, passphrase_file: Path | None) -> Documen
         with identity.opened_keystore(home, passphrase, secrets.token_bytes) as keystore:
             keys = identity.Identity.load(keystore)
             rotation = KeyRotation(keystore, keys, secrets.token_bytes)
-            return signed_consent(plan, rotation.governance_key, keys.node_id)
+            custodian = Custodian(keystore, rotation.governance_key, keys.node_id)
+            return custodian.consent(plan, instead_of=instead_of)
 
 
 def _text(path: Path) -> str:
@@ -189,10 +198,16 @@ def _show_collected(document: Document) -> None:
 
 
 def _show_plan(document: Document) -> None:
-    names = ("file", "height", "epoch", "base_height", "base", "reason", "consents_needed", "risk")
+    names = ("file", "digest", "height", "epoch", "base_height", "base", "reason", "consents_needed", "risk")
     facts((name, document[name]) for name in names if name in document)
     for name in ("lost", "leaving", "joining", "may_sign"):
         say(f"{name.replace('_', ' ')}: {_listed(document[name])}")
+    if document["earlier"] is not None:
+        earlier = document["earlier"]
+        say(
+            f"No certificate of the last change of members was found: {earlier['consents_needed']} of those before it have to "
+            f"consent too: {_listed(earlier['may_sign'])}"
+        )
     say(f"{_given_up(document)}.")
     after = document["after"]
     say(

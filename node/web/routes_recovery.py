@@ -27,7 +27,7 @@ def recovery_routes(services: Services, metrics: Metrics) -> list[Route]:
         )
 
     async def sign(fields: Fields) -> Mapping[str, Any]:
-        return recovery.sign(fields.text("plan"))
+        return recovery.sign(fields.text("plan"), instead_of=fields.optional_text("instead_of"))
 
     async def apply(fields: Fields) -> Mapping[str, Any]:
         return await recovery.apply(fields.text("plan"), fields.texts("consents"))

@@ -228,18 +228,19 @@ class Certifying:
     def _configurations(self, certificate: Certificate) -> tuple[Configuration, Configuration | None] | None:
         """Return in which configuration a certificate counts, and which its block sets; None when that is not known here."""
         voter, header = self._voter, certificate.header
-        known = voter.membership.at(voter.log.certified), voter.configuration
-        configuration = next((one for one in known if one.digest == header.config_hash), None)
-        following = None
-        if header.next_config_hash != ZERO:
-            following = next((one for one in known if one.digest == header.next_config_hash), None)
+        known: dict[bytes, Configuration] = {
+            one.digest: one for _, one in voter.membership.since(voter.log.certified)
+        }
+        configuration = known.get(header.config_hash)
+        following = known.get(header.next_config_hash)
         if configuration is None or (following is None) != (header.next_config_hash == ZERO):
             return None
         return configuration, following
 
     def _is_above_switch(self, height: Height) -> bool:
         """Return whether a configuration block that is not certified stands below `height` (ledger.md 7.2, 4)."""
-        return self._voter.changing and height > self._voter.membership.height
+        changes = self._voter.membership.since(self._voter.log.certified)[1:]
+        return bool(changes) and height > changes[0][0]
 
     # --- counting -------------------------------------------------------------------------------------------------
 
@@ -290,13 +291,12 @@ class Certifying:
         if len(self._votes) < voter.configuration.certificate_quorum:
             return None  # a quorum of the newest configuration is needed in any case
         votes = [vote for vote in self._votes.values() if self._counts(vote)]
-        configurations = [voter.membership.at(log.certified)]
-        if voter.changing:
-            configurations.append(voter.configuration)
+        known = voter.membership.since(log.certified)[:2]
+        configurations = [configuration for _, configuration in known]
         height = min(_reached(votes, one) for one in configurations)
-        if voter.changing:
+        if len(known) > 1:
             # Above a configuration block nothing is certified before it is (ledger.md 7.2, 4).
-            height = min(height, voter.membership.height)
+            height = min(height, known[1][0])
         if height <= log.certified:
             return None
         reaching = [vote for vote in votes if vote.base_height < height <= vote.height]

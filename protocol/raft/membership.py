@@ -9,8 +9,8 @@ class Membership:
     """The configuration in force at the start, and those that blocks have set since.
 
     A configuration block counts from the moment it is in the log, and no longer when it is truncated. At most one is
-    not certified, because the block below it must be (rule 1). The one before the newest is kept: whoever it lets go
-    still has duties, and is told.
+    not certified, because the block below it must be (rule 1); but a crash may have forgotten the certificates of some.
+    The one before the newest is kept: whoever it lets go still has duties, and is told.
     """
 
     def __init__(self, base: Height, configuration: Configuration) -> None:
@@ -33,6 +33,11 @@ class Membership:
         """Return the configuration that acknowledgements of block `height` count in."""
         below = [configuration for at, configuration in self._entries if at <= height]
         return below[-1] if below else self._entries[0][1]
+
+    def since(self, height: Height) -> list[tuple[Height, Configuration]]:
+        """Return what is in force at `height`, and the changes above it, rising, each with the height of its block."""
+        above = sum(at > height for at, _ in self._entries)
+        return self._entries[-above - 1 :]
 
     def of(self, digest: bytes) -> Configuration | None:
         """Return the configuration with this digest, if it is still kept."""

@@ -68,6 +68,13 @@ class KeyValueContract:
         assert [key for key, _ in store.scan(b"a", b"b")] == [b"a", b"a\x00"]
         assert [key for key, _ in store.scan(b"a", b"b", reverse=True)] == [b"a\x00", b"a"]
 
+    def test_a_scan_backwards_finds_a_last_key_that_is_its_start(self, store: KeyValue) -> None:
+        put(store, a=b"1", g=b"2")
+
+        assert list(store.scan(b"g", b"h", reverse=True)) == [(b"g", b"2")]
+        assert list(store.scan(b"b", b"h", reverse=True)) == [(b"g", b"2")]
+        assert list(store.scan(b"b", b"g", reverse=True)) == []
+
     def test_scan_of_an_empty_or_inverted_range_yields_nothing(self, store: KeyValue) -> None:
         put(store, a=b"1", b=b"2")
 

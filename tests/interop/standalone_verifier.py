@@ -2,14 +2,13 @@
 
     python standalone_verifier.py FILE [NETWORK-ID]
 
-Prints what the receipt proves and exits with 0, or says which check failed and exits with 1. NETWORK-ID is the hex
-SHA-256 of the genesis configuration; without it only the receipt's own network is known. Not copied from carechain on
-purpose: two programs that share a mistake would agree about it.
+Prints what the receipt proves, or says which check failed and exits with 1. NETWORK-ID is the hex SHA-256 of the genesis
+configuration; without it the network is the receipt's own. Two programs that share a mistake would agree about it.
 """
 
 import base64
-import hashlib
 import sys
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ FILE_MAX, PROOF_MAX, DEPTH_MAX = 28 << 20, 20 << 20, 500
 BYTES, NUMBERS = {0xC4: 1, 0xC5: 2, 0xC6: 4}, {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 TEXTS, LISTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}, {0xDC: 2, 0xDD: 4}
 SIZES = BYTES | NUMBERS | TEXTS | LISTS
-ZERO = bytes(32)
 Parsed = dict[str, Any]
+Place = tuple[bytes, int, int]  # network, height of the last change, epoch
 
 
 class Bad(Exception):
@@ -40,19 +39,18 @@ def spell(value: Any) -> bytes:
     if value is None or isinstance(value, bool):
         return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
     if isinstance(value, int):
-        return bytes([value]) if value < 0x80 else counted(value, NUMBERS)
+        return counted(value, NUMBERS, 0x00, 0x80)
     if isinstance(value, bytes):
         return counted(len(value), BYTES) + value
     if isinstance(value, str):
-        raw = value.encode()
-        few = bytes([0xA0 + len(raw)]) if len(raw) < 32 else b""
-        return (few or counted(len(raw), TEXTS)) + raw
-    few = bytes([0x90 + len(value)]) if len(value) < 16 else b""
-    return (few or counted(len(value), LISTS)) + b"".join(map(spell, value))
+        return counted(len(value.encode()), TEXTS, 0xA0, 32) + value.encode()
+    return counted(len(value), LISTS, 0x90, 16) + b"".join(map(spell, value))
 
 
-def counted(count: int, codes: dict[int, int]) -> bytes:
-    """Return the first code whose number of bytes suffices for `count`, and `count` in so many."""
+def counted(count: int, codes: dict[int, int], first: int = 0, few: int = 0) -> bytes:
+    """Return one byte from `first` on if `count` is below `few`, else the first code that suffices, and as many bytes."""
+    if count < few:
+        return bytes([first + count])
     code = next(code for code, size in codes.items() if count < 1 << 8 * size)
     return bytes([code]) + count.to_bytes(codes[code], "big")
 
@@ -87,10 +85,7 @@ def item(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         return values, at
     raw, at = data[at : at + count], at + count
     demand(at <= len(data), "the data ends within a value")
-    try:
-        return raw if code in BYTES else raw.decode(), at
-    except UnicodeDecodeError:
-        raise Bad("a text is not UTF-8") from None
+    return raw if code in BYTES else raw.decode(errors="replace"), at  # then it is spelled otherwise
 
 
 # Tag, then fields: numbers, or of so many bytes, texts of least to most characters, tagged lists; * is a list of such.
@@ -104,11 +99,11 @@ configuration-change certificate=certificate configuration=configuration
 recovery epoch base_height base_hash=32 term time_ms before=32 configuration=configuration lost=32*0:64 discarded=32*0:4096 reason=str:1:500
 recovery-signature node=32 signature=64
 signed-recovery recovery=recovery signatures=recovery-signature*0:64
-finality-proof genesis=configuration changes=configuration-change|signed-recovery*0:99999999 ancestors=header*0:4096 certificate=certificate
+crossing-recovery headers=header*1:64 configuration=configuration earlier=recovery-signature*0:64 signed=signed-recovery
+finality-proof genesis=configuration changes=configuration-change|signed-recovery|crossing-recovery*0:99999999 ancestors=header*0:4096 certificate=certificate
 """
-SHAPES = {
-    line.split()[0]: [word.partition("=") for word in line.split()[1:]] for line in GRAMMAR.split("\n")[1:-1]
-}
+ROWS = map(str.split, GRAMMAR.split("\n")[1:-1])
+SHAPES = {tag: [word.partition("=") for word in words] for tag, *words in ROWS}
 
 
 def shaped(value: Any, shape: str) -> Any:
@@ -134,11 +129,6 @@ def shaped(value: Any, shape: str) -> Any:
     return value
 
 
-def sha256(data: bytes) -> bytes:
-    """Return the SHA-256 digest."""
-    return hashlib.sha256(data).digest()
-
-
 def quorum(configuration: Parsed) -> tuple[set[bytes], int]:
     """Return who signs, and how many of them make a certificate."""
     signers = [m["node"] for m in configuration["members"] if m["role"] in ("voter", "witness")]
@@ -146,16 +136,18 @@ def quorum(configuration: Parsed) -> tuple[set[bytes], int]:
     return set(signers), (len(signers) + liars) // 2 + 1
 
 
-def check_certificate(
-    certificate: Parsed, network: bytes, above: int, epoch: int, *configurations: Parsed
-) -> None:
+def check_place(header: Parsed, place: Place, *configurations: Parsed) -> None:
+    """Check where a header stands: under the first of `configurations`, of which it sets the second if there is one."""
+    demand((header["net"], header["epoch"]) == (place[0], place[2]), "a block of another network or epoch")
+    demand(header["height"] > place[1], "a block out of order")
+    named = [sha256(spell(one["plain"])).digest() for one in configurations] + [bytes(32)]
+    demand([header["config_hash"], header["next_config_hash"]] == named[:2], "another configuration")
+
+
+def check_certificate(certificate: Parsed, place: Place, *configurations: Parsed) -> None:
     """Check that a block is final under each of `configurations`, of which the first is in force for it."""
-    header, votes = certificate["header"], certificate["votes"]
-    demand(header["net"] == network, "a block of another network")
-    demand(header["height"] > above and header["epoch"] == epoch, "a block out of order, or of another epoch")
-    named = [sha256(spell(one["plain"])) for one in configurations]
-    named += [ZERO] * (2 - len(named))
-    demand([header["config_hash"], header["next_config_hash"]] == named, "a block of another configuration")
+    header, votes, (network, _, epoch) = certificate["header"], certificate["votes"], place
+    check_place(header, place, *configurations)
     signers = [vote["signer"] for vote in votes]
     demand(all(one < other for one, other in pairwise(signers)), "votes not sorted, or one twice")
     needed: set[bytes] = set()
@@ -165,29 +157,34 @@ def check_certificate(
         needed |= counted if len(counted) == least else set()
     demand(needed == set(signers), "a vote that is not needed, or of somebody who does not sign")
     chain = [header, *certificate["links"]]
-    hashes = linked(chain)
+    heights = dict(zip(linked(chain), [one["height"] for one in chain], strict=True))
     for vote in votes:
-        step = vote["height"] - header["height"]
-        demand(0 <= step < len(chain) and vote["header_hash"] == hashes[step], "a vote for something else")
+        demand(heights.get(vote["header_hash"]) == vote["height"], "a vote for something else")
         demand(vote["epoch"] == epoch, "a vote of another epoch")
         demand(vote["base_height"] < header["height"], "a vote that stands upon the block itself")
         check_signature(vote["signer"], ["commit-vote", network, *vote["plain"][2:-1]], vote["signature"])
     demand(max(vote["height"] for vote in votes) == chain[-1]["height"], "a header that nothing signs")
 
 
-def check_recovery(signed: Parsed, network: bytes, above: int, epoch: int, before: Parsed) -> None:
+def check_recovery(signed: Parsed, place: Place, before: Parsed) -> None:
     """Check that the organisations of the configuration before consent to the beginning of an epoch."""
-    recovery, (signers, least) = signed["recovery"], quorum(before)
-    left, nodes = signers - set(recovery["lost"]), [one["node"] for one in signed["signatures"]]
+    recovery, (network, above, epoch) = signed["recovery"], place
     demand(recovery["base_height"] >= above and recovery["epoch"] > epoch, "a recovery out of order")
     demand(recovery["configuration"]["plain"] != before["plain"], "a recovery that changes nothing")
-    demand(recovery["before"] == sha256(spell(before["plain"])), "a recovery of another configuration")
+    demand(recovery["before"] == sha256(spell(before["plain"])).digest(), "a recovery from elsewhere")
     lost, members = list(recovery["lost"]), {member["node"] for member in before["members"]}
     demand(lost == sorted(set(lost) & members), "a stranger, or somebody twice, declared lost")
+    check_consents(recovery, signed["signatures"], network, before)
+
+
+def check_consents(recovery: Parsed, signatures: list[Parsed], network: bytes, before: Parsed) -> None:
+    """Check that enough of the organisations that are not lost have signed with their governance keys."""
+    (signers, least), nodes = quorum(before), [one["node"] for one in signatures]
+    left = signers - set(recovery["lost"])
     demand(nodes == sorted(set(nodes)) and set(nodes) <= left, "consents of others, or not sorted")
     demand(len(nodes) >= max(len(left) * 2 // 3 + 1, least), "too few consents to a recovery")
     keys = {member["node"]: member["governance"] for member in before["members"]}
-    for one in signed["signatures"]:
+    for one in signatures:
         check_signature(keys[one["node"]], ["recovery", network, recovery["plain"][1:]], one["signature"])
 
 
@@ -201,10 +198,9 @@ def check_signature(key: bytes, form: list[Any], signature: bytes) -> None:
 
 def linked(chain: list[Parsed]) -> list[bytes]:
     """Return the hashes of headers, each of which names the one before."""
-    hashes = [sha256(spell(["carechain/v1/header", *header["plain"][1:]])) for header in chain]
-    for below, digest, above in zip(chain, hashes, chain[1:], strict=False):
-        follows = above["prev_hash"] == digest and above["height"] == below["height"] + 1
-        demand(follows, "headers that are no chain")
+    hashes = [sha256(spell(["carechain/v1/header", *header["plain"][1:]])).digest() for header in chain]
+    steps = [(above["prev_hash"], above["height"] - below["height"]) for below, above in pairwise(chain)]
+    demand(steps == [(digest, 1) for digest in hashes[:-1]], "headers that are no chain")
     return hashes
 
 
@@ -217,17 +213,17 @@ def check_path(leaf: bytes, index: int, size: int, path: list[bytes], root: byte
         index, size = (index - left, size - left) if index >= left else (index, left)
     demand(len(sides) == len(path), "an inclusion path of another length")
     for is_right, sibling in zip(reversed(sides), path, strict=True):
-        leaf = sha256(b"\x01" + (sibling + leaf if is_right else leaf + sibling))
+        leaf = sha256(b"\x01" + (sibling + leaf if is_right else leaf + sibling)).digest()
     demand(leaf == root, "the inclusion path does not lead to the block")
 
 
 def verify(data: bytes, trusted: bytes | None = None) -> Parsed:
     """Return what a receipt proves, or raise Bad."""
     what, raw, position, path, packed = parsed(data)
-    leaf = raw if what == "leaf" else sha256(b"\x00" + raw)
+    leaf = raw if what == "leaf" else sha256(b"\x00" + raw).digest()
     demand(all(len(one) == 32 for one in (leaf, *path)), "a hash of another length")
     proof = shaped(read(packed), "finality-proof")
-    network = sha256(spell(proof["genesis"]["plain"]))
+    network = sha256(spell(proof["genesis"]["plain"])).digest()
     demand(trusted in (None, network), "a receipt of another network")
     header = check_proof(proof, network)
     at = position - header["tree_size"]
@@ -249,8 +245,8 @@ def parsed(data: bytes) -> tuple[str, bytes, int, list[bytes], bytes]:
     except (ValueError, IndexError):  # UnicodeDecodeError and binascii.Error are ValueErrors
         raise Bad("not a receipt, or cut short") from None
     raw, *path, proof = [base64.b64encode(one).decode() for one in blobs]
-    lines = ["carechain/receipt@v1", f"index {position}", f"{what} {raw}", *path, ""]
-    lines += [f"proof {len(blobs[-1])}"]
+    told = f"carechain/receipt@v1\nindex {position}\n{what} {raw}"
+    lines = [told, *path, "", f"proof {len(blobs[-1])}"]
     lines += [proof[at : at + 64] for at in range(0, len(proof), 64)]
     demand("\n".join([*lines, ""]).encode() == data, "not the one spelling of a receipt")
     demand(what in ("leaf", "transaction") and raw != "" and len(blobs[-1]) <= PROOF_MAX, "no receipt")
@@ -261,17 +257,22 @@ def check_proof(proof: Parsed, network: bytes) -> Parsed:
     """Check that the proof makes its first header final; return it."""
     in_force, height, epoch = proof["genesis"], 0, 0
     for change in proof["changes"]:
-        if "recovery" in change:
-            check_recovery(change, network, height, epoch, in_force)
-            told = change["recovery"]
-            in_force, height, epoch = told["configuration"], told["base_height"] + 1, told["epoch"]
-        else:
-            certificate, following = change["certificate"], change["configuration"]
-            check_certificate(certificate, network, height, epoch, in_force, following)
-            in_force, height = following, certificate["header"]["height"]
-    check_certificate(proof["certificate"], network, height, epoch, in_force)
-    chain = [*proof["ancestors"], proof["certificate"]["header"]]
-    linked(chain)
+        place, following = (network, height, epoch), change.get("configuration")
+        if "certificate" in change:
+            check_certificate(change["certificate"], place, in_force, following)
+            in_force, height = following, change["certificate"]["header"]["height"]
+            continue
+        told = (signed := change.get("signed", change))["recovery"]
+        if "headers" in change:  # of a configuration block that the recovery makes final, up to its base
+            check_place(change["headers"][0], place, in_force, following)
+            base = (change["headers"][-1]["height"], linked(change["headers"])[-1])
+            demand(base == (told["base_height"], told["base_hash"]), "a recovery of another base")
+            check_consents(told, change["earlier"], network, in_force)
+            in_force, height = following, change["headers"][0]["height"]
+        check_recovery(signed, (network, height, epoch), in_force)
+        in_force, height, epoch = told["configuration"], told["base_height"] + 1, told["epoch"]
+    check_certificate(proof["certificate"], (network, height, epoch), in_force)
+    linked(chain := [*proof["ancestors"], proof["certificate"]["header"]])
     demand(all(header["net"] == network for header in chain), "a header of another network")
     return dict(chain[0])
 
@@ -280,21 +281,19 @@ def identity(raw: bytes, network: bytes) -> bytes:
     """Return a transaction's id: the hash of what its signatures sign."""
     match read(raw):
         case ["tx", [str(kind), *fields], _]:
-            return sha256(spell([f"carechain/v1/tx/{kind}", network, *fields]))
+            return sha256(spell([f"carechain/v1/tx/{kind}", network, *fields])).digest()
     raise Bad("what the receipt tells is no transaction")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     """Verify the file that is named; say what it proves, or why it proves nothing."""
     try:
         found = verify(Path(arguments[0]).read_bytes(), bytes.fromhex("".join(arguments[1:])) or None)
     except Bad as fault:
-        sys.stderr.write(f"{fault}\n")
-        return 1
+        sys.exit(str(fault))
     for name, value in found.items():
         sys.stdout.write(f"{name} {value.hex() if isinstance(value, bytes) else value}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -18,6 +19,7 @@ from node.opening import Opening
 from node.record_family import Families
 from protocol.identifiers import Height, Rid
 from protocol.signing import SigningKey
+from storage.directories import remove_asides
 from storage.key_value import KeyValue
 from tests.node.ledger_double import LedgerDouble, MemberDouble, running
 from tests.node.record_house import Facility
@@ -28,6 +30,8 @@ class ErasingFacility(Facility):
 
     def __init__(self, member: MemberDouble, ledger: LedgerDouble, **stores: Any) -> None:
         super().__init__(member, ledger, **stores)
+        self.databases: tuple[Path, ...] = ()
+        """Where databases are that may have been moved aside."""
         key, asked = SigningKey(member.identity.node), ErasureRows(self.sealed)
         self.asked = asked
         self.erased_rows = ErasedRows(
@@ -36,6 +40,7 @@ class ErasingFacility(Facility):
         self.destruction = Destruction(
             key=key, network=ledger.network, ledger=self.store, applied=member.applier.height, rows=member.rows,
             disk=self.disk, chunks=self.chunks, holder=self.holder, erased=self.erased_rows, workers=self.workers,
+            remove_asides=lambda: remove_asides(*self.databases),
             clock=self.clock, log=member.log,
         )  # fmt: skip
         self.destruction.serve(member.transport)

@@ -11,7 +11,7 @@ from node.chunk_writer import ChunkWriter
 from node.committing import Committing
 from node.ingest import Ingest
 from node.opening import Opening
-from node.pacing import Pace
+from node.pacing import Pace, Traffic
 from node.ports import Disk, Workers
 from node.query import Query
 from node.record_index import RecordIndex
@@ -58,6 +58,7 @@ class Facility(FacilityDouble):
         member, network = self.member, self.ledger.network
         key, workers, disk, store = SigningKey(member.identity.node), self.workers, self.disk, self.store
         rows, clock, transport, envelopes = member.rows, member.clock, member.transport, member.envelopes
+        self.pace = Pace(clock, lambda: Traffic(store.applied().time_ms, 0, is_waited_for=False))
         self.holder = ChunkHolder(
             key=key,
             network=network,
@@ -68,6 +69,7 @@ class Facility(FacilityDouble):
             disk=disk,
             workers=workers,
             clock=clock,
+            pace=self.pace,
             check_room=self.check_room,
         )
         self.holder.serve(transport)
@@ -79,6 +81,7 @@ class Facility(FacilityDouble):
             transport=transport,
             workers=workers,
             clock=clock,
+            pace=self.pace,
         )
         self.retrieval = Retrieval(
             network=network,
@@ -154,7 +157,7 @@ class Facility(FacilityDouble):
             entropy=entropy,
             check_room=self.check_room,
             clock=clock,
-            pace=Pace(store, clock),
+            pace=self.pace,
         )
         self.query = Query(
             key=key,

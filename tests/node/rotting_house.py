@@ -63,20 +63,21 @@ class CountingWorkers(InlineWorkers):
 class House:
     """A member with the whole chain, applied, and what its peers say."""
 
-    def __init__(self) -> None:
+    def __init__(self, me: NodeId = ME) -> None:
         self.rows = MemoryStore()
         self.store = LedgerStore(self.rows, CONFIGURATION)
         self.log, self.damage = SilentLog(), DamageNotice(is_whole=False)
         self.disk = InlineDisk(self.rows)
         self.applier = Applier(self.store, self.disk, Receipts())
-        self.transport = ScriptedTransport(ME, (LIAR, HONEST))
+        self.transport = ScriptedTransport(me, (LIAR, HONEST))
+        self.damaged_files: tuple[str, ...] = ()
         self.verification = Verification(NETWORK, InlineWorkers(), self.log)
         self.is_full = False
         self.workers = CountingWorkers()
         self.repair = BlockRepair(
             store=self.store, rows=self.rows, disk=self.disk, transport=self.transport,
             verification=self.verification, workers=self.workers, clock=DoubleClock(), log=self.log,
-            damage=self.damage, check_room=self.check_room,
+            damage=self.damage, check_room=self.check_room, damaged_files=lambda: self.damaged_files,
         )  # fmt: skip
 
     def check_room(self) -> None:

@@ -19,6 +19,7 @@ class ScriptedTransport:
     def __init__(self, me: NodeId, peers: tuple[NodeId, ...] = ()) -> None:
         self._me = me
         self._peers = peers
+        self.away: set[NodeId] = set()
         self.calls: dict[NodeId, Answer] = {}
         self.streams: dict[NodeId, Stream] = {}
         self.asked: list[tuple[NodeId, str, bytes]] = []
@@ -82,7 +83,7 @@ class ScriptedTransport:
         self.published.append(body)
 
     def peers(self) -> tuple[PeerStatus, ...]:
-        return tuple(PeerStatus(peer, True, "", "config") for peer in self._peers)
+        return tuple(PeerStatus(peer, peer not in self.away, "", "config") for peer in self._peers)
 
     def addresses(self) -> tuple[str, ...]:
         return ()

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -177,6 +179,22 @@ def test_observers_that_were_away_catch_up_with_voters_that_idle_and_with_voters
     assert value("transactions_behind") >= 2_000
     assert value("serving_cpu_per_transaction") > 0
     assert names(document["ratios"]) == ["catchup"]
+
+
+_SHOW_PRIORITY = """
+import os, pathlib
+from node.bench.voter import lower_priority
+lower_priority(19)
+print(os.getpriority(os.PRIO_PROCESS, 0))
+group = pathlib.Path("/proc/self/autogroup")
+print(group.read_text().split()[-1] if group.exists() else 19)
+"""
+
+
+def test_who_yields_the_processor_yields_it_to_other_sessions_too() -> None:
+    command = (sys.executable, "-P", "-c", _SHOW_PRIORITY)
+    shown = subprocess.run(command, stdout=subprocess.PIPE, start_new_session=True, check=True, timeout=60)
+    assert shown.stdout.split() == [b"19", b"19"]
 
 
 def test_a_voter_that_ends_is_told_from_one_that_answers() -> None:

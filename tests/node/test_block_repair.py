@@ -1,5 +1,6 @@
 """Blocks that rot are found, fetched from whoever has them, taken only when they are the chain's, and nobody is asked."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from node.ledger_audit import LedgerAudit
 from protocol import codec
 from protocol.block import Block
 from protocol.catchup import BlocksFrom
-from protocol.errors import Corruption
+from protocol.errors import Corruption, Unreadable
 from protocol.identifiers import Height
 from protocol.merkle import Frontier
 from storage import keyspace
@@ -33,7 +34,7 @@ from tests.node.rotting_house import (
     sending,
     served_by_another,
 )
-from tests.protocol.chain import successor
+from tests.protocol.chain import NODES, successor
 
 
 @pytest.fixture
@@ -157,13 +158,14 @@ async def test_29_what_is_not_the_chains_block_is_not_taken(
     assert house.is_whole()
 
 
-async def test_damage_beyond_blocks_is_told_and_nothing_is_fetched_or_ended(
+async def test_damage_beyond_blocks_is_told_until_others_are_there_and_then_the_database_is_to_be_made_anew(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     batch = Batch()
     batch.put(HARD_STATE, b"a vote")
     house.rows.write(batch, sync=True)
     house.rot(HARD_STATE, key(BLOCK, 5))
+    house.transport.away |= {LIAR, HONEST}
 
     await run_for(house, 3600)
 
@@ -171,11 +173,53 @@ async def test_damage_beyond_blocks_is_told_and_nothing_is_fetched_or_ended(
     assert house.asked() == []
     assert sum(level == "error" for level, _, _ in house.log.events) == 1
 
+    house.transport.away.remove(HONEST)
+    with pytest.raises(Unreadable), trio.fail_after(3600):
+        await house.repair.run()
+    assert house.asked() == []
+
+
+async def test_damage_beyond_blocks_is_only_told_where_there_is_no_room(
+    house: House, autojump_clock: trio.testing.MockClock
+) -> None:
+    house.rot(next(house.rows.scan(*keyspace.prefix_range(STATE)))[0])
+    house.is_full = True
+
+    await run_for(house, 3600)
+
+    assert house.repair.trouble == "no room to make the ledger anew"
+
+
+@pytest.mark.parametrize(("away", "is_made_anew"), [([], True), ([1], False), ([2], False), ([1, 2], False)])
+async def test_a_voter_gives_its_ledger_up_only_when_it_can_begin_anew_with_the_others(
+    away: list[int], is_made_anew: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    house = House(me=NODES[0])
+    await house.fill()
+    house.rot(next(house.rows.scan(*keyspace.prefix_range(STATE)))[0])
+    house.transport.away.update(NODES[index] for index in away)
+
+    with pytest.raises(Unreadable) if is_made_anew else contextlib.nullcontext():
+        await run_for(house, 3600)
+
+    assert house.repair.trouble
+
+
+async def test_bytes_that_lie_beside_all_rows_are_a_reason_to_make_the_database_anew(
+    house: House, autojump_clock: trio.testing.MockClock
+) -> None:
+    house.damaged_files = ("000005.ldb",)
+
+    await run_until_made_anew(house)
+
+    assert any(values.get("files") == ("000005.ldb",) for _, _, values in house.log.events)
+
 
 async def test_who_goes_on_telling_of_damage_does_not_have_everything_read_again_and_again(
     house: House, autojump_clock: trio.testing.MockClock
 ) -> None:
     house.rot(next(house.rows.scan(*keyspace.prefix_range(STATE)))[0])
+    house.transport.away |= {LIAR, HONEST}
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.repair.run)

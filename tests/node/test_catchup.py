@@ -1,10 +1,11 @@
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
 import trio
 import trio.testing
 
-from node import block_server
+from node import block_server, catchup
 from node.applier import Applier, Certified
 from node.block_server import BlockServer
 from node.catchup import Follower
@@ -12,15 +13,17 @@ from node.forks import Forks
 from node.gossip import TOPIC
 from node.hearing import Hearing
 from node.receipts import Receipts
+from node.signature_processes import SignatureProcesses
 from node.verification import Verification
-from protocol import codec
+from protocol import codec, transaction
 from protocol.block import Block
 from protocol.catchup import Announce, BlocksFrom, Segment, StoryFrom
 from protocol.errors import Invalid, RemoteFault, Unavailable
 from protocol.evidence_blocks import shown_invalid
 from protocol.finality import Certificate
-from protocol.identifiers import Height, NodeId
+from protocol.identifiers import Height, NodeId, Txid
 from protocol.merkle import Frontier
+from protocol.transaction import Revoke
 from storage.keyspace import BLOCK
 from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
@@ -229,6 +232,100 @@ async def test_what_was_proven_before_the_lie_is_kept(house: House, autojump_clo
     await house.follower.pull()
     assert house.applier.height.value == 2
     assert house.verification.faults == {LIAR: 1}
+
+
+def forged_above(tip: Block, frontier: Frontier) -> Block:
+    """Return a block of which one transaction carries another's signature."""
+    revokes = [Revoke(chain.VID, Txid(bytes([n]) * 32), chain.UNTIL_MS) for n in range(2)]
+    right, other = [transaction.sign(revoke, NETWORK, chain.OWNER) for revoke in revokes]
+    wrong = dataclasses.replace(right, signatures=other.signatures)
+    return chain.successor(tip, frontier, body=(codec.encode(other), codec.encode(wrong)))
+
+
+async def test_processes_verify_a_long_answer_end_with_it_and_forgery_is_found(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catchup, "_MUCH", 1)
+    processes = house.verification.processes = SignatureProcesses(1)
+    forged = forged_above(CHAIN[3], Frontier().append(CHAIN[2].leaves()))
+    were_running: list[bool] = []
+
+    async def note() -> None:
+        were_running.append(processes.are_running)
+
+    house.transport.streams[LIAR] = sending(
+        segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3])),
+        segment(forged, certificate=certificate_of(forged)),
+        then=note,
+    )
+    with trio.fail_after(60), pytest.raises(Invalid, match="does not verify"):
+        await house.follower._pull_from(LIAR)
+    assert were_running == [True]
+    assert processes.pids == ()
+    assert house.applier.height.value == 3
+    assert house.hearing.heard.receive_nowait().refused == (forged,)
+
+
+@pytest.mark.parametrize("has_processes", [True, False])
+@pytest.mark.parametrize("signature", [CHAIN[3].signature, b""], ids=["another's", "none"])
+async def test_a_certified_block_that_its_leader_has_not_signed_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch, signature: bytes, has_processes: bool
+) -> None:
+    """Its hash does not cover the signature: who takes another one in its place serves a block that nobody else takes."""
+    monkeypatch.setattr(catchup, "_MUCH", 1)
+    if has_processes:
+        house.verification.processes = SignatureProcesses(1)
+    above = chain.successor(CHAIN[3], Frontier().append(CHAIN[2].leaves()))
+    wrong = Block(above.header, signature, b"", ())
+    house.transport.streams[LIAR] = sending(
+        segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3])),
+        segment(wrong, certificate=certificate_of(above)),
+    )
+    with trio.fail_after(60), pytest.raises(Invalid, match="leader's signature does not verify"):
+        await house.follower._pull_from(LIAR)
+    assert house.applier.height.value == 3
+
+
+async def test_a_long_catch_up_says_how_far_it_has_come(house: House, autojump_clock) -> None:
+    async def slow(_body: bytes) -> AsyncGenerator[bytes, None]:
+        tip, frontier = CHAIN[3], Frontier().append(CHAIN[2].leaves())
+        yield segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3]))
+        for _ in range(5):
+            await trio.sleep(6)
+            tip = chain.successor(tip, frontier)
+            yield segment(tip, certificate=certificate_of(tip))
+
+    house.transport.streams[HONEST] = slow
+    await house.follower._pull_from(HONEST)
+    told = [values for _, event, values in house.log.events if event == "catching up"]
+    assert [values["height"] for values in told] == [5, 7]
+    assert all(values["behind_ms"] > 0 for values in told)
+
+
+async def test_what_comes_behind_blocks_that_do_not_hold_is_neither_fetched_nor_applied(
+    house: House, autojump_clock
+) -> None:
+    frontier, tip = (
+        Frontier().append(CHAIN[2].leaves()),
+        forged_above(CHAIN[3], Frontier().append(CHAIN[2].leaves())),
+    )
+    sent: list[Block] = []
+
+    async def endless(_body: bytes) -> AsyncGenerator[bytes, None]:
+        nonlocal tip, frontier
+        yield segment(*CHAIN[1:], certificate=certificate_of(CHAIN[3]))
+        while True:
+            await trio.lowlevel.checkpoint()
+            yield segment(tip, certificate=certificate_of(tip))
+            sent.append(tip)
+            frontier = frontier.append(tip.leaves())
+            tip = chain.successor(tip, frontier)
+
+    house.transport.streams[LIAR] = endless
+    with pytest.raises(Invalid, match="does not verify"):
+        await house.follower._pull_from(LIAR)
+    assert house.applier.height.value == 3
+    assert len(sent) < 10
 
 
 async def test_a_silent_peer_is_left_after_its_patience_and_another_is_asked(

@@ -1,8 +1,10 @@
 import os
 
 import pytest
+import trio
 
 from node.attachments import CHANNEL, Attachments, AttachmentsPut
+from protocol import chunk_exchange as exchange
 from protocol import codec
 from protocol.errors import Invalid, RemoteFault, StorageFull
 from protocol.identifiers import Digest, Rid
@@ -56,3 +58,20 @@ async def test_no_attachment_of_others_is_taken_at_the_reserve_of_the_disk(autoj
             )
 
         assert list(clinic.envelopes.attachments()) == list[Digest]()
+
+
+async def test_chunks_of_others_are_stored_when_no_transaction_is_under_way(autojump_clock):
+    async with houses(2) as (hospital, clinic):
+
+        async def took_ms() -> float:
+            began, chunk = trio.current_time(), exchange.PutChunks((os.urandom(1_000),))
+            await hospital.member.transport.call(
+                clinic.me, exchange.CHUNKS_CHANNEL, codec.encode(chunk), timeout_ms=1_000
+            )
+            return (trio.current_time() - began) * 1e3
+
+        await trio.sleep(10)
+        plainly = await took_ms()
+        clinic.pace.notice()
+
+        assert 20 <= await took_ms() - plainly <= 30

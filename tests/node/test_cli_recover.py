@@ -14,7 +14,7 @@ from tests.node.web_services import Calls, serving
 Run = Callable[..., tuple[int, str, str]]
 STANDING = {"signers": 1, "certificate_quorum": 1, "liars": 0, "crashes_finality": 0}
 PLAN = {
-    "epoch": 1, "base_height": 7, "base": "ab" * 32, "lost": ["lab"], "leaving": ["clinic", "lab"], "joining": [],
+    "digest": "ef" * 32, "earlier": {"consents_needed": 2, "may_sign": ["mill"]}, "epoch": 1, "base_height": 7, "base": "ab" * 32, "lost": ["lab"], "leaving": ["clinic", "lab"], "joining": [],
     "discarded": ["cd" * 32], "reason": "fire", "consents_needed": 2, "may_sign": ["clinic", "hospital"], "risk": "none",
     "before": STANDING, "after": STANDING,
 }  # fmt: skip
@@ -42,8 +42,8 @@ class Desk(Calls):
         self.asked.append(("propose", (list(files), fields)))
         return {"plan": "P", **PLAN}
 
-    def sign(self, plan: str) -> dict[str, Any]:
-        self.asked.append(("sign", plan))
+    def sign(self, plan: str, *, instead_of: str | None = None) -> dict[str, Any]:
+        self.asked.append(("sign", (plan, instead_of)))
         return {"consent": "C", **PLAN}
 
     async def apply(self, plan: str, consents: Iterable[str]) -> dict[str, Any]:
@@ -85,6 +85,7 @@ def test_files_travel_as_text_and_results_are_written(run: Run, home: Home, tmp_
         fields = {"lost": ["lab"], "gone": ["clinic"], "cards": [], "reason": "fire"}
         assert (code, out.read_text(), calls.asked[-1]) == (0, "P", ("propose", (["E"], fields)))
         assert "may sign: clinic, hospital" in said
+        assert "2 of those before it have to consent too: mill" in said
         assert "1 uncertified block is given up" in said
         code, said, _ = run("apply", earlier, earlier, out)
         assert (code, calls.asked[-1]) == (0, ("apply", ("E", ["E", "P"])))

@@ -8,7 +8,7 @@ import trio.testing
 from node.applier import AppliedHeight, Certified
 from node.consensus import Consensus
 from node.consensus_reception import CHANNEL, URGENT_CHANNEL
-from node.verification import Verification
+from node.verification import INLINE_MAX, Verification
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.block import Block
@@ -36,6 +36,7 @@ from storage.ledger_store import LedgerStore
 from storage.memory import MemoryStore
 from tests.node.ledger_double import DoubleClock, InlineDisk, InlineWorkers, SilentLog
 from tests.node.scripted_transport import ScriptedTransport
+from tests.node.test_verification import vaults
 from tests.protocol import chain
 from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, VOTERS
 from tests.protocol.ledgers import configuration, key
@@ -338,14 +339,18 @@ async def test_a_heartbeat_overtakes_blocks_that_are_being_verified(nursery, aut
     house.deliver(OPENING)
     await settle(house)
 
+    asked = trio.Event()
+
     class BusyWorkers(InlineWorkers):
         async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            asked.set()
             await trio.sleep_forever()
             raise AssertionError("woken up")
 
     house.verification._workers = BusyWorkers()
-    house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
-    await settle(house)
+    large = chain.successor(CHAIN[1], Frontier(), body=vaults(INLINE_MAX + 1))
+    house.deliver(frame((large,), below=CHAIN[1]))
+    await asked.wait()
     house.transport.deliver(URGENT_CHANNEL, LEADER, heartbeat())
     await settle(house)
     assert len(house.sent(HeartbeatReply)) == 1

@@ -9,6 +9,7 @@ import trio
 from node import consensus as consensus_driver
 from node.consensus_inputs import ConsensusInput, FromPeer, Tick
 from node.consensus_reception import CHANNEL, URGENT_CHANNEL
+from node.verification import INLINE_MAX
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.block import Entries
@@ -34,6 +35,7 @@ from storage import keyspace
 from storage.key_value import Batch
 from tests.node.ledger_double import InlineDisk, InlineWorkers
 from tests.node.test_consensus import BAD_BODY, CHAIN, LEADER, ME, OPENING, House, frame, settle
+from tests.node.test_verification import vaults
 from tests.protocol import chain
 from tests.protocol.chain import NETWORK, NODES, VOTERS
 
@@ -131,10 +133,11 @@ async def test_19_messages_are_stepped_in_the_order_they_came_however_long_each_
     nursery, autojump_clock
 ) -> None:
     house = House()
-    gate = trio.Event()
+    asked, gate = trio.Event(), trio.Event()
 
     class SlowWorkers(InlineWorkers):
         async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            asked.set()
             await gate.wait()
             return await super().run(function, *args)
 
@@ -143,14 +146,16 @@ async def test_19_messages_are_stepped_in_the_order_they_came_however_long_each_
     house.deliver(OPENING)
     await settle(house)
     house.verification._workers = SlowWorkers()
-    house.deliver(frame(CHAIN[2:], below=CHAIN[1]))
-    house.deliver(frame((), below=CHAIN[3]))
+    large = chain.successor(CHAIN[1], Frontier(), body=vaults(INLINE_MAX + 1))
+    house.deliver(frame((large,), below=CHAIN[1]))
+    house.deliver(frame((), below=large))
+    await asked.wait()
     await settle(house)
     gate.set()
     await settle(house)
     replies = house.sent(AppendReply)
     assert [reply.refusal for reply in replies] == [None] * len(replies)
-    assert replies[-1].ack.height == 3
+    assert replies[-1].ack.height == large.height
 
 
 async def test_32_heartbeats_leave_on_a_channel_of_their_own_and_what_carries_blocks_does_not(

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from node.demo_network import Facility, Network, until
-from protocol.errors import CarechainError
 from storage import table_file
 from storage.keyspace import BLOCK, STATE
 from tests.node.daemons import carechain, caught_up, consortium
@@ -140,26 +139,16 @@ def test_29_a_block_damaged_while_the_daemon_runs_is_fetched_from_peers(story: S
     assert process.poll() is None
 
 
-def test_damage_in_the_state_is_still_left_to_the_operator(story: Story) -> None:
+def test_where_more_than_blocks_is_damaged_everything_is_fetched_from_peers(story: Story) -> None:
     hospital = story.hospital
     hospital.stop()
     flip_within(hospital.home.path, STATE, random.Random(3))
     before = asides(hospital)
+
     hospital.start()
 
-    def told() -> bool | None:
-        process = hospital.process
-        assert process is not None
-        if process.poll() is not None:
-            return True
-        try:
-            problems = hospital.status()["problems"]
-        except CarechainError:
-            return None
-        return any("--rebuild ledger" in problem["text"] for problem in problems) or None
-
-    until("the damage to be told", told)
-
-    assert "--rebuild ledger" in said(hospital)
-    assert asides(hospital) == before
-    hospital.kill()
+    until("the ledger to be made anew", lambda: asides(hospital) > before or None)
+    hospital.ready()
+    assert_whole(story)
+    assert "own rows were rescued" in said(hospital)
+    assert "begun anew" in said(hospital)

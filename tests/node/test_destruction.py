@@ -162,6 +162,24 @@ async def test_damage_beside_the_chunks_withholds_the_word_and_says_why(autojump
         assert not complete(hospital, record)
 
 
+async def test_no_damaged_copy_of_a_database_outlives_the_word(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with erasing_houses() as houses:
+        hospital, clinic, _ = houses
+        record = await letter_of(hospital, await admit(hospital))
+        await everywhere(houses, [record])
+        for name in ("payloads", "payloads.damaged-1", "payloads.damaged-2", "ledger", "ledger.damaged-1"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "000005.ldb").write_bytes(b"ciphertext")
+        clinic.databases = tmp_path / "payloads", tmp_path / "ledger"
+
+        answer = await hospital.erase(record)
+
+        assert answer["pending"] == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger", "payloads"]
+
+
 async def test_what_a_rescue_brings_back_is_deleted_again(autojump_clock: MockClock) -> None:
     async with erasing_houses() as houses:
         hospital, clinic, _ = houses

@@ -134,3 +134,20 @@ def test_an_address_that_is_none_and_a_node_that_is_no_member_are_ignored() -> N
     dialer.learn(NODES[1], "/ip4/not-an-address/tcp/1", "mdns", fresh=True)
     dialer.learn(NODES[3], HERE, "mdns", fresh=True)
     assert dialer.best_address(NODES[1]) == ("", "")
+
+
+async def test_who_is_let_go_and_taken_in_again_is_dialled_where_it_was_even_if_nobody_was_left_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    dials = Dials(NODES[0])
+    dials.dialer.learn(NODES[1], HERE, "mdns")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dials.dialer.run)
+        await trio.sleep(1)
+        dials.dialer.keep({}, lambda _: False)
+        await trio.sleep(60)
+        assert len(dials.made) == 1
+        dials.dialer.keep({NODES[1]: ()}, lambda _: False)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert dials.made == [(0, HERE), (61_000, HERE)]

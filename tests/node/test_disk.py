@@ -157,6 +157,35 @@ async def test_a_cancelled_caller_waits_for_the_write_that_is_under_way(disk, st
     assert disk.read(b"key") == b"value"
 
 
+async def test_who_is_cancelled_before_it_asks_writes_all_the_same(disk) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await disk.commit(put(b"key"), sync=True)
+    assert disk.read(b"key") == b"value"
+
+
+async def test_of_many_callers_each_is_written_once_in_the_order_they_came_though_some_are_cancelled(
+    disk, store, nursery
+) -> None:
+    asked: list[bytes] = []
+    await hold_first(disk, store, nursery)
+    async with trio.open_nursery() as callers:
+
+        async def ask(number: int) -> None:
+            with trio.CancelScope() as scope:
+                if number % 3 == 0:
+                    scope.cancel()
+                asked.append(b"%d" % number)
+                await disk.commit(put(asked[-1]), sync=number % 2 == 0)
+
+        for number in range(50):
+            callers.start_soon(ask, number)
+        await trio.testing.wait_all_tasks_blocked()
+        store.gate.set()
+    assert [key for keys, _ in store.writes for key in keys] == [b"first", *asked]
+    assert len(store.writes) == 2
+
+
 async def test_stopping_writes_what_was_asked_for_and_refuses_what_comes_later(store) -> None:
     disk = GroupCommitDisk(store, SilentLog())
     async with trio.open_nursery() as nursery:

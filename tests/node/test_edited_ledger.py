@@ -1,18 +1,24 @@
 """What somebody, or a bad disk, does to one member's files: an older copy, a second copy, edited blocks, certificates and tree nodes."""
 
+import contextlib
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import plyvel
 import pytest
 
+from node import config
+from node.card_file import read_genesis
 from node.demo_network import Facility, Network, until
 from node.home import Home
+from protocol.raft.state import HardState
+from storage import databases
 from storage.keyspace import BLOCK, CERTIFICATE, TREE
+from storage.ledger_store import LedgerStore
 from tests.node.daemons import carechain, consortium, verified
 from tests.node.test_damage_mended import flip_within
 from tests.node.test_five_homes import Writer
@@ -95,16 +101,18 @@ def rewrite(ledger: Path, prefix: bytes, draw: random.Random) -> None:
 
 
 # A flipped byte costs a whole table block; in a ledger as small as this one the few nodes share theirs with rows that
-# nobody else has, and then the daemon names `--rebuild ledger` instead (`test_damage`).
-@pytest.mark.parametrize(
-    ("edit", "prefix"),
-    [("row", BLOCK), ("row", CERTIFICATE), ("row", TREE), ("table", BLOCK), ("table", CERTIFICATE)],
-)
+# nobody else has, and then everything is fetched anew.
+@pytest.mark.parametrize("edit", ["row", "table"])
+@pytest.mark.parametrize("prefix", [BLOCK, CERTIFICATE, TREE])
 def test_an_edited_block_certificate_or_tree_node_is_named_and_repaired_from_peers(
     story: Story, edit: str, prefix: bytes
 ) -> None:
     facility = story.network["lab"]
     facility.stop()
+    for aside in facility.home.path.glob("ledger.damaged-*"):
+        shutil.rmtree(
+            aside
+        )  # as an operator does who has checked the disk: three in a day say that it is no good
     draw = random.Random(f"{edit} {prefix!r}")
     if edit == "row":
         rewrite(facility.home.path / "ledger", prefix, draw)
@@ -129,9 +137,11 @@ def test_an_edited_block_certificate_or_tree_node_is_named_and_repaired_from_pee
 
 def copy_of(facility: Facility, folder: Path) -> Facility:
     """Copy the home of a facility that does not run."""
-    copy = folder / f"copy of {facility.name}"
-    shutil.copytree(facility.home.path, copy, ignore=shutil.ignore_patterns("*.sock", "log"))
-    return type(facility)(facility.name, Home(copy))
+    copy = Home(folder / f"copy of {facility.name}")
+    shutil.copytree(facility.home.path, copy.path, ignore=shutil.ignore_patterns("*.sock", "log"))
+    anywhere = replace(config.load(copy.config), listen=("/ip4/127.0.0.1/tcp/0",))
+    copy.config.write_text(config.render(anywhere))
+    return type(facility)(facility.name, copy)
 
 
 def ended(facility: Facility) -> int | None:
@@ -143,11 +153,18 @@ def last_words(facility: Facility) -> str:
     return (facility.home.path / "log").read_text(errors="replace").strip().splitlines()[-1]
 
 
-def test_of_two_processes_with_one_key_one_ends_and_neither_contradicts_the_other(story: Story) -> None:
+def promised(facility: Facility) -> HardState | None:
+    """Return what the signer of a stopped home has promised: nothing that it signs for consensus leaves before it stands there."""
+    with contextlib.closing(databases.open_ledger(facility.home.path, create=False)) as rows:
+        return LedgerStore(rows, read_genesis(facility.home.genesis)).hard_state()
+
+
+def test_a_copy_beside_its_living_original_ends_before_it_has_signed(story: Story) -> None:
     network, writer = story.network, story.writer
     lab = network["lab"]
     lab.stop()
     copy = copy_of(lab, network.folder)
+    before = promised(copy)
     lab.start()
     lab.ready()
     until("it to sign", partial(signs, lab))
@@ -155,15 +172,13 @@ def test_of_two_processes_with_one_key_one_ends_and_neither_contradicts_the_othe
         writer.add()
     try:
         copy.start()
-        # Nearly always the copy, before it signs; the other one where the copy has taken its connections for too long.
-        until("one of the two to end", lambda: ended(copy) is not None or ended(lab) is not None or None)
-        gone, stays = (copy, lab) if ended(copy) is not None else (lab, copy)
-        assert ended(gone) == 1
-        assert "a home must never run twice" in last_words(gone)
-        until("the other one to sign", partial(signs, stays))
-
+        until("the copy to end", lambda: ended(copy) is not None or None)
+        assert (ended(copy), ended(lab)) == (1, None)
+        assert "a home must never run twice" in last_words(copy)
+        assert promised(copy) == before, "it has signed nothing"
+        until("the original to sign", partial(signs, lab))
         writer.add()
-        for facility in (network["clinic"], network["hospital"], stays):
+        for facility in network.facilities.values():
             assert not facility.client.get("/v1/members")["evidence"]
     finally:
         copy.kill()

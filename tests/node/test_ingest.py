@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+import trio
 
 from node import documents
 from node.sample_records import synthesise
@@ -270,3 +271,32 @@ async def test_synthetic_patients_go_in_and_come_out_byte_for_byte():
 
             assert (await hospital.get(records[0]["record"]))[1] == data
             assert {r["category"] for r in records} <= set(Category)
+
+
+async def test_beside_transactions_little_is_written_at_once(autojump_clock):
+    async with houses() as (hospital,):
+        patient = await hospital.admit()
+        await hospital.add(b"opens the vault", patient=patient)
+        put, written = hospital.writer.put, []
+
+        async def counted(chunks):
+            written.append(sum(len(data) for _, data in chunks) // limits.MIB)
+            await put(chunks)
+
+        hospital.writer.put = counted  # type: ignore[method-assign]  # counted, else the same
+        await trio.sleep(10)
+        await hospital.add(os.urandom(10 * limits.MIB), patient=patient)
+        assert max(written) == 8
+        written.clear()
+
+        async def transactions():
+            while True:
+                hospital.pace.notice()
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transactions)
+            await hospital.add(os.urandom(10 * limits.MIB), patient=patient)
+            nursery.cancel_scope.cancel()
+        assert max(written) <= 2
+        assert sum(written) >= 9

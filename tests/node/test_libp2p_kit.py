@@ -9,9 +9,7 @@ import pytest
 import trio
 
 from node import libp2p_kit
-from node.libp2p_kit import HalfOpenHandshakes
 from node.libp2p_transport import Libp2pTransport
-from protocol import limits
 from tests.node.transports import SEEDS, RecordingLog, connected_pair, node_id
 
 Pair = tuple[Libp2pTransport, Libp2pTransport]
@@ -33,29 +31,6 @@ async def test_only_noise_and_yamux_are_offered(pair: Pair) -> None:
     upgrader = pair[0]._host.get_network().upgrader
     assert list(upgrader.security_multistream.transports) == ["/noise"]
     assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]
-
-
-async def test_the_oldest_half_open_handshake_of_an_address_gives_way() -> None:
-    half_open = HalfOpenHandshakes()
-    scopes = [trio.CancelScope() for _ in range(limits.HALF_OPEN_PER_ADDRESS_MAX + 2)]
-    other = trio.CancelScope()
-    half_open.admit(-1, "192.0.2.9", other)
-    for key, scope in enumerate(scopes):
-        half_open.admit(key, "192.0.2.7", scope)
-    assert [scope.cancel_called for scope in scopes] == [True, True] + [
-        False
-    ] * limits.HALF_OPEN_PER_ADDRESS_MAX
-    assert not other.cancel_called
-    assert len(half_open) == limits.HALF_OPEN_PER_ADDRESS_MAX + 1
-
-
-def test_half_open_handshakes_are_bounded_over_all_addresses() -> None:
-    half_open = HalfOpenHandshakes()
-    for key in range(2 * limits.HALF_OPEN_MAX):
-        half_open.admit(key, f"192.0.2.{key % 256}/{key}", trio.CancelScope())
-    assert len(half_open) == limits.HALF_OPEN_MAX
-    half_open.release(2 * limits.HALF_OPEN_MAX - 1)
-    assert len(half_open) == limits.HALF_OPEN_MAX - 1
 
 
 async def test_a_stream_that_is_reset_while_everything_ends_is_no_error_of_ours(

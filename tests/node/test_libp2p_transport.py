@@ -232,6 +232,24 @@ async def test_consensus_overtakes_a_large_answer(tmp_path: Path) -> None:
         assert order == ["heartbeat", "large"]
 
 
+async def test_a_call_overtakes_the_chunks_of_a_copy(tmp_path: Path) -> None:
+    async with connected_pair(tmp_path) as (one, other):
+        order: list[str] = []
+
+        async def ask(channel: str, body: bytes) -> None:
+            await one.call(other.me, channel, body, timeout_ms=60_000)
+            order.append(channel)
+
+        other.serve("chunks", echo)
+        other.serve("attachments", echo)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask, "chunks", bytes(4 * limits.MIB))
+            await trio.lowlevel.checkpoint()  # the chunks are queued first
+            nursery.start_soon(ask, "attachments", b"a transaction waits for this")
+        assert order[0] == "attachments"
+
+
 async def test_sends_beyond_the_queue_are_dropped_and_counted(tmp_path: Path) -> None:
     async with connected_pair(tmp_path) as (one, other):
         for _ in range(limits.PEER_QUEUE_MESSAGES_MAX + 10):

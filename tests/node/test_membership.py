@@ -12,7 +12,14 @@ from node.card_file import card_text
 from node.identity import Identity
 from node.key_rotation import KeyRotation, first_node_id, settled
 from node.membership import Membership
-from node.membership_admission import LINGER_MS, Admission, AdmissionKeeper, admission_of, governance_of
+from node.membership_admission import (
+    APART_MS,
+    LINGER_MS,
+    Admission,
+    AdmissionKeeper,
+    admission_of,
+    governance_of,
+)
 from node.membership_leader import ConfigurationProposer, ExpectedConfiguration
 from node.membership_wish import Wish
 from node.queued_record import QueuedRecord
@@ -188,7 +195,7 @@ async def test_the_transport_hears_of_every_change_and_a_joiner_keeps_its_contac
         nursery.cancel_scope.cancel()
 
 
-async def test_who_was_let_go_parts_from_the_others_and_asks_again_after_a_start(
+async def test_who_was_let_go_parts_from_the_others_and_asks_again_now_and_then(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     told: list[Admission] = []
@@ -207,13 +214,17 @@ async def test_who_was_let_go_parts_from_the_others_and_asks_again_after_a_start
         assert told[-1] == Admission({})
         assert not any(told[-1].is_admitted(node) for node in everybody)
 
-        nursery.start_soon(keeper.run)
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(APART_MS / 1000)
         assert told[-1].members.keys() == others
+        await trio.sleep(LINGER_MS / 1000)
+        assert told[-1] == Admission({})
         back = Wish("card.json", card_text(gone.card), role="observer")
         await decide(ledger, desks[:3], back)
-        await trio.sleep(LINGER_MS / 1000 + 1)
+        await trio.sleep(APART_MS / 1000)
         assert told[-1].members.keys() == everybody
+        many = len(told)
+        await trio.sleep(2 * (LINGER_MS + APART_MS) / 1000)
+        assert len(told) == many
         nursery.cancel_scope.cancel()
 
 

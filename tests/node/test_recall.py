@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import trio
 
-from node.recall import GRACE_MS, Recall, Watermark
+from node.recall import GRACE_MS, UNSURE_GRACE_MS, Recall
 from node.tips import Tips
+from node.watermark import Watermark
 from protocol import codec
 from protocol.certificate import Acknowledgement, acknowledge
 from protocol.configuration import Configuration, network_id
@@ -59,10 +60,12 @@ class RecallHouse:
             height=Height(height), tip=Digest(b"h" * 32),
         )  # fmt: skip
 
-    def saw(self, term: int, ack: Acknowledgement | None = None) -> Answer:
+    def saw(
+        self, term: int, ack: Acknowledgement | None = None, *, is_sure: bool = True, epoch: int = 0
+    ) -> Answer:
         async def answer(_body: bytes) -> bytes:
             await trio.lowlevel.checkpoint()
-            return codec.encode(Watermark(Term(term), Height(0), ack))
+            return codec.encode(Watermark(Term(term), Height(0), ack, is_sure=is_sure, epoch=epoch))
 
         return answer
 
@@ -154,6 +157,42 @@ async def test_all_are_waited_for_within_the_grace(nursery, autojump_clock) -> N
     assert house.results == [None]
 
 
+async def test_those_that_ask_themselves_are_no_quorum_while_another_may_still_answer(
+    nursery, autojump_clock
+) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5, is_sure=False)}
+    nursery.start_soon(house.run)
+    await trio.sleep((UNSURE_GRACE_MS - 1_000) / 1000)
+    assert house.results == []
+    # Both were restored from copies; this one was here all the time.
+    house.transport.calls[second] = house.saw(5, house.ack(6, 1))
+    await trio.sleep(2)
+    assert house.results == [None]
+
+
+async def test_after_a_blackout_those_that_are_back_go_on_without_the_one_that_is_not(
+    nursery, autojump_clock
+) -> None:
+    house = RecallHouse(3)
+    house.transport.calls = {house.others[0]: house.saw(5, is_sure=False)}
+    await house.run()
+    assert house.results == [house.before]
+    assert trio.current_time() == pytest.approx(UNSURE_GRACE_MS / 1000, abs=0.5)
+
+
+async def test_a_step_into_a_later_epoch_comes_first(nursery, autojump_clock) -> None:
+    house = RecallHouse(3)
+    first, second = house.others
+    house.transport.calls = {first: house.saw(5), second: house.saw(5, epoch=1)}
+    nursery.start_soon(house.run)
+    await trio.sleep(8)
+    assert house.results == [], "the step would end it"
+    await trio.sleep(4)
+    assert house.results == [house.before], "there is none, or it cannot be taken: the operator has been told"
+
+
 class VoteHouse(RecallHouse):
     """A signer whose peers hold a commit vote of it."""
 
@@ -204,9 +243,13 @@ async def test_a_forged_commit_vote_silences_nobody(nursery, autojump_clock) -> 
 class TwinHouse(RecallHouse):
     """A signer that starts while its peers remember another process with its key, which perhaps still speaks."""
 
-    def __init__(self, *, speaks_until_ms: int, session: Session | None = None) -> None:
-        """The other process speaks once a second, until so long after this one's start; negative: before it."""
+    def __init__(self, *, speaks_until_ms: int, session: Session | None = None, slow_ms: int = 0) -> None:
+        """The other process speaks once a second, until so long after this one's start; negative: before it.
+
+        Its clock is `slow_ms` behind.
+        """
         super().__init__(3)
+        self._slow_ms = slow_ms
         self.started_ms = self.clock.now_ms()
         self._until_ms = speaks_until_ms
         self._session = session or Session(0, 4, b"o" * 32)
@@ -223,7 +266,8 @@ class TwinHouse(RecallHouse):
         now_ms = self.clock.now_ms()
         last_ms = min(now_ms, self.started_ms + self._until_ms)
         last_ms -= (last_ms - self.started_ms) % 1_000
-        return codec.encode(Watermark(Term(5), Height(0), None, None, self.said(last_ms), now_ms - last_ms))
+        tip = self.said(last_ms - self._slow_ms)
+        return codec.encode(Watermark(Term(5), Height(0), None, None, tip, now_ms - last_ms, is_sure=True))
 
 
 async def test_one_that_starts_while_another_speaks_ends(nursery, autojump_clock) -> None:
@@ -251,6 +295,72 @@ async def test_what_a_later_session_has_said_to_one_peer_alone_is_enough(nursery
     with pytest.raises(Superseded):
         await house.run()
     assert house.results == []
+
+
+async def test_a_clock_that_is_ahead_hides_nobody(nursery, autojump_clock) -> None:
+    house = TwinHouse(speaks_until_ms=100_000, slow_ms=60_000)
+    with pytest.raises(Superseded):
+        await house.run()
+    assert house.results == []
+
+
+class MuteTwinHouse(RecallHouse):
+    """A signer that starts while another process with its key runs and may not sign: it only says that it runs."""
+
+    def __init__(self, voters: int, *, runs_until_s: float) -> None:
+        super().__init__(voters)
+        self._until_s = runs_until_s
+        self.transport.calls = dict.fromkeys(self.others, self.saw(5))
+
+    async def heard(self, _body: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        ago_ms = round((now - min(float(int(now)), self._until_s)) * 1000)
+        return codec.encode(Watermark(Term(5), Height(0), is_sure=True, beside_ms=ago_ms))
+
+
+async def test_a_process_that_may_not_sign_is_not_replaced_either(nursery, autojump_clock) -> None:
+    house = MuteTwinHouse(3, runs_until_s=100)
+    house.transport.calls[house.others[1]] = house.heard
+    with pytest.raises(Superseded, match="runs, and this one has ended"):
+        await house.run()
+    assert house.results == []
+
+
+async def test_one_that_ended_a_moment_ago_is_waited_for_until_it_is_silent(nursery, autojump_clock) -> None:
+    house = MuteTwinHouse(3, runs_until_s=0)
+    house.transport.calls[house.others[1]] = house.heard
+    await house.run()
+    assert house.results == [house.before]
+    assert trio.current_time() == pytest.approx(3, abs=0.6)
+
+
+async def test_as_many_as_may_lie_keep_nobody_from_starting_for_long(nursery, autojump_clock) -> None:
+    house = MuteTwinHouse(4, runs_until_s=100)
+    house.transport.calls[house.others[0]] = house.heard
+    await house.run()
+    assert house.results == [house.before]
+    assert trio.current_time() < 10
+    house.recall = Recall(house.configuration, house.transport, house.clock, house.store, house.tips)
+    house.transport.calls[house.others[1]] = house.heard
+    with pytest.raises(Superseded):
+        await house.run()
+
+
+async def test_who_has_to_begin_anew_makes_sure_of_being_alone_as_well(nursery, autojump_clock) -> None:
+    house = MuteTwinHouse(3, runs_until_s=100)
+    house.transport.calls = {house.others[0]: house.heard}
+    with pytest.raises(Superseded):
+        await house.recall.make_sure_of_being_alone()
+    assert not house.tips.is_alone.is_set()
+
+
+async def test_alone_in_its_network_it_asks_nobody(nursery, autojump_clock) -> None:
+    house = RecallHouse(1)
+    await house.run()
+    await house.recall.make_sure_of_being_alone()
+    assert (house.results, trio.current_time()) == ([house.before], 0)
+    assert house.tips.is_alone.is_set()
 
 
 async def test_a_store_of_an_older_incarnation_than_the_ledger_says_has_forgotten(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from node.demo_network import Facility, Network, until
+from tests.interop import standalone_verifier
 from tests.node.daemons import carechain, consortium, verified
 
 pytestmark = [pytest.mark.slow]
@@ -88,6 +89,15 @@ def test_the_network_goes_on_after_two_of_three_homes_are_gone(network: Network,
     for file, name in zip(signatures, ("hospital", "clinic"), strict=True):
         signed = carechain("recover", "sign", plan, "-o", file, home=network[name])
         assert signed.code == 0, signed.said
+    another = carechain(
+        "recover", "propose", folder / "frozen", "--gone", "lab", "--gone", "clinic", "--reason", "on second thoughts",
+        "-o", folder / "another", home=hospital,
+    )  # fmt: skip
+    assert another.code == 0, another.said
+    for name in ("hospital", "clinic"):  # by its daemon, and by its keys alone
+        refused = carechain("recover", "sign", folder / "another", "-o", folder / "twice", home=network[name])
+        assert (refused.code, proposed.document["digest"] in refused.said) == (1, True)
+    assert not (folder / "twice").exists()
     too_few = carechain("recover", "apply", plan, signatures[0], home=hospital)
     assert (too_few.code, "needs the consent of 2" in too_few.said) == (1, True)
     for _ in range(2):  # the second time changes nothing
@@ -100,16 +110,17 @@ def test_the_network_goes_on_after_two_of_three_homes_are_gone(network: Network,
     for file in (before, after, receipt(network, added(network, "again"), "again")):
         checked = carechain("verify", file, "--trust", network.folder / "genesis.json")
         assert checked.code == 0, checked.said
+        assert standalone_verifier.verify(file.read_bytes())["txid"]
     found = verified(hospital)
     assert (found["ok"], found["problems"]) == (True, [])
 
 
 def test_members_that_were_given_up_come_back_and_follow(network: Network) -> None:
     hospital = network["hospital"]
-    # One after the other: both at once are a majority of the old configuration, and may go on before they hear of the new one.
-    # Each would then keep what is final to it, and say so (`recovered-without`).
+    # Both at once are a majority of the old configuration: they sign nothing before they have heard of the new one.
     for name in ("clinic", "lab"):
         network[name].start()
+    for name in ("clinic", "lab"):
         network[name].ready()
         status = until(f"{name} to follow", partial(status_where, network[name], "epoch", 1))
         assert status["role"] == "removed"

@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from node.applier import AppliedHeight
-from node.recall import Watermark
 from node.rejoin import Rejoining
+from node.watermark import Watermark
 from protocol import codec, transaction
 from protocol.configuration import Configuration
 from protocol.identifiers import ZERO, Height, NodeId, Term

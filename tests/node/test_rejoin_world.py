@@ -11,7 +11,7 @@ from simulations.world import Node, World
 from storage.key_value import Batch
 from storage.keyspace import SEQUENCE_END
 from storage.memory import MemoryStore
-from tests.node.test_core import core_of, elected, submitted
+from tests.node.test_core import caught_up, core_of, elected, submitted
 
 _WAIT_S = 60
 
@@ -159,3 +159,108 @@ async def test_the_process_that_a_rejoin_has_replaced_ends_and_the_others_go_on(
     (violation,) = world.violations
     assert "Superseded: block" in violation
     assert "another process has its key, and this one has ended" in violation
+
+
+# --- two of three at once ---------------------------------------------------------------------------------------------
+
+
+class TwoOfThree:
+    """Two voters whose ledgers are replaced by older copies at the same time; the third one holds what is final."""
+
+    def __init__(self, seed: int, *, observers: int) -> None:
+        self.world = World(seed, voters=3, observers=observers)
+        self.third: Node
+        self.two: tuple[Node, Node]
+        self.final: list[bytes] = []
+
+    async def write(self) -> None:
+        """Make blocks final of which the copies know nothing."""
+        self.third = await elected(self.world)
+        one, other = (node for node in self.world.nodes[:3] if node is not self.third)
+        self.two = one, other
+        await submitted(self.third, "before")
+        self._copies = [copied(node.rows) for node in self.two]
+        for number in range(4):
+            receipt = await submitted(self.third, f"after {number}")
+        for node in self.world.nodes[3:]:
+            await caught_up(node, receipt.height)
+        self.final = self._held(core_of(self.third).store.applied().height)
+
+    def _held(self, height: int) -> list[bytes]:
+        store = core_of(self.third).store
+        return [store.hash(Height(at)) for at in range(1, min(height, store.tip_height()) + 1)]
+
+    def is_kept(self) -> bool:
+        """Whether the third one has all that was final before."""
+        return self._held(len(self.final)) == self.final
+
+    async def restore(self, unheard_s: float) -> None:
+        """Start both from their copies; for so long nothing passes between them and the third one."""
+        for node in self.two:
+            await self.world.crash(node)
+        for node, rows in zip(self.two, self._copies, strict=True):
+            node.rows, node.is_forgetful = rows, True
+            self.world.durable.forgot(node.id)
+            between = [(self.third.id, node.id), (node.id, self.third.id)]
+            self.world.network.cut_for(between, unheard_s)
+        for node in self.two:
+            await self.world.start(node)
+
+
+async def test_two_of_three_restored_at_once_sign_nothing_and_catch_up_with_the_third(autojump_clock) -> None:
+    house = TwoOfThree(97, observers=0)
+
+    async def story() -> None:
+        await house.write()
+        # Each hears of the other at once, who has forgotten as much.
+        await house.restore(unheard_s=6)
+        for node in house.two:
+            await caught_up(node, len(house.final))
+        await trio.sleep(30)
+        assert [core_of(node).is_voting for node in house.two] == [False, False], "a recovery is for people"
+        assert house.is_kept()
+
+    await house.world.run(story)
+    assert house.world.violations == []
+
+
+async def test_what_an_observer_holds_keeps_two_of_three_from_signing_while_the_third_is_away(
+    autojump_clock,
+) -> None:
+    house = TwoOfThree(98, observers=1)
+
+    async def story() -> None:
+        await house.write()
+        await house.world.crash(house.third)
+        await house.restore(unheard_s=0.1)
+        await trio.sleep(40)
+        # A certificate has the votes of two: of one of these at the least, and then neither is a quorum.
+        assert not all(core_of(node).is_voting for node in house.two)
+        await house.world.start(house.third)
+        await trio.sleep(20)
+        assert house.is_kept()
+
+    await house.world.run(story)
+    assert house.world.violations == []
+
+
+async def test_two_that_nobody_could_warn_are_named_by_the_third(autojump_clock) -> None:
+    house = TwoOfThree(99, observers=0)
+
+    async def story() -> None:
+        await house.write()
+        await house.restore(unheard_s=40)
+        for node in house.two:
+            await signs(node)
+        await submitted(house.two[0], "another history")
+        store = core_of(house.third).store
+        with trio.fail_after(120):
+            while not store.forks():
+                await trio.sleep(0.5)
+        (fork,) = store.forks()
+        assert set(fork.liars) <= {node.id for node in house.two}
+        assert fork.liars
+        assert house.is_kept()
+
+    await house.world.run(story)
+    assert any("certified twice" in violation for violation in house.world.violations)

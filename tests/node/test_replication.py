@@ -348,3 +348,37 @@ async def test_an_author_that_dies_in_a_large_add_sends_after_its_restart_what_r
     assert (entry["duplicate"], entry["state"]) == (True, "final")
     assert all(clinic.chunks.has(cid) for cid in placed.cids)
     assert len(placed.cids) < sum(sent) <= len(placed.cids) + limits.CHUNKS_IN_FLIGHT_PER_PEER
+
+
+async def test_beside_transactions_one_chunk_at_a_time_is_on_its_way_to_a_member(autojump_clock):
+    async with houses(3) as (hospital, *_):
+        await added(hospital, b"opens the vault")
+        await trio.sleep(10)
+        call, on_way = hospital.member.transport.call, [0]
+        most = 0
+
+        async def watched(peer, channel, body, *, timeout_ms):
+            nonlocal most
+            if channel != exchange.CHUNKS_CHANNEL or codec.unpack(body)[0] != "put-chunks":
+                return await call(peer, channel, body, timeout_ms=timeout_ms)
+            on_way[0] += 1
+            most = max(most, on_way[0])
+            answer = await call(peer, channel, body, timeout_ms=timeout_ms)
+            on_way[0] -= 1
+            return answer
+
+        hospital.member.transport.call = watched  # type: ignore[method-assign]  # watched, else the same
+        await added(hospital, os.urandom(12 * limits.MIB))
+        assert most > 2
+
+        async def transactions():
+            while True:
+                hospital.pace.notice()
+                await trio.sleep(0.01)
+
+        most = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transactions)
+            await added(hospital, os.urandom(12 * limits.MIB))
+            nursery.cancel_scope.cancel()
+        assert most == 2  # of the two members, one each

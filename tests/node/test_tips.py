@@ -11,7 +11,7 @@ from node.tips import INTERVAL_MS, Standpoint, Tips
 from protocol import codec
 from protocol.errors import Superseded
 from protocol.identifiers import Height, NodeId
-from protocol.tip_statement import TipStatement, tip_valid
+from protocol.tip_statement import Presence, TipStatement, tip_valid
 from tests.node.ledger_double import DoubleClock, SeededEntropy
 from tests.node.scripted_transport import ScriptedTransport
 from tests.protocol.chain import NETWORK, VOTERS
@@ -41,9 +41,10 @@ class Process:
         await self.tips.say(lambda: self.at, lambda: (ME, PEER))
 
     def said(self) -> Iterator[TipStatement]:
-        """Take what was sent since the last call."""
+        """Take what was stated since the last call."""
         sent, self.transport.sent = self.transport.sent, []
-        return (codec.decode(body, TipStatement) for _, body in sent)
+        words = [codec.decode_union(body, TipStatement | Presence) for _, body in sent]
+        return (word for word in words if isinstance(word, TipStatement))
 
     def hears(self, source: NodeId, statement: TipStatement) -> None:
         self.transport.deliver("tips", source, codec.encode(statement))
@@ -83,6 +84,8 @@ async def test_a_signer_says_once_a_second_how_far_it_is(nursery, autojump_clock
     await trio.sleep(2.5)
     process.at = None
     await trio.sleep(2.5)
+    presence = codec.encode(Presence(process.tips.session.nonce))
+    assert [body for _, body in process.transport.sent[-3:]] == [presence] * 3
     said = list(process.said())
     assert [statement.time_ms - said[0].time_ms for statement in said] == [0, 1000, 2000]
     assert all(tip_valid(statement, NETWORK) for statement in said)

@@ -3,8 +3,9 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 import pytest
+import trio
 
-from node.verification import _VERDICTS_MAX, SAMPLED_ONE_IN, Verification
+from node.verification import _AT_ONCE, _VERDICTS_MAX, INLINE_MAX, SAMPLED_ONE_IN, Verification
 from protocol import block as blocks
 from protocol import codec, limits
 from protocol.errors import Invalid, RemoteFault
@@ -65,7 +66,7 @@ async def test_one_bad_transaction_refuses_a_block_and_spares_the_others_of_a_su
     assert isinstance(fault, RemoteFault)
 
 
-@pytest.mark.parametrize("beside", [0, 5])
+@pytest.mark.parametrize("beside", [0, INLINE_MAX])
 async def test_a_bad_verdict_is_never_remembered_as_a_good_one(verification, beside) -> None:
     good = vaults(beside + 1)
     bad = forged(good[-1])
@@ -74,6 +75,23 @@ async def test_a_bad_verdict_is_never_remembered_as_a_good_one(verification, bes
             await verification.check_transactions((*good[:beside], bad))
     entries = await verification.check_transactions(good)
     assert len(entries) == beside + 1
+
+
+async def test_others_run_while_transactions_are_checked_where_they_are(verification, nursery) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    raw = vaults(INLINE_MAX)
+    nursery.start_soon(other)
+    await trio.lowlevel.checkpoint()
+    before = turns
+    assert len(await verification.check_transactions(raw)) == INLINE_MAX
+    assert turns - before >= INLINE_MAX // _AT_ONCE - 1
 
 
 class LoadedDice:
@@ -86,7 +104,7 @@ class LoadedDice:
         return bytes([self.byte]) * count
 
 
-@pytest.mark.parametrize("beside", [0, 5])
+@pytest.mark.parametrize("beside", [0, INLINE_MAX])
 async def test_of_proven_transactions_those_that_are_drawn_are_verified(beside) -> None:
     raw = (*vaults(beside), forged(vaults(beside + 1)[-1]))
     for sampling in (None, LoadedDice(SAMPLED_ONE_IN)):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from protocol import block, codec, limits
@@ -29,6 +30,23 @@ def signed_again(entry: Block, **changes: Any) -> Block:
 
 def check(entry: Block, *, predecessor: Block = OPENING, frontier: Frontier | None = None) -> None:
     block.check_link(entry, predecessor.header, predecessor.hash, frontier or Frontier(), chain.CONFIGURATION)
+
+
+ODD: tuple[object, ...] = (None, True, 1.5, -1, "text", {}, (), msgpack.ExtType(1, b""), (b"", msgpack.ExtType(1, b"")))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_value_of_another_kind_is_refused_wherever_it_stands_in_a_block(odd: Any) -> None:
+    plain = codec.unpack(FULL.raw)
+    header, transactions = plain[0], plain[3]
+    spoilt = [(*plain[:place], odd, *plain[place + 1 :]) for place in range(3)]
+    spoilt += [((*header[:place], odd, *header[place + 1 :]), *plain[1:]) for place in range(len(header))]
+    spoilt.append((*plain[:3], (*transactions, odd)))
+    if odd != ():  # a block may be empty
+        spoilt.append((*plain[:3], odd))
+    for values in spoilt:
+        with pytest.raises(Malformed):
+            Block.decode(msgpack.packb(values, use_bin_type=True))
 
 
 @pytest.mark.parametrize("entry", CHAIN, ids=["genesis", "opening", "full", "empty"])

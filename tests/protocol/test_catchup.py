@@ -5,6 +5,7 @@ import pytest
 from protocol import codec
 from protocol.block import Block, genesis_block
 from protocol.catchup import Announce, BlocksFrom, Position, Run, Segment, check_run
+from protocol.claims import Claim, hold
 from protocol.configuration import Card, found, network_id
 from protocol.errors import Invalid, Malformed, RemoteFault
 from protocol.finality import Certificate
@@ -66,6 +67,17 @@ def test_a_run_counts_with_the_certificate_of_its_last_block_and_goes_on_after_i
 def test_a_broken_link_is_found_at_once(blocks: tuple[Block, ...]) -> None:
     with pytest.raises(Invalid):
         Run(START, CONFIGURATION).extend(blocks)
+
+
+def test_signatures_of_leaders_are_left_to_who_asks_for_them_and_nothing_else_is() -> None:
+    unsigned = Block(CHAIN[2].header, bytes(64), b"", CHAIN[2].transactions)
+    claimed = list[Claim]()
+    run = Run(START, CONFIGURATION)
+    run.extend((CHAIN[1], unsigned, CHAIN[3]), claimed)
+    assert run.certify(certificate_of(CHAIN[3])) == (CHAIN[1], unsigned, CHAIN[3])
+    assert [hold([claim]) for claim in claimed] == [True, False, True]
+    with pytest.raises(RemoteFault):
+        Run(START, CONFIGURATION).extend((CHAIN[1], with_header(CHAIN[2], tree_size=7)), claimed)
 
 
 def test_a_term_opens_only_with_the_election_of_its_leader() -> None:

@@ -7,7 +7,7 @@ from protocol.block import Block, genesis_block
 from protocol.catchup import Position, Run
 from protocol.errors import Invalid, RemoteFault
 from protocol.merkle import Frontier
-from protocol.recovery import configuration_set_by, recovery_block
+from protocol.recovery_block import configuration_set_by, recovery_block
 from tests.protocol.test_recovery import Consortium
 
 NET = Consortium(3)

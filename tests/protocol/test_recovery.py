@@ -20,12 +20,11 @@ from protocol.recovery import (
     Recovery,
     SignedRecovery,
     check_freeze,
-    check_recovery_block,
     consent,
     find_base,
     freeze,
-    recovery_block,
 )
+from protocol.recovery_block import check_recovery_block, recovery_block
 from protocol.signing import SigningKey, sha256
 
 NOW_MS = 1_800_000_000_000

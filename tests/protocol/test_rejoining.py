@@ -6,7 +6,7 @@ import pytest
 
 from protocol.configuration import Configuration
 from protocol.identifiers import Height, NodeId
-from protocol.rejoining import NEVER, Incarnation, Rejoin, can_rejoin, incarnation_of
+from protocol.rejoining import NEVER, Incarnation, Rejoin, can_rejoin, can_return_with, incarnation_of
 from tests.protocol.ledgers import Ledger, configuration, key, member
 
 ME = NodeId(key("clinic").public)
@@ -88,3 +88,27 @@ def test_a_witness_is_missed_by_the_certificate_alone() -> None:
     made = of_roles(2, 1)
 
     assert can_rejoin(made, made.witnesses[0]) is True
+
+
+@pytest.mark.parametrize(
+    ("voters", "witnesses", "me", "connected", "can"),
+    [
+        (3, 0, "v0", ["v1", "v2"], True),
+        (3, 0, "v0", ["v1"], False),
+        (2, 0, "v0", ["v1"], True),
+        (2, 0, "v0", [], False),
+        (1, 0, "v0", [], False),
+        (5, 0, "v0", ["v1", "v2", "v3", "v4"], True),
+        (5, 0, "v0", ["v1", "v2", "v3"], False),
+        (3, 1, "w0", ["v0", "v1"], False),
+        (3, 1, "w0", ["v0", "v1", "v2"], True),
+        (3, 0, "observer", ["v1"], True),
+        (3, 0, "observer", ["another observer"], False),
+    ],
+)
+def test_who_has_lost_its_ledger_comes_back_with_enough_others(
+    voters: int, witnesses: int, me: str, connected: list[str], can: bool
+) -> None:
+    nodes = [NodeId(key(name).public) for name in connected]
+
+    assert can_return_with(of_roles(voters, witnesses), NodeId(key(me).public), nodes) is can

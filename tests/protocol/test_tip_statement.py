@@ -9,7 +9,7 @@ import pytest
 
 from protocol import codec
 from protocol.identifiers import Height, NetworkId
-from protocol.tip_statement import Farewell, Session, TipStatement, state_tip, tip_valid
+from protocol.tip_statement import Farewell, Presence, Session, TipStatement, state_tip, tip_valid
 from tests.protocol.chain import NETWORK, NOW_MS, VOTERS, filled
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "tip_statement.json").read_text())
@@ -26,6 +26,7 @@ def test_it_has_its_golden_bytes() -> None:
     assert codec.encode(stated()).hex() == VECTORS["statement"]
     assert codec.decode(bytes.fromhex(VECTORS["statement"]), TipStatement) == stated()
     assert codec.encode(Farewell(filled("nonce"))).hex() == VECTORS["farewell"]
+    assert codec.encode(Presence(filled("nonce"))).hex() == VECTORS["presence"]
 
 
 def test_its_signature_holds_for_all_of_it_and_for_one_network() -> None:

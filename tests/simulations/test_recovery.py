@@ -1,6 +1,7 @@
 """Drills of majority loss on virtual nodes: q - 1 members are lost, q, all but one; then those who were lost return."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import trio
@@ -8,18 +9,22 @@ import trio
 from node.core import Core
 from node.receipt_proofs import ReceiptProofs
 from node.recovery_base import Freezer, Reach, recovery_above
-from node.recovery_desk import RecoveryDesk, plan_document
+from node.recovery_desk import RecoveryDesk
 from node.recovery_file import Collected, Consent, Plan, file_text, parse_file
+from node.recovery_plan import Custodian, plan_document
 from node.recovery_watch import RecoveryWatch
 from protocol.configuration import Configuration, network_id
 from protocol.errors import NotFinal, Refused
 from protocol.identifiers import Height, Term
+from protocol.passphrase import Hardness
 from protocol.recovery import Recovery, SignedRecovery, consent, freeze
 from protocol.signing import SigningKey, sha256
 from protocol.transaction import parse
 from simulations.world import Node, World
 from storage import keyspace
 from storage.key_value import Batch
+from storage.keystore import Keystore
+from storage.memory import MemoryStore
 from tests.interop import standalone_verifier
 from tests.node.test_core import core_of, elected, submitted, vault
 
@@ -35,7 +40,9 @@ class House:
 
         freezer = Freezer(core.store, core.standstill, node.key)
         reach = Reach(core.store, core.applier, core.ports.transport, core.verification)
-        self.desk = RecoveryDesk(core, governance_key, freezer, reach)
+        entropy = Random(node.index).randbytes
+        keystore = Keystore.create(MemoryStore(), "x", entropy, hardness=Hardness(1, 8192))
+        self.desk = RecoveryDesk(core, Custodian(keystore, governance_key, node.id), freezer, reach)
         self.watch = RecoveryWatch(core, reach)
         self.desk.serve()
         self.watch.serve()
@@ -57,11 +64,11 @@ def consented(world: World, plan: str) -> list[str]:
     """Return the consents of everybody: members' nodes burn, governance keys lie in a safe elsewhere."""
     parsed = parse_file(plan, Plan, network_id(world.configuration))
     signers = [node for node in world.nodes if node.id in parsed.before.signers]
-    consents = [
-        Consent(parsed.network, consent(node.key, parsed.network, parsed.recovery, node.id))
-        for node in signers
+    consents = [(node, consent(node.key, parsed.network, parsed.recovery, node.id)) for node in signers]
+    before = parsed.earlier.signers if parsed.earlier is not None else ()
+    return [
+        file_text(Consent(parsed.network, one, one if node.id in before else None)) for node, one in consents
     ]
-    return [file_text(one) for one in consents]
 
 
 async def recovered(world: World, left: list[Node], away: list[Node]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import limits
 from protocol.cid import cid_of
 from protocol.errors import Corruption, Invalid
 from protocol.identifiers import Cid, Rid
@@ -61,6 +62,24 @@ def test_a_crash_loses_no_chunk_whose_storing_returned(
     expected = {chunk for group in groups for chunk in group} | {b"behind the cursor"}
     assert {again.get(cid) for cid in again.cids()} == expected
     assert again.statistics().chunks == len(expected)
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_of_a_group_that_a_crash_cuts_short_a_first_part_is_there_and_indexed(kept: int) -> None:
+    payloads, ledger = MemoryStore(), MemoryStore()
+    ChunkStore(payloads, ledger).put_many(named([b"before"]))
+    group = [bytes([number]) * limits.CHUNK_BYTES_MAX for number in range(3)]
+    PayloadStore(payloads).append(named(group), sync=False)
+    payloads.crash(kept)
+
+    again = ChunkStore(payloads.reopened(), ledger.reopened())
+    assert {again.get(cid) for cid in again.cids()} == {b"before", *group[:kept]}
+
+
+def test_small_payloads_share_a_batch() -> None:
+    payloads = MemoryStore()
+    PayloadStore(payloads).append(named(CHUNKS), sync=False)
+    assert payloads.unsynced == 1
 
 
 def test_damage_is_never_served_and_storing_again_repairs_it() -> None:

@@ -7,6 +7,7 @@ from protocol.identifiers import Height, Term
 from protocol.raft.state import HardState
 from storage.epochs import Epochs
 from storage.key_value import Batch
+from storage.marks import AppliedMark
 from storage.memory import MemoryStore
 from tests.protocol.chain import CONFIGURATION, filled
 
@@ -27,7 +28,16 @@ class Applied:
     def __init__(self) -> None:
         self.header: Header = GENESIS
         self.rows = MemoryStore()
-        self.epochs = Epochs(self.rows, lambda: self.header)
+        self.read: list[Height] = []
+        self.epochs = Epochs(self.rows, self.mark, self.header_at)
+
+    def mark(self) -> AppliedMark:
+        return AppliedMark(self.header.height, header_hash(self.header), 0, 0, ())
+
+    def header_at(self, height: Height) -> Header:
+        assert height == self.header.height
+        self.read.append(height)
+        return self.header
 
     def write(self, fill: Batch) -> None:
         self.rows.write(fill, sync=True)
@@ -68,3 +78,11 @@ def test_a_promise_holds_in_its_epoch_only_and_remembers_whether_it_was_shown() 
     epochs.put_thawed(batch)
     applied.write(batch)
     assert not epochs.is_frozen()
+
+
+def test_the_last_applied_block_is_read_once_and_again_when_another_takes_its_place() -> None:
+    applied = Applied()
+    assert [applied.epochs.current, applied.epochs.current] == [0, 0]
+    applied.header = replace(BEGUN, height=GENESIS.height)
+    assert [applied.epochs.current, applied.epochs.current] == [1, 1]
+    assert applied.read == [0, 0]

@@ -395,3 +395,23 @@ def test_7_2_a_leader_that_forgot_the_certificate_of_its_base_hears_that_of_a_co
     cluster.elect(1)
     cluster.run_until(lambda: disk.applied == cluster.rafts[1].tip_height)
     assert cluster.rafts[1].certified_height > configuration
+
+
+def test_7_2_who_forgot_the_certificates_of_two_changes_takes_one_after_the_other() -> None:
+    """Tier A seed 601784: the second counts in a configuration that is neither the certified one nor the newest."""
+    cluster = Cluster(3, learners=(4, 5))
+    cluster.elect(1)
+    cluster.run(2)
+    for learner in ("n4", "n5"):
+        cluster.change(1, **{learner: "voter"})
+        cluster.run(2 * limits.HEARTBEAT_TICKS)
+    disk, height = cluster.disks[2], cluster.rafts[1].certified_height
+    disk.applied = Height(0)  # what was applied was not synchronised
+    disk.frontier = cluster.states[0][1]
+    disk.certificates.clear()
+    cluster.crash(2)
+    cluster.start(2)
+    log = cluster.rafts[2]._voter.log
+    assert (log.certified, log.tip_height) == (0, height)
+    cluster.run_until(lambda: disk.applied == height)
+    assert cluster.faults == []
