@@ -32,7 +32,17 @@ def check(entry: Block, *, predecessor: Block = OPENING, frontier: Frontier | No
     block.check_link(entry, predecessor.header, predecessor.hash, frontier or Frontier(), chain.CONFIGURATION)
 
 
-ODD: tuple[object, ...] = (None, True, 1.5, -1, "text", {}, (), msgpack.ExtType(1, b""), (b"", msgpack.ExtType(1, b"")))
+ODD: tuple[object, ...] = (
+    None,
+    True,
+    1.5,
+    -1,
+    "text",
+    {},
+    (),
+    msgpack.ExtType(1, b""),
+    (b"", msgpack.ExtType(1, b"")),
+)
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
