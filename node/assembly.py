@@ -72,7 +72,7 @@ class Assembly:
         custody = self.sharing.custody
         self.ciphertext = ciphertext = Ciphertext(core, stores, identity, check_records)
         self.records = Records(core, stores, identity, custody.vaults, ciphertext)
-        self.ingest = self._ingest(check_records)
+        self.ingest = self._ingest(check_room, machine.check_quota)
         opening = Opening(core.network, core.store.configuration, ciphertext.retrieval, ports.workers)
         self.query = self._query(opening)
         self.erasing = Erasing(
@@ -144,7 +144,7 @@ class Assembly:
         custodian = Custodian(self._stores.keystore, keys.governance_key, core.ports.transport.me)
         return RecoveryDesk(core, custodian, freezer, reach)
 
-    def _ingest(self, check_room: Callable[[], None]) -> Ingest:
+    def _ingest(self, check_room: Callable[[], None], check_quota: Callable[[], None]) -> Ingest:
         ports, custody, records = self._core.ports, self.sharing.custody, self.records
         settling = Settling(
             patients=custody.patients,
@@ -163,6 +163,7 @@ class Assembly:
             workers=ports.workers,
             entropy=ports.entropy,
             check_room=check_room,
+            check_quota=check_quota,
             clock=ports.clock,
             pace=self._core.pace,
         )

@@ -31,7 +31,7 @@ _UPLOADS_MAX = 4
 
 
 class Ingest:
-    """Takes files in. `check_room` raises StorageFull at the disk's reserve."""
+    """Takes files in. `check_room` raises StorageFull at the disk's reserve, `check_quota` at the quota."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Ingest:
         workers: Workers,
         entropy: Entropy,
         check_room: Callable[[], None],
+        check_quota: Callable[[], None],
         clock: Clock,
         pace: Pace,
     ) -> None:
@@ -53,6 +54,7 @@ class Ingest:
         self._workers = workers
         self._entropy = entropy
         self._check_room = check_room
+        self._check_quota = check_quota
         self._small = SmallDocuments(settling, queue, workers, entropy)
         self._uploads = trio.CapacityLimiter(_UPLOADS_MAX)
 
@@ -127,7 +129,10 @@ class Ingest:
 
     def _staging(self) -> Staging:
         return Staging(
-            self._writer, self._check_room, lambda: BATCH_BYTES if self._pace.is_quiet() else _BLOCK_BYTES
+            self._writer,
+            self._check_room,
+            lambda: BATCH_BYTES if self._pace.is_quiet() else _BLOCK_BYTES,
+            check_quota=self._check_quota,
         )
 
     async def _seal(

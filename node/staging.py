@@ -117,10 +117,17 @@ class Staging:
         writer: ChunkWriter,
         check_room: Callable[[], None],
         batch_bytes: Callable[[], int] = lambda: BATCH_BYTES,
+        *,
+        check_quota: Callable[[], None] = lambda: None,
     ) -> None:
-        """`batch_bytes` says how much to gather for one durable write now: others wait for the disk meanwhile."""
+        """`batch_bytes` says how much to gather for one durable write now: others wait for the disk meanwhile.
+
+        `check_room` is called before each write, `check_quota` before the first: an upload that was begun is not refused for
+        what it stores itself.
+        """
         self._writer = writer
         self._check_room = check_room
+        self._check_quota = check_quota
         self._batch_bytes = batch_bytes
         self._pending: list[SealedChunk] = []
         self._pending_bytes = 0
@@ -194,6 +201,8 @@ class Staging:
 
     async def _store(self, batch: tuple[SealedChunk, ...]) -> None:
         self._check_room()
+        if not self._stored:
+            self._check_quota()
         # Noted first: what a cancelled write may have stored is dropped with the rest.
         self._stored += [chunk.cid for chunk in batch]
         await self._writer.put([(chunk.cid, chunk.data) for chunk in batch])

@@ -156,6 +156,7 @@ class Facility(FacilityDouble):
             workers=workers,
             entropy=entropy,
             check_room=self.check_room,
+            check_quota=self.check_quota,
             clock=clock,
             pace=self.pace,
         )
@@ -173,6 +174,9 @@ class Facility(FacilityDouble):
             report=self.report,
             entropy=entropy,
         )
+
+    def check_quota(self) -> None:
+        """No quota; a test that wants one has a class of its own."""
 
     def check_room(self) -> None:
         self.room_checks += 1

@@ -10,6 +10,7 @@ from protocol import limits
 from protocol.errors import NotFinal, Refused, StorageFull
 from protocol.health.categories import Category
 from protocol.identifiers import Rid
+from storage.disk_reserve import check_quota
 from tests.node.record_house import Facility, entries, houses, pieces
 from tests.samples import sample_files
 
@@ -230,6 +231,21 @@ async def test_a_full_disk_refuses_the_file_and_keeps_nothing():
             await hospital.add(os.urandom(40 << 20), patient=patient)
 
         assert kept(hospital) == (0, 0, 0)
+
+
+async def test_a_record_that_was_begun_below_the_quota_is_taken_and_the_next_refused():
+    class Bounded(Facility):
+        def check_quota(self) -> None:
+            check_quota(self.chunks.statistics().bytes, 2 * limits.MIB)
+
+    async with houses(facility=Bounded) as (hospital,):
+        patient = await hospital.admit()
+        await hospital.add(os.urandom(20 * limits.MIB), patient=patient)
+
+        with pytest.raises(StorageFull, match="storage_quota_bytes"):
+            await hospital.add(os.urandom(20 * limits.MIB), patient=patient)
+
+        assert kept(hospital)[1:] == (1, 0)
 
 
 async def test_a_large_document_is_kept_unsorted_with_a_notice(monkeypatch):

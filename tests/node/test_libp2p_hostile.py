@@ -359,7 +359,8 @@ async def test_three_hundred_connections_leave_nothing_behind(scene: Scene) -> N
     def tasks() -> int:
         return trio.lowlevel.current_statistics().tasks_living
 
-    scene.victim._host.get_network().handshake_rates._burst = 1_000  # they come faster than one address may
+    rates = scene.victim._host.get_network().handshake_rates
+    rates._burst, rates._per_s = 1_000, 1_000.0  # they come faster than one address may
     await cycle(5)
     await eventually(lambda: scene.sessions() == 1)
     await eventually(lambda: len(scene.victim._host.get_network().half_open_handshakes) == 0)
