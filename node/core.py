@@ -91,7 +91,7 @@ class Core:
             ports.workers,
             ports.log,
             ports.entropy if samples_history else None,
-            ports.processes,
+            None if samples_history else ports.processes,  # a sixteenth is not worth starting them
         )
         changing_history = trio.Lock()
         self._installer: Installer | None = None
