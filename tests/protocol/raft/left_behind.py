@@ -66,6 +66,22 @@ def signed(cluster: Cluster, offer: InstallSnapshot) -> InstallSnapshot:
     return dataclasses.replace(offer, signature=cluster.keys[1].sign(form))
 
 
+def installed() -> tuple[Cluster, InstallSnapshot]:
+    """Return a cluster where 3 has installed and follows, and an offer of that snapshot in the term that is led now.
+
+    Whoever installs above a marker of its term leaves that term, so what was offered in it is only answered with the new one.
+    """
+    cluster = healed()
+    offer = offer_of(cluster)
+    cluster.install(3, 11)
+    cluster.run_until(cluster.converged)
+    cluster.elect(2)
+    cluster.elect(1)
+    cluster.run_until(lambda: cluster.disks[3].applied == cluster.rafts[1].tip_height)
+    again = dataclasses.replace(offer, term=cluster.rafts[1].term, election=elected(cluster))
+    return cluster, signed(cluster, again)
+
+
 def diverged(tail: int) -> Cluster:
     """Return a cluster where 3 led term 1 and holds `tail` blocks of its own that the others overwrote in later terms."""
     cluster = Cluster(3)

@@ -156,6 +156,7 @@ def test_16_a_leader_that_receives_but_cannot_send_is_replaced():
 def test_17_two_halves_joined_by_one_node_elect_a_leader_and_go_on():
     cluster = Cluster(5)
     left, right = (1, 2), (4, 5)
+    cluster.crash(5)  # a majority, and a quorum of signers, without one of them
     cluster.cut = {pair for a, b in itertools.product(left, right) for pair in ((a, b), (b, a))}
     cluster.run_until(
         lambda: any(cluster.rafts[n].commit_height for n in cluster.leaders), 10 * limits.ELECTION_TICKS_MAX

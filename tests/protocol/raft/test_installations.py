@@ -18,6 +18,7 @@ from tests.protocol.raft.left_behind import (
     diverged,
     elected,
     healed,
+    installed,
     offer_of,
     rebuild,
     signed,
@@ -202,12 +203,7 @@ def test_38_an_offer_that_comes_twice_is_told_once_and_a_newer_one_again():
 
 
 def test_38_an_offer_of_what_was_committed_meanwhile_is_answered_and_changes_nothing():
-    cluster = healed()
-    late = offer_of(cluster)
-    cluster.install(3, 11)
-    cluster.run_until(cluster.converged)
-    cluster.propose(1)
-    cluster.settle()
+    cluster, late = installed()
     before = cluster.disks[3].blocks.copy()
     cluster.trace.clear()
     cluster.step(1, 3, late)
@@ -219,15 +215,13 @@ def test_38_an_offer_of_what_was_committed_meanwhile_is_answered_and_changes_not
 
 
 def test_38_an_offer_of_a_higher_block_is_not_needed_by_who_can_take_the_leaders_blocks():
-    cluster = healed()
-    cluster.install(3, 11)
-    cluster.run_until(cluster.converged)
+    cluster, late = installed()
     cluster.partition((1, 2), (3,))
     cluster.propose(1)
     cluster.run(ROUND)
     held = cluster.rafts[1].certificate
     assert held is not None
-    offer = signed(cluster, dataclasses.replace(offer_of(cluster), certificate=held))
+    offer = signed(cluster, dataclasses.replace(late, certificate=held))
     cluster.step(1, 3, offer)
     cluster.drain(3)
     assert cluster.behind[3] == [11]
