@@ -264,7 +264,8 @@ class CoreNode:
         if commit != life.commit:
             life.commit = commit
             self.world.commits.reached(self.id, commit)
-        if life.writing is None:
+        # A leader whose disk is full is ahead of it: the others have what it could not write.
+        if life.writing is None and raft.tip_height == self.disk.blocks[-1].height:
             in_force = raft.configuration, self.disk.blocks[-1]
             if life.in_force != in_force:
                 life.in_force = in_force
