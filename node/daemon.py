@@ -34,6 +34,7 @@ from node.membership_admission import AdmissionKeeper, admission_of
 from node.ports import PeerTransport
 from node.rebuild import (
     ASIDES_PER_DAY,
+    Databases,
     check_room_to_mend,
     heal_ledger,
     is_of_ledger,
@@ -203,22 +204,7 @@ async def _serve(
         writer = ChunkWriter(opened.chunks, ThreadWorkers(1))
         asides = partial(remove_asides, home.path / databases.PAYLOADS, home.path / databases.LEDGER)
         stores = Stores(opened.ledger, opened.chunks, writer, keystore, audited, HomeFiles.of(home), asides)
-        machine = Machine(
-            is_disk_full=lambda: disk.is_full,
-            free_share=partial(disk_reserve.free_share, home.path),
-            network_problems=transport.problems,
-            check_room_to_mend=partial(check_room_to_mend, home.path),
-            damaged_ledger_files=partial(damaged_files, home.path / databases.LEDGER),
-            check_quota=lambda: disk_reserve.check_quota(
-                opened.chunks.statistics().bytes, settings.storage_quota_bytes
-            ),
-            free_bytes=partial(disk_reserve.free_bytes, home.path),
-            payload_file_bytes=partial(directory_bytes, home.path / databases.PAYLOADS),
-            levels=lambda: {
-                databases.PAYLOADS: opened.payloads.levels(),
-                databases.LEDGER: opened.ledger.levels(),
-            },
-        )
+        machine = _machine(home, settings, opened, disk, transport)
         check_room = partial(disk_reserve.check_reserve, home.path)
         assembly = Assembly(
             core, stores, identity, check_room, machine, checkpoint_settings=_checkpoint_settings(settings)
@@ -256,6 +242,28 @@ async def _serve(
                 outer.cancel_scope.cancel()
     log.info("stopped")
     return renewed.is_set()
+
+
+def _machine(
+    home: Home, settings: Config, opened: Databases, disk: GroupCommitDisk, transport: Libp2pTransport
+) -> Machine:
+    """Return what the status says of this machine, its disk and its network."""
+    return Machine(
+        is_disk_full=lambda: disk.is_full,
+        free_share=partial(disk_reserve.free_share, home.path),
+        network_problems=transport.problems,
+        check_room_to_mend=partial(check_room_to_mend, home.path),
+        damaged_ledger_files=partial(damaged_files, home.path / databases.LEDGER),
+        check_quota=lambda: disk_reserve.check_quota(
+            opened.chunks.statistics().bytes, settings.storage_quota_bytes
+        ),
+        free_bytes=partial(disk_reserve.free_bytes, home.path),
+        payload_file_bytes=partial(directory_bytes, home.path / databases.PAYLOADS),
+        levels=lambda: {
+            databases.PAYLOADS: opened.payloads.levels(),
+            databases.LEDGER: opened.ledger.levels(),
+        },
+    )
 
 
 def _settled(

@@ -217,7 +217,12 @@ class StatusReporter:
             )
             for one in convicted_documents(core.store)
         ]
-        history = core.store.history
+        return [*found, *self._distance_problems(away)]
+
+    def _distance_problems(self, away: list[str]) -> list[Document]:
+        """Return what is not here: history that is still being fetched, and members that are `away`."""
+        found: list[Document] = []
+        history = self._core.store.history
         if history is not None:
             found.append(
                 _problem(

@@ -47,6 +47,7 @@ async def test_a_flood_of_messages_is_dropped_unread(scene: Scene) -> None:
         await eventually(lambda: scene.victim.counters["gossip_dropped_too_many"] > 0)
         await scene.assert_unharmed()
     await scene.assert_unharmed()
+    assert scene.victim.counters["gossip_dropped_too_many"] > 0
 
 
 async def test_a_message_is_sent_once_however_often_one_request_names_it(
@@ -126,3 +127,4 @@ async def test_subscriptions_that_come_and_go_are_bounded(scene: Scene) -> None:
             await stream.write(framed(rpc_pb2.RPC(subscriptions=coming_and_going)))
         await eventually(lambda: scene.victim.counters["gossip_subscriptions_dropped"] == 4)
     await scene.assert_unharmed()
+    assert scene.victim.counters["gossip_subscriptions_dropped"] == 4

@@ -75,6 +75,7 @@ async def test_a_voter_let_go_while_it_was_away_learns_so_from_members_that_rest
                 await trio.sleep(0.5)
             while core_of(gone).consensus is not None:
                 await trio.sleep(0.5)
+        assert gone.id not in core_of(gone).store.configuration.voters
 
     await world.run(story)
 
