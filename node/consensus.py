@@ -312,6 +312,8 @@ class Consensus:
             self._store.put_blocks(batch, ready.append)
             if ready.hard_state is not None:
                 self._store.put_hard_state(batch, ready.hard_state)
+            for certificate in ready.keep:
+                self._store.put_certificate(batch, certificate)
             await self._disk.commit(batch, sync=True)
             await queue(self._send_input, Written(ready))
 

@@ -54,13 +54,18 @@ class CoreDisk:
     def install(self, source: "CoreDisk") -> None:
         """Go on from what another member has applied, with the own blocks above if they follow it, and no history."""
         above, hash_here = self.blocks[source.applied + 1 :], self.hash_at(source.applied)
+        kept = [one for at, one in self.certificates.items() if at > source.applied]
         self.copy_certified(source)
         if above and above[0].header.prev_hash == self.blocks[-1].hash:
             self.blocks += above
+        else:
+            kept = []
         if self.hard_state is not None and hash_here not in (None, self.blocks[source.applied].hash):
             self.hard_state = self.hard_state.leaving(source.applied)
         self.certificates = {self.applied: self.certificates[self.applied]}
         self._certificate_heights = [self.applied]
+        for certificate in kept:
+            self._put_certificate(certificate)
         self.lowest = self.applied
 
     def drop_history(self) -> None:
@@ -107,6 +112,8 @@ class CoreDisk:
         for block in ready.append:
             assert block.height == len(self.blocks), "blocks are written without a gap"
             self.blocks.append(block)
+        for certificate in ready.keep:
+            self._put_certificate(certificate)
         self._unsynced.clear()
 
     def apply(
@@ -118,14 +125,19 @@ class CoreDisk:
     ) -> None:
         """Write rows, applied mark and the certificate of the last block in one batch that is not synchronised."""
         rows = self.rows
-        certificate_height = certificate.height if certificate is not None else None
+        is_new = certificate is not None and certificate.height not in self.certificates
+        certificate_height = certificate.height if certificate is not None and is_new else None
         replaced = {key: rows.get(key) for key in writes}
         self._unsynced.append(_Applied(self.applied, self.frontier, certificate_height, replaced))
         _put(rows, writes)
         self.applied, self.frontier = height, frontier
-        if certificate is not None and certificate_height is not None:
-            self.certificates[certificate_height] = certificate
-            insort(self._certificate_heights, certificate_height)
+        if certificate is not None:
+            self._put_certificate(certificate)
+
+    def _put_certificate(self, certificate: Certificate) -> None:
+        if certificate.height not in self.certificates:
+            insort(self._certificate_heights, certificate.height)
+        self.certificates[certificate.height] = certificate
 
     def crash(self, writing: Ready | None, rng: Random) -> bool:
         """Decide what a loss of power left; return whether `writing`, which was being written, is there."""

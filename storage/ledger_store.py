@@ -384,7 +384,7 @@ class LedgerStore:
 
     @staticmethod
     def put_certificate(batch: Batch, certificate: Certificate) -> None:
-        """Add the certificate of a block that is applied."""
+        """Add the certificate of a block that is stored."""
         batch.put(_height_key(keyspace.CERTIFICATE, certificate.header.height), codec.encode(certificate))
 
     @staticmethod

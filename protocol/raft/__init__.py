@@ -51,7 +51,7 @@ What the driver owes
 1. `tick` every limits.TICK_MS; `step` each message of an authenticated voter, an AppendEntries with blocks only as the
    `CheckedAppend` that `messages.check_append` returns. When that raises, drop the message and call `distrust(sender)`.
 2. After any inputs, the more the better, `ready()` until it returns None. For each Ready:
-   a. write hard_state, truncation and blocks in ONE synchronous batch (`Ready.must_persist`);
+   a. write hard_state, truncation, blocks and certificates to `keep` in ONE synchronous batch (`Ready.must_persist`);
    b. then send the messages, in order. They may be lost, late or doubled; never send before (a) is durable: a vote or an
       acknowledgement forgotten in a crash could be contradicted (Raft §5.2, ledger.md decision 6);
    c. hand `certified` and `certificate` on; they are durable already. Keep `contradictions`;
@@ -62,6 +62,7 @@ What the driver owes
    of its own, where no block stands in the way.
 3. When a write fails, stop: nothing that a Ready promises may leave, and a failed write is never taken for a success.
 4. At start: the configuration in force above the applied height, `Log(reader, applied height, frontier there, durable blocks above)`, the last durable HardState, a new seed.
+   Certificates that were kept above the applied height are read through the reader, and what they certify is handed on.
    Blocks below the applied height may be missing: `LogReader.first` says from where on they are all there.
 5. An observer makes no Raft at all; a learner and a witness do.
 6. `Ready.behind` asks for what the leader cannot send. Get state, or blocks, to about that height or above from any member,
@@ -71,6 +72,6 @@ What the driver owes
    this machine may go on. The next one leaves a term in which it acknowledged what it cannot compare with the installed block.
 7. `expect_configuration` after each start, and whenever the configuration that is pending in the applied state changes.
 
-Reading order: `messages`, `leader_forms`, `state`, `log`, `progress`, `quorum`, `membership`, `voter`, `certifying`, `patience`, `election`, `snapshot`,
+Reading order: `messages`, `leader_forms`, `state`, `log`, `progress`, `quorum`, `membership`, `keeping`, `voter`, `certifying`, `patience`, `election`, `snapshot`,
 `following`, `heartbeat`, `read_index`, `transfer`, `departures`, `replication`, `output`, `view`, `requests`, `machine`.
 """

@@ -8,6 +8,7 @@ The rules of P4 that keep a signer's votes on one chain between bases are all he
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 from protocol import finality, limits
 from protocol.configuration import Configuration
@@ -30,6 +31,7 @@ class Certifying:
         self._votes: dict[NodeId, CommitVote] = {}  # verified, and countable when they came
         self._waiting: dict[NodeId, CommitVote] = {}  # verified, of blocks or upon bases not known here yet
         self._ahead: Certificate | None = None
+        self._parting: Certificate | None = None
         self.seen: dict[NodeId, CommitVote] = {}
         """The newest verified vote of each other signer."""
 
@@ -120,10 +122,26 @@ class Certifying:
             self.catch_up()
         if self._waiting:
             self._look_again()
-        while self._votes and (certificate := self._assemble()) is not None:
+        while self._votes and self.parting is None and (certificate := self._assemble()) is not None:
+            notice = CertificateNotice(voter.me, certificate)
+            if certificate.header.next_config_hash != ZERO and voter.is_leaving(voter.me):
+                self._parting = certificate
+                self._tell([node for node in voter.other_signers if not voter.is_leaving(node)], notice)
+                continue
             self._certify(certificate)
             if voter.leader != voter.me:
-                self._tell_signers(CertificateNotice(voter.me, certificate))
+                self._tell(voter.other_signers, notice)
+
+    @property
+    def parting(self) -> Certificate | None:
+        """The certificate of the own leaving, which this node has made and not taken yet (`departures`)."""
+        parting = self._parting
+        return parting if parting is not None and parting.height > self._voter.log.certified else None
+
+    def part(self) -> None:
+        """Take the certificate of the own leaving: those who stay hold it."""
+        if self.parting is not None:
+            self._certify(self.parting)
 
     def tick(self, stalled_ticks: int) -> None:
         """Tell all signers of the own vote when no certificate has come of it (P6): a leader must not be able to withhold.
@@ -134,14 +152,14 @@ class Certifying:
         if own is not None:
             late = voter.tick - self._since_tick - limits.VOTE_NOTICE_TICKS
             if late >= 0 and late % limits.VOTE_NOTICE_AGAIN_TICKS == 0:
-                self._tell_signers(VoteNotice(own, voter.log.certified))
+                self._tell(voter.other_signers, VoteNotice(own, voter.log.certified))
         elif stalled_ticks > 0 and stalled_ticks % limits.VOTE_NOTICE_AGAIN_TICKS == 0:
             newest = voter.certificate_at(voter.log.certified)
             if newest is not None and voter.me in voter.signers:
-                self._tell_signers(CertificateNotice(voter.me, newest))
+                self._tell(voter.other_signers, CertificateNotice(voter.me, newest))
 
-    def _tell_signers(self, message: VoteNotice | CertificateNotice) -> None:
-        for node in self._voter.other_signers:
+    def _tell(self, signers: Iterable[NodeId], message: VoteNotice | CertificateNotice) -> None:
+        for node in signers:
             self._voter.send(node, message)
 
     def answer_notice(self, notice: VoteNotice) -> None:

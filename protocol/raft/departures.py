@@ -1,6 +1,12 @@
-"""Members that have left, as the leader sees them: each is sent the block that says so, for a bounded time (thesis §4.2.3)."""
+"""Members that leave, as the leader sees them: who stays must be able to do without them before they are told (thesis §4.2.3).
+
+Of the signers whose votes certify a change some may leave by it, and be gone as soon as they know: switched off. Did a crash
+then take that certificate from all who stay, nobody could make it again, and nothing above it ever became final (tier a, seed
+602496). So each of those who stay writes it synchronously (`Ready.keep`) and says so, and whoever leaves learns it last.
+"""
 
 from protocol import limits
+from protocol.finality import Certificate
 from protocol.identifiers import Height, NodeId
 from protocol.raft.progress import Progress
 from protocol.raft.voter import Voter
@@ -33,3 +39,24 @@ class Departures:
                 del self._until[node]
                 if not is_back:
                     del self._progress[node]
+
+    def is_kept(self) -> bool:
+        """Return whether q of those who stay hold the newest configuration's certificate, and no crash takes it from them."""
+        voter = self._voter
+        change, configuration = voter.membership.height, voter.configuration
+        kept = [
+            progress.certified_height
+            for node, progress in self._progress.items()
+            if node in configuration.signers
+        ]
+        if voter.me in configuration.signers:
+            kept.append(voter.keeping.reach(voter.log.certified))
+        return sum(height >= change for height in kept) >= configuration.certificate_quorum
+
+    def certificate_for(self, node: NodeId, tip: Height) -> Certificate | None:
+        """Return the certificate that a node with progress needs next, of a block at or below `tip`, if it may have it."""
+        voter = self._voter
+        change = voter.membership.height
+        if tip >= change and voter.is_leaving(node) and not self.is_kept():
+            tip = Height(change - 1)
+        return voter.certificate_for(self._progress[node].certificate_height, tip)

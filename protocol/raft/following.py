@@ -18,6 +18,7 @@ from protocol.raft.leader_forms import append_valid, offer_valid
 from protocol.raft.messages import (
     AppendEntries,
     AppendReply,
+    CertificateNotice,
     CheckedAppend,
     Heartbeat,
     Hint,
@@ -113,6 +114,11 @@ class Following:
         if voter.log.certified < offer.first and offer.height > self._offered:
             self._offered = voter.behind = offer.height
         self._owe(offer.leader, self._refusal)
+
+    def answer_notice(self, notice: CertificateNotice) -> None:
+        """Let a leader that leaves know, when it is durable, what this node holds: it waits for that (`departures`)."""
+        if notice.sender == self._voter.leader:
+            self._owe(notice.sender, self._refusal)
 
     def send_reply(self) -> None:
         """Queue the reply owed, if any. It must not leave before the log, the marker and the vote are durable."""

@@ -140,10 +140,10 @@ class Raft(Requests):
             case TimeoutNow():
                 self._on_timeout_now(message)
             case VoteNotice():
-                self._certifying.take_vote(message.vote)
-                self._certifying.answer_notice(message)
+                self._on_vote_notice(message)
             case CertificateNotice():
                 self._learn(message.certificate)
+                self._following.answer_notice(message)
             case _:
                 assert_never(message)
 
@@ -274,7 +274,8 @@ class Raft(Requests):
         if heartbeat.term < voter.term or self._follow(heartbeat):
             context = heartbeat.context if heartbeat.term == voter.term else 0
             log = voter.log
-            reply = HeartbeatReply(voter.term, voter.me, context, log.committed, log.certified)
+            kept = voter.keeping.reach(log.certified)  # it is answered before anything is written
+            reply = HeartbeatReply(voter.term, voter.me, context, log.committed, kept)
             voter.send(heartbeat.leader, reply)
 
     def _follow(self, message: AppendEntries | InstallSnapshot | Heartbeat) -> bool:
@@ -336,6 +337,14 @@ class Raft(Requests):
             self._become_follower(certificate.header.term)
         elif is_left or (certifying.ahead is not None and self._role is not Role.FOLLOWER):
             self._become_follower()
+
+    def _on_vote_notice(self, notice: VoteNotice) -> None:
+        self._certifying.take_vote(notice.vote)
+        signer = notice.vote.signer
+        if not self._voter.is_leaving(signer):
+            self._certifying.answer_notice(notice)
+        elif self._leadership is not None:
+            self._leadership.readmit(signer)  # it is told with the blocks, when it may be
 
     def _on_read_index_request(self, request: ReadIndexRequest) -> None:
         # Refused at once rather than left to its time-out: the asker knows an old leader, or this one has too much to do.

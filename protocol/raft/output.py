@@ -37,12 +37,13 @@ class Output:
             return None
         certified, certificate = voter.take_certified()
         truncate_from, append = voter.log.take_unpersisted()
-        hard_state = self._changed(is_written=truncate_from is not None or bool(append))
+        keep = voter.keeping.take(voter.certificate_at)
+        hard_state = self._changed(is_written=truncate_from is not None or bool(append or keep))
         messages, voter.outbox = tuple(voter.outbox), []
         reads = voter.take_reads()
         behind, voter.behind = voter.behind, None
         contradictions, voter.contradictions = tuple(voter.contradictions), []
-        work = hard_state or append or messages or certified or reads or contradictions
+        work = hard_state or append or messages or certified or reads or contradictions or keep
         if not work and truncate_from is None and behind is None:
             return None
         self._outstanding = Ready(
@@ -55,6 +56,7 @@ class Output:
             reads,
             behind,
             contradictions,
+            keep,
         )
         return self._outstanding
 
@@ -69,6 +71,7 @@ class Output:
             or voter.reads
             or voter.behind is not None
             or voter.contradictions
+            or voter.keeping.is_due
         )
 
     def _changed(self, *, is_written: bool) -> HardState | None:
@@ -101,6 +104,7 @@ class Output:
         if ready.hard_state is not None:
             self._voter.durable = ready.hard_state
         self._voter.log.mark_persisted(ready.append)
+        self._voter.keeping.mark_kept(ready.keep)
 
     def _is_prompt(self, message: Message) -> bool:
         # Leading or following in a term is a promise not to vote in an earlier one: the term itself must be durable.

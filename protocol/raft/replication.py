@@ -210,8 +210,10 @@ class Leadership:
         """Queue heartbeats that are due, and for every follower what it needs and its window allows."""
         self.reads.advance()
         self._heartbeats.send()
+        if self._certifying.parting is not None and self._departures.is_kept():
+            self._certifying.part()
         frames: dict[_FrameKey, AppendEntries] = {}
-        voter, log, proof = self._voter, self._voter.log, self._voter.proof
+        log, proof = self._voter.log, self._voter.proof
         tip = log.tip_height
         proven = (
             proof.header.height if proof is not None and proof.header.height > log.certified else Height(0)
@@ -231,9 +233,7 @@ class Leadership:
             nudge = progress.nudge_due and not progress.is_settled(log.committed, log.certified)
             # Proofs and certificates leave at once: a follower has them one hop after the leader, not one heartbeat.
             news = progress.replicating and (
-                is_new
-                or voter.certificate_for(progress.certificate_height, Height(progress.next_height - 1))
-                is not None
+                is_new or self._departures.certificate_for(node, Height(progress.next_height - 1)) is not None
             )
             if not sent and (nudge or news):
                 self._send(node, progress, frames, blocks=False)
@@ -256,7 +256,7 @@ class Leadership:
         batch = self._batch(progress.next_height) if blocks else ()
         tip = Height(prev + len(batch))
         starts_anew = bool(batch) and batch[0].is_configuration
-        certificate = voter.certificate_for(progress.certificate_height, prev if starts_anew else tip)
+        certificate = self._departures.certificate_for(node, prev if starts_anew else tip)
         if certificate is not None:
             progress.certificate_height = certificate.height
         proof = self._proof_for(progress, prev if starts_anew else tip)

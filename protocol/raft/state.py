@@ -100,8 +100,9 @@ class Contradiction:
 class Ready:
     """One step's work for the driver, in this order: persist, send, hand on, `Raft.advance`.
 
-    `hard_state`, `truncate_from` and `append` go into one synchronous batch: blocks at and above `truncate_from` are
-    deleted first, then `append` is written. `messages` may leave only after that batch is durable. `certified` blocks
+    `hard_state`, `truncate_from`, `append` and `keep` go into one synchronous batch: blocks at and above `truncate_from` are
+    deleted first, then `append` is written. `keep` are certificates, rising, that a crash must not forget; each is handed
+    on as well. `messages` may leave only after that batch is durable. `certified` blocks
     are durable already and follow each other without a gap; `certificate` is for the last of them (None when there is none).
     `reads` wait for nothing but the applied height that they name. `behind` is the height of an offer: the leader holds no
     blocks that continue this log, so that state and blocks up to about there must come otherwise (see the package).
@@ -117,8 +118,9 @@ class Ready:
     reads: tuple[ReadState, ...] = ()
     behind: Height | None = None
     contradictions: tuple[Contradiction, ...] = ()
+    keep: tuple[Certificate, ...] = ()
 
     @property
     def must_persist(self) -> bool:
         """Whether there is something to write before the messages may leave."""
-        return self.hard_state is not None or self.truncate_from is not None or bool(self.append)
+        return self.hard_state is not None or self.truncate_from is not None or bool(self.append or self.keep)

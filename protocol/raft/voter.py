@@ -14,6 +14,7 @@ from protocol.errors import Corruption
 from protocol.finality import Certificate
 from protocol.identifiers import ZERO, Digest, Height, NetworkId, NodeId, Term
 from protocol.merkle import Frontier
+from protocol.raft.keeping import Keeping, kept_above
 from protocol.raft.log import Log
 from protocol.raft.membership import Membership
 from protocol.raft.messages import Message
@@ -63,8 +64,11 @@ class Voter:
         """The newest one seen of each other voter: who asks after a crash what it had promised is told."""
         self.undelivered: deque[Certificate] = deque()
         self.delivered = log.certified
+        self.keeping = Keeping()
         for height in range(log.certified + 1, log.tip_height + 1):
             self.membership.append(log.block(Height(height)))
+        for stored in kept_above(log):
+            self.certify(stored, is_kept=True)
         self._check_promises()
 
     def begin(self) -> None:
@@ -170,6 +174,11 @@ class Voter:
         is_leaving = self.changing and before is not None and node in before.voters
         return is_leaving or node in self.configuration.voters
 
+    def is_leaving(self, node: NodeId) -> bool:
+        """Return whether the configuration in force, certified or not, has no part for `node`."""
+        newest = self.configuration
+        return node not in newest.signers and node not in newest.learners
+
     def append(self, block: Block, frontier: Frontier | None = None) -> None:
         """Add a checked block to the log; a configuration counts from here on."""
         self.log.append(block, frontier)
@@ -251,12 +260,14 @@ class Voter:
         if self.proof is None or height > self.proof.header.height:
             self.proof = proof
 
-    def certify(self, certificate: Certificate) -> None:
+    def certify(self, certificate: Certificate, *, is_kept: bool = False) -> None:
         """Take a verified certificate for a block of this log above the certified height; all up to there is final (P5)."""
         self.log.certify(certificate.height)
         self.membership.certify(certificate.height)
         self.undelivered.append(certificate)
         self.certificates.append(certificate)
+        if not is_kept:
+            self.keeping.add(certificate)
 
     def certificate_for(self, known: Height, tip: Height) -> Certificate | None:
         """Return what somebody with certificates up to `known` and blocks up to `tip` needs next, or None.

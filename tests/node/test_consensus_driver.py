@@ -1,6 +1,7 @@
 """What the driver of the core owes it: one batch, order, and nothing of an old leadership in a new one (package docstring of protocol.raft)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 import pytest
@@ -37,7 +38,7 @@ from tests.node.ledger_double import InlineDisk, InlineWorkers
 from tests.node.test_consensus import BAD_BODY, CHAIN, LEADER, ME, OPENING, House, frame, settle
 from tests.node.test_verification import vaults
 from tests.protocol import chain
-from tests.protocol.chain import NETWORK, NODES, VOTERS
+from tests.protocol.chain import CONFIGURATION, NETWORK, NODES, VOTERS
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -367,3 +368,29 @@ async def test_29_a_voter_does_not_start_on_a_hard_state_or_a_tail_whose_bytes_f
     house.rows.damage([damaged])
     with pytest.raises(Corruption):
         await disk.commit(Batch(), sync=True)  # starts a voter from what is there
+
+
+async def test_7_2_the_certificate_of_a_configuration_block_and_that_below_it_are_synchronised(
+    nursery, autojump_clock
+) -> None:
+    """Whoever leaves by it may be gone when a crash of all who stay has cost them what was not."""
+    following = replace(CONFIGURATION, number=1, members=CONFIGURATION.members[:2])
+    change = blocks.cut(
+        (), configuration=following, predecessor=CHAIN[1].header, predecessor_hash=CHAIN[1].hash,
+        frontier=Frontier(), term=Term(3), key=VOTERS[0], now_ms=CHAIN[1].header.time_ms + 1,
+    )  # fmt: skip
+    below, certificate = chain.certificate_of(CHAIN[1], 0, 1), chain.certificate_of(change, 0, 1)
+    house = House()
+    house.consensus._expected = lambda: following.digest
+    nursery.start_soon(house.run)
+    await settle(house)
+    house.deliver(OPENING)
+    await settle(house)
+    house.deliver(frame((change,), below=CHAIN[1], certificate=below))
+    await settle(house)
+    house.deliver(frame((), below=change, certificate=certificate))
+    await settle(house)
+    assert house.consensus.raft.certified_height == 2
+    house.rows.crash(keep=0)
+    assert [house.store.certificate(Height(height)) for height in (1, 2)] == [below, certificate]
+    assert house.store.applied().height == 0

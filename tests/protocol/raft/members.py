@@ -57,6 +57,7 @@ class Disk:
         self.lowest = Height(0)  # what lies below, but for genesis, is not held any more
         self.frontier = Frontier()
         self.certificates: dict[int, Certificate] = {}
+        self.kept: dict[int, Certificate] = {}  # those that were written synchronously
 
     def first(self) -> Height:
         return self.lowest
@@ -98,6 +99,8 @@ class Disk:
             assert block.height == max(self.blocks) + 1
             assert block.header.prev_hash == self.blocks[block.height - 1].hash
             self.blocks[block.height] = block
+        self.kept.update((certificate.height, certificate) for certificate in ready.keep)
+        self.certificates.update(self.kept)
 
     def apply(self, ready: Ready) -> None:
         for block in ready.certified:
