@@ -17,20 +17,21 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import plyvel
 
 from protocol import limits
-from protocol.errors import Corruption, LocalFault, Refused, StorageFull, Unreadable
+from protocol.errors import Corruption, LocalFault, Refused, StorageFull
 from storage.callers import Callers
 from storage.directories import sync_directory
+from storage.engine_errors import EngineErrors
 from storage.key_value import Batch
 from storage.keyspace import FORMAT
 from storage.levels import Level, parse_levels
 from storage.write_ahead_log import damaged_logs, missing_log
+from storage.write_buffer import WriteBuffer
 
 Migration = Callable[["LevelDb"], None]
 """Brings a database from the format it stands under to the next one; idempotent, for a crash may repeat it."""
@@ -41,7 +42,6 @@ MIGRATIONS: Mapping[int, Migration] = {}
 
 _BLOOM_FILTER_BITS = 10
 """Per key: one lookup in a hundred of what is absent reads a table in vain."""
-_OUR_LIMITS = (b"Too many open files", b"Cannot allocate memory", b"Permission denied")
 
 
 def _free_bytes(path: Path) -> int:
@@ -77,7 +77,7 @@ class LevelDb:
     ) -> None:
         self.path = path
         self.name = path.name
-        self._cure = f"run `{rebuild}`" if rebuild else "restore its directory from a copy"
+        self._errors = EngineErrors(path, rebuild)
         self._write_buffer = write_buffer
         self._free_bytes = free_bytes
         self._callers = Callers(self.name)
@@ -87,11 +87,12 @@ class LevelDb:
         self._holds_replaced = False
         self._failure: tuple[Callable[[str], Exception], str] | None = None
         self._db = self._opened(create=create, max_file_size=max_file_size, compression=compression)
+        self._buffer = WriteBuffer(write_buffer, self._memory())
         try:
             self._check_format(format_version, migrations)
         except Corruption as error:
             self._db.close()
-            raise self._refuses("its format cannot be read", type(error)) from error
+            raise self._errors.refusal("its format cannot be read", type(error)) from error
         except BaseException:
             self._db.close()
             raise
@@ -108,7 +109,7 @@ class LevelDb:
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
-            raise self._read_error(error) from None
+            raise self._errors.of_reading(error) from None
         finally:
             self._callers.leave()
         return value
@@ -154,7 +155,7 @@ class LevelDb:
         try:
             return step()
         except plyvel.Error as error:
-            raise self._read_error(error) from None
+            raise self._errors.of_reading(error) from None
         finally:
             self._callers.leave()
 
@@ -187,26 +188,31 @@ class LevelDb:
                 raise StorageFull(f"the disk of database {self.name} is full: nothing was written")
             try:
                 self._sync_before_log_changes()
+                written = 0
                 with self._db.write_batch(sync=sync) as pending:
                     for key, value in writes.items():
+                        written += len(key)
                         if value is None:
                             pending.delete(key)
                         else:
                             pending.put(key, value)
+                            written += len(value)
             except (plyvel.Error, OSError) as error:
-                raise self._write_error(error) from None
+                raise self._stopped(error) from None
+            self._buffer.wrote(written, len(writes))
             self._dirty = True
             self._unsynced = not sync
 
     def _sync_before_log_changes(self) -> None:
-        """Make the current log durable when LevelDB may start another one at the next write.
-
-        It does so when the buffer is larger than `write_buffer`; the property counts that buffer and more.
-        """
-        if not self._unsynced:
+        """Make the current log durable when LevelDB may start another one at the next write."""
+        if not (self._unsynced and self._buffer.may_be_full):
             return
-        if int(self._db.get_property(b"leveldb.approximate-memory-usage")) > self._write_buffer:
+        # The property counts that buffer and more.
+        if self._memory() > self._write_buffer:
             self._sync_logs()
+
+    def _memory(self) -> int:
+        return int(self._db.get_property(b"leveldb.approximate-memory-usage"))
 
     def _sync_logs(self) -> None:
         for log in self.path.glob("*.log"):
@@ -217,6 +223,11 @@ class LevelDb:
                 finally:
                     os.close(descriptor)
         self._unsynced = False
+
+    def _stopped(self, error: Exception) -> Exception:
+        """Take no more writes after a failed one; return what to raise, now and for each that is tried."""
+        self._failure = kind, text = self._errors.of_writing(error)
+        return kind(text)
 
     # --- upkeep -----------------------------------------------------------------------------------------------
 
@@ -243,7 +254,8 @@ class LevelDb:
             # Should it fail, the next write says so, and the log still holds everything.
             self._db.compact_range(start=b"", stop=b"")
         except (plyvel.Error, OSError) as error:
-            raise self._write_error(error) from None
+            raise self._stopped(error) from None
+        self._buffer.emptied()
         self._dirty = False
         return True
 
@@ -263,6 +275,7 @@ class LevelDb:
             self._flush()
             with self._write_lock:
                 self._db.compact_range(start=start, stop=stop)
+                self._buffer.emptied()
                 # Compaction reports nothing; an empty write returns the error it left behind.
                 with self._db.write_batch(sync=False):
                     pass
@@ -270,7 +283,7 @@ class LevelDb:
                 self._holds_replaced = True
                 self._remove_replaced()
         except plyvel.Error as error:
-            raise self._write_error(error) from None
+            raise self._stopped(error) from None
         finally:
             self._callers.leave()
         return not self._holds_replaced
@@ -316,19 +329,19 @@ class LevelDb:
                 bloom_filter_bits=_BLOOM_FILTER_BITS,
             )
         except plyvel.Error as error:
-            raise self._open_error(error) from None
+            raise self._errors.of_opening(error) from None
 
     def _check_files(self, *, create: bool) -> None:
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         if "CURRENT" in names:
             if damaged := damaged_logs(self.path):
-                raise self._refuses(f"{damaged[0]} was changed")
+                raise self._errors.refusal(f"{damaged[0]} was changed")
             if (missing := missing_log(self.path)) is not None:
-                raise self._refuses(f"{missing} is missing", Corruption)
+                raise self._errors.refusal(f"{missing} is missing", Corruption)
         elif any(name.endswith((".ldb", ".log", ".sst")) for name in names):
-            raise self._refuses("CURRENT is missing", Corruption)
+            raise self._errors.refusal("CURRENT is missing", Corruption)
         elif not create:
-            raise self._refuses("it is missing", Corruption)
+            raise self._errors.refusal("it is missing", Corruption)
 
     def _check_format(self, known: int, migrations: Mapping[int, Migration]) -> None:
         stored = self.get(FORMAT)
@@ -351,50 +364,3 @@ class LevelDb:
         self._write({FORMAT: version.to_bytes(2, "big")}, 0, sync=True)
         # In a table of its own: in one buffer with payloads it would stretch that table over all later ones.
         self._flush()
-
-    # --- errors -----------------------------------------------------------------------------------------------
-
-    def _refuses(self, reason: str, kind: type[Corruption] = Unreadable) -> Corruption:
-        return kind(f"database {self.name} does not open ({reason}): {self._cure}")
-
-    def _open_error(self, error: Any) -> Exception:
-        raw = _raw(error)
-        if b"lock" in raw.lower() and isinstance(error, plyvel.IOError):
-            return Refused(f"database {self.name} is in use by another process: stop that one first")
-        if b"No space left" in raw:
-            return StorageFull(f"the disk is full: database {self.name} cannot be opened")
-        if any(text in raw for text in _OUR_LIMITS):
-            return OSError(f"database {self.name}: {self._reason(raw)}")
-        return self._refuses(self._reason(raw))
-
-    def _read_error(self, error: Any) -> Exception:
-        raw = _raw(error)
-        if any(text in raw for text in _OUR_LIMITS):
-            return OSError(f"database {self.name}: {self._reason(raw)}")
-        # A bad sector (EIO) or a wild offset in a footer (EINVAL) also means that the stored bytes are lost.
-        return Unreadable(f"database {self.name} holds damaged bytes ({self._reason(raw)}): {self._cure}")
-
-    def _write_error(self, error: Any) -> Exception:
-        raw = _raw(error)
-        reason = self._reason(raw)
-        if isinstance(error, plyvel.CorruptionError):
-            text = f"holds damaged bytes and takes no more writes ({reason}): {self._cure}"
-            self._failure = Unreadable, f"database {self.name} {text}"
-        elif b"No space left" in raw or b"Disk quota exceeded" in raw:
-            text = "takes no more writes because the disk is full: free space, then start again"
-            self._failure = partial(StorageFull, until_restart=True), f"database {self.name} {text}"
-        else:
-            self._failure = OSError, f"database {self.name} takes no more writes after an error ({reason})"
-        kind, text = self._failure
-        return kind(text)
-
-    def _reason(self, raw: bytes) -> str:
-        return (
-            raw.decode(errors="replace").replace(f"{self.path}/", "").replace(str(self.path), self.name)[:200]
-        )
-
-
-def _raw(error: Any) -> bytes:
-    """Return the engine's text: plyvel raises with bytes, the system with (number, text)."""
-    first = error.args[0] if error.args else b""
-    return first if isinstance(first, bytes) else str(error).encode()
