@@ -1,6 +1,7 @@
 """The databases of a node's home: their names, their engine options, and the command that mends each."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from protocol import limits
@@ -20,11 +21,17 @@ REBUILD: dict[str, str | None] = {
 """Database -> the command that refills a damaged one from peers; keys come back from a copy only."""
 
 
+_PAYLOAD_BUFFER_MIN, _PAYLOAD_BUFFER_MAX = 8 * limits.MIB, 64 * limits.MIB
+_PAYLOAD_TABLES = 8_192
+_PAYLOAD_PAGES = 1024 * limits.MIB
+
+
 def open_payloads(home: Path, *, create: bool) -> LevelDb:
     """Open the payload database of a home: large tables under increasing keys (storage.md 1).
 
-    A buffer of 8 MiB writes as few bytes as one of 64 (2.00 for each stored). The engine synchronises a full one as a table:
-    with 32 MiB, everybody else's small synchronised write waited up to 150 ms for that now and then, with 8 MiB 10 to 25.
+    The engine synchronises a full buffer as a table: with 32 MiB, everybody else's small synchronised write waited up to 150 ms
+    for that now and then, with 8 MiB 10 to 25. Both write 2.00 bytes for each stored. But with every table it looks at all
+    their names, so that a large store gets larger ones.
 
     Raises:
         Corruption, Refused, StorageFull, OSError: as `LevelDb`.
@@ -33,9 +40,20 @@ def open_payloads(home: Path, *, create: bool) -> LevelDb:
         home / PAYLOADS,
         create=create,
         rebuild=REBUILD[PAYLOADS],
-        write_buffer=8 * limits.MIB,
-        max_file_size=64 * limits.MIB,
+        write_buffer=_payload_buffer(home / PAYLOADS),
+        max_file_size=_PAYLOAD_BUFFER_MAX,
+        cached_tables=_PAYLOAD_PAGES,
     )
+
+
+def _payload_buffer(payloads: Path) -> int:
+    """Return such a size, 8 to 64 MiB, that not many more than 8,192 tables hold what is stored, in MiB without a fraction."""
+    stored = 0
+    for file in payloads.glob("*.ldb"):
+        with suppress(FileNotFoundError):  # another process has it open: opening says so
+            stored += file.stat().st_size
+    wanted = -(-stored // _PAYLOAD_TABLES // limits.MIB) * limits.MIB
+    return min(max(wanted, _PAYLOAD_BUFFER_MIN), _PAYLOAD_BUFFER_MAX)
 
 
 def open_ledger(home: Path, *, create: bool) -> LevelDb:

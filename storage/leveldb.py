@@ -7,12 +7,11 @@ What this adds to plyvel, each because something was lost or came back wrong wit
 - A directory with tables but no CURRENT, or without the log that its manifest names, is damaged: LevelDB would quietly
   start an empty database in it, or go on without what was written last.
 - Unsynchronised writes survive a power cut as a *prefix*: LevelDB changes log files without synchronising the old one,
-  so a later write could survive an earlier one. The old log is synchronised before a change can happen.
+  so a later write could survive an earlier one. A write after which it may do so is synchronised (`write_buffer`).
 - After a failed write the log on disk ends in half a record that later writes would follow: so none are taken.
 - `close` waits for calls in other threads (plyvel would free the database under them) and leaves an empty log.
 """
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from storage.engine_errors import EngineErrors
 from storage.key_value import Batch
 from storage.keyspace import FORMAT
 from storage.levels import Level, parse_levels
+from storage.page_cache import PageCache
 from storage.write_ahead_log import damaged_logs, missing_log
 from storage.write_buffer import WriteBuffer
 
@@ -53,7 +53,7 @@ class LevelDb:
 
     `name` is the directory's name; `rebuild` the command that moves a damaged database aside and refills it, quoted in
     the error when the database does not open; None when nothing but a copy brings it back. `write_buffer` and `max_file_size` are bytes; the write buffer is held
-    in memory up to twice. With `create`, a directory that is missing or empty becomes a new database.
+    in memory up to twice. Of tables being written the newest `cached_tables` bytes stay in the page cache, None for all. With `create`, a directory that is missing or empty becomes a new database.
 
     Raises:
         Unreadable: the database does not open; the sentence names it and `rebuild`. Corruption: a file of it is missing.
@@ -70,6 +70,7 @@ class LevelDb:
         rebuild: str | None,
         write_buffer: int = 4 * limits.MIB,
         max_file_size: int = 4 * limits.MIB,
+        cached_tables: int | None = None,
         compression: Literal["snappy"] | None = None,
         format_version: int = FORMAT_VERSION,
         migrations: Mapping[int, Migration] = MIGRATIONS,
@@ -88,6 +89,7 @@ class LevelDb:
         self._failure: tuple[Callable[[str], Exception], str] | None = None
         self._db = self._opened(create=create, max_file_size=max_file_size, compression=compression)
         self._buffer = WriteBuffer(write_buffer, self._memory())
+        self._pages = PageCache(path, cached_tables) if cached_tables is not None else None
         try:
             self._check_format(format_version, migrations)
         except Corruption as error:
@@ -173,56 +175,37 @@ class LevelDb:
             raise LocalFault("the format key belongs to the database itself")
         self._callers.enter()
         try:
-            self._write(batch.writes, batch.bytes, sync=sync)
+            self._write(batch.writes, sync=sync)
         finally:
             self._callers.leave()
 
-    def _write(self, writes: Mapping[bytes, bytes | None], size: int, *, sync: bool) -> None:
+    def _write(self, writes: Mapping[bytes, bytes | None], *, sync: bool) -> None:
         with self._write_lock:
             if self._failure is not None:
                 kind, text = self._failure
                 raise kind(text)
+            size = sum([len(key) + len(value or b"") for key, value in writes.items()])
             holds_values = any(value is not None for value in writes.values())
             # Refuse while nothing is half written; deleting stays possible, it is how space comes back.
             if holds_values and self._free_bytes(self.path) < 2 * size + self._write_buffer:
                 raise StorageFull(f"the disk of database {self.name} is full: nothing was written")
+            fills = self._buffer.add(size, len(writes), self._memory)
             try:
-                self._sync_before_log_changes()
-                written = 0
-                with self._db.write_batch(sync=sync) as pending:
+                with self._db.write_batch(sync=sync or fills) as pending:
                     for key, value in writes.items():
-                        written += len(key)
                         if value is None:
                             pending.delete(key)
                         else:
                             pending.put(key, value)
-                            written += len(value)
             except (plyvel.Error, OSError) as error:
                 raise self._stopped(error) from None
-            self._buffer.wrote(written, len(writes))
+            if self._pages is not None:
+                self._pages.wrote(size)
             self._dirty = True
-            self._unsynced = not sync
-
-    def _sync_before_log_changes(self) -> None:
-        """Make the current log durable when LevelDB may start another one at the next write."""
-        if not (self._unsynced and self._buffer.may_be_full):
-            return
-        # The property counts that buffer and more.
-        if self._memory() > self._write_buffer:
-            self._sync_logs()
+            self._unsynced = not (sync or fills)
 
     def _memory(self) -> int:
         return int(self._db.get_property(b"leveldb.approximate-memory-usage"))
-
-    def _sync_logs(self) -> None:
-        for log in self.path.glob("*.log"):
-            with suppress(FileNotFoundError):  # its buffer has just become a table, which is synchronised
-                descriptor = os.open(log, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-        self._unsynced = False
 
     def _stopped(self, error: Exception) -> Exception:
         """Take no more writes after a failed one; return what to raise, now and for each that is tried."""
@@ -249,7 +232,9 @@ class LevelDb:
             return False  # a flush that fails ends all writing; the log holds what is in the buffer
         try:
             if self._unsynced:
-                self._sync_logs()
+                with self._db.write_batch(sync=True):
+                    pass  # the buffer is not full, so this is the log of all that is not synchronised
+                self._unsynced = False
             # Any explicit range flushes first; this one holds no key, so nothing else is rewritten.
             # Should it fail, the next write says so, and the log still holds everything.
             self._db.compact_range(start=b"", stop=b"")
@@ -271,7 +256,7 @@ class LevelDb:
             begun_before, open_before = self._callers.scans_begun, self._callers.scans
             self._flush()
             ends = {key: self.get(key) for key in (start, stop)}
-            self._write(ends, sum(len(value or b"") for value in ends.values()), sync=True)
+            self._write(ends, sync=True)
             self._flush()
             with self._write_lock:
                 self._db.compact_range(start=start, stop=stop)
@@ -361,6 +346,6 @@ class LevelDb:
             self._write_format(version + 1)
 
     def _write_format(self, version: int) -> None:
-        self._write({FORMAT: version.to_bytes(2, "big")}, 0, sync=True)
+        self._write({FORMAT: version.to_bytes(2, "big")}, sync=True)
         # In a table of its own: in one buffer with payloads it would stretch that table over all later ones.
         self._flush()

@@ -20,22 +20,27 @@ class Watched:
         self._db = plyvel.DB(str(path), create_if_missing=True, write_buffer_size=LIMIT, compression=None)
         self.buffer = WriteBuffer(LIMIT, 0)
         self.begun = self.suspected = 0
+        self._next_may_find_it_full = False
 
     def write(self, rows: dict[bytes, bytes]) -> None:
-        before, may_be_full = self._newest(), self.buffer.may_be_full
+        before, expected = self._newest(), self._next_may_find_it_full
+        size = sum(len(key) + len(value) for key, value in rows.items())
+        self._next_may_find_it_full = self.buffer.add(size, len(rows), self._held)
         with self._db.write_batch() as batch:
             for key, value in rows.items():
                 batch.put(key, value)
-        size = sum(len(key) + len(value) for key, value in rows.items())
-        self.buffer.wrote(size, len(rows))
-        self.suspected += may_be_full
+        self.suspected += expected
         if self._newest() != before:
             self.begun += 1
-            assert may_be_full, "another log was begun unexpectedly"
+            assert expected, "another log was begun unexpectedly"
+
+    def _held(self) -> int:
+        return int(self._db.get_property(b"leveldb.approximate-memory-usage"))
 
     def compact(self) -> None:
         self._db.compact_range()
         self.buffer.emptied()
+        self._next_may_find_it_full = False
 
     def close(self) -> None:
         self._db.close()
