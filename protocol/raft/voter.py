@@ -330,11 +330,8 @@ class Voter:
         certificate = None
         while self.undelivered and self.undelivered[0].height <= self.log.persisted:
             certificate = self.undelivered.popleft()
-            above = Height(certificate.height + 1)
-            is_below = above <= self.log.tip_height and self.log.header(above).next_config_hash != ZERO
-            if is_below or certificate.header.next_config_hash != ZERO:
-                # Handed out by itself, and so stored: whoever catches up takes a configuration only upon the certificate of
-                # the block below it, and what stands above only upon its own (ledger.md 7.2, 1 and 4).
+            if certificate.header.next_config_hash != ZERO:
+                # Handed out by itself: whoever catches up takes what stands above only upon this one (ledger.md 7.2, 4).
                 break
         if certificate is None:
             return (), None
