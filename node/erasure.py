@@ -33,8 +33,8 @@ from storage.key_value import KeyValue
 from storage.ledger_store import LedgerStore
 
 NOTICE = (
-    "Erased is what the facilities of this network hold. What a reader copied or exported before, backups, and copies outside "
-    "are not reached; the ledger keeps, without content, that the record existed and was erased."
+    "Erased is what the facilities of this network hold. What a reader copied or exported before, backups, copies outside, and "
+    "what facilities that have left did not delete are not reached; the ledger keeps, without content, that the record existed and was erased."
 )
 _NEEDS_SIGNATURE = "erasing needs the patient's signature; give --wallet FILE with the wallet of that patient, or ask its custodian"
 _COLLECT_MS = 8_000

@@ -15,6 +15,7 @@ from node.record_index import RecordIndex, RecordNote
 from node.vaults import ReadKey
 from protocol import limits
 from protocol.errors import Corruption, Forbidden, Refused, Unavailable
+from protocol.health.categories import Category
 from protocol.identifiers import ZERO, Rid, Txid, Vid
 from protocol.ledger_rows import Record, Vault
 from protocol.manifest import Meta
@@ -94,16 +95,18 @@ class Families:
         if record is None or self._ledger.erasure(rid) is not None:
             return ()
         (relative,) = await self._opened((record,), authority)
-        if relative.kind == "document":
-            return (relative,)
-        others = await self._opened(self._candidates(record, authority), authority)
+        # A document of one category has at most a copy for emergencies: its other neighbours need not be opened.
+        category = Category.EMERGENCY.value if relative.kind == "document" else None
+        others = await self._opened(self._candidates(record, authority, category), authority)
         return _first([one for one in (relative, *others) if one.root == relative.root], rid)
 
-    def _candidates(self, record: Record, authority: Authority) -> tuple[Record, ...]:
-        """Return the same author's records that may be of the same file: those that nothing here is known of."""
+    def _candidates(self, record: Record, authority: Authority, category: str | None) -> tuple[Record, ...]:
+        """Return the same author's records that may be of the same file, of one category or all: nothing here is known of them."""
         found: list[Record] = []
         is_same = self._ledger.configurations.is_same
         for vault in authority.vaults:
+            if category not in (None, vault.category):
+                continue
             for rid in self._ledger.records_of(Vid(vault.vid)):
                 other = self._ledger.record(rid)
                 if other is None or rid == record.rid or not is_same(other.author, record.author):

@@ -42,7 +42,11 @@ def add(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Seal, replicate and commit files; returns when they are final."""
+    """Seal, replicate and commit files; returns when they are final.
+
+    From when all of a file has been sealed the daemon goes on by itself, and pushes nothing again that others hold; interrupted
+    before, nothing of it is kept and the command is to be repeated.
+    """
     session = Session.start(home, as_json)
     options = {"patient": patient, "category": category, "media_type": media_type, "force": force}
     added = add_files(Client(session.home), files, options)

@@ -12,7 +12,10 @@ from node.cli.wallet import WalletOption, WalletPassphraseOption, wallet_fields
 from protocol.errors import Refused
 
 _PATH = "/v1/records/erase"
-_NOT_REACHED = "Not reached by an erasure: what readers copied or exported before, backups, and copies outside of this network."
+_NOT_REACHED = (
+    "Not reached by an erasure: what readers copied or exported before, backups, copies outside of this network, and what "
+    "facilities that have left it did not delete."
+)
 _COLUMNS = ("kind", "category", "state", "day", "erased")
 
 

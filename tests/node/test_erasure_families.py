@@ -1,5 +1,7 @@
 """What belongs together when it is erased: what another facility added, what a wallet signs for, and versions."""
 
+import json
+
 import pytest
 from trio.testing import MockClock
 
@@ -187,3 +189,45 @@ async def test_a_sibling_that_the_ledger_has_not_come_to_yet_is_not_taken_for_re
             await hospital.erase(records[0])
 
         assert "note" in hospital.holds(records[1])
+
+
+@pytest.mark.parametrize("where", [0, 1])
+async def test_the_copy_for_emergencies_of_a_document_goes_with_it(
+    autojump_clock: MockClock, where: int
+) -> None:
+    """A file of one category is a document, not an original with views; what matters in an emergency is copied all the same."""
+    async with erasing_houses() as houses:
+        hospital = houses[0]
+        patient = await admit(hospital)
+        added = entries(await hospital.add(allergies(), patient=patient))
+        assert [entry["kind"] for entry in added] == ["document", "view"]
+        document, copy = [str(entry["record"]) for entry in added]
+        await everywhere(houses, [document, copy])
+        wallet = await wallet_of(hospital, patient)
+
+        with pytest.raises(Refused):
+            await houses[where].erasures.erase(document, wallet=wallet, only=True)
+        answer = await houses[where].erase(document, wallet=wallet)
+
+        assert {entry["record"] for entry in entries(answer)} == {document, copy}
+        assert [house.holds(copy) for house in houses] == [set()] * 3
+
+
+def allergies() -> bytes:
+    """Return a Bundle of one category with something for emergencies."""
+    subject = {"reference": "Patient/p"}
+    person = {
+        "resourceType": "Patient",
+        "id": "p",
+        "identifier": [{"system": "urn:example", "value": "contract"}],
+        "birthDate": "1980-01-01",
+        "name": [{"family": "Contract", "given": ["Cora"]}],
+    }
+    allergy = {
+        "resourceType": "AllergyIntolerance",
+        "patient": subject,
+        "clinicalStatus": {"coding": [{"code": "active"}]},
+        "code": {"text": "peanut"},
+    }
+    entries_of = [{"resource": resource} for resource in (person, allergy)]
+    return json.dumps({"resourceType": "Bundle", "type": "collection", "entry": entries_of}).encode()

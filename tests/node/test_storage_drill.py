@@ -48,7 +48,7 @@ def is_replicated(home: Facility) -> bool | None:
 
 
 def lose_payloads(home: Facility) -> None:
-    """Delete the folder of a running home, as a failed disk does, and do what the program then says."""
+    """Stop a home, delete its folder as a failed disk does, and do what the program then says."""
     home.stop()
     shutil.rmtree(home.home.path / "payloads")
     said = carechain("run", home=home).said
