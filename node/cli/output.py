@@ -117,16 +117,31 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the amount done so far; draws a bar on a terminal's standard error, else nothing.
 
-    The bar shows the time left, and of bytes how many are done and how many come in a second.
+    The bar shows the time left, how much is done, and how much is done in a second.
     """
     if not enabled or not sys.stderr.isatty():
         yield lambda _done: None
         return
     from rich.console import Console  # noqa: PLC0415  (only a terminal pays for loading it)
-    from rich.progress import DownloadColumn, MofNCompleteColumn, Progress, TransferSpeedColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text  # noqa: PLC0415
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
 
     amounts = (
-        (DownloadColumn(binary_units=True), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+        (DownloadColumn(binary_units=True), TransferSpeedColumn())
+        if in_bytes
+        else (MofNCompleteColumn(), Rate())
     )
     with Progress(
         *Progress.get_default_columns(), *amounts, console=Console(stderr=True), transient=True

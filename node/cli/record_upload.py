@@ -1,5 +1,6 @@
 """Sending files to the daemon: large ones piece by piece, small ones together; in order, each with its own outcome."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +43,14 @@ def add_files(client: Client, files: Sequence[Path], options: Mapping[str, objec
     """
     added = Added()
     groups = list(_groups(files))
-    with progress("Adding", len(files), enabled=len(groups) > 1) as show:
+    title = files[0].name if len(files) == 1 else f"Adding {len(files)} files"
+    total = sum(_size(file) or 0 for file in files)
+    with progress(title, total, enabled=len(files) == 1 or len(groups) > 1, in_bytes=True) as show:
         done = 0
         for group in groups:
             try:
                 if len(group) == 1:
-                    _add_one(client, group[0], options, added, is_only=len(files) == 1)
+                    _add_one(client, group[0], options, added, functools.partial(_show_more, show, done))
                 else:
                     _add_together(client, group, options, added)
             except CarechainError as error:
@@ -55,9 +58,13 @@ def add_files(client: Client, files: Sequence[Path], options: Mapping[str, objec
                     added.alone = error
                     return added
                 added.refused += [(file, error) for file in group]
-            done += len(group)
+            done += sum(_size(file) or 0 for file in group)
             show(done)
     return added
+
+
+def _show_more(show: Callable[[int], None], before: int, done: int) -> None:
+    show(before + done)
 
 
 def _groups(files: Sequence[Path]) -> Iterator[list[Path]]:
@@ -82,13 +89,10 @@ def _groups(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _add_one(
-    client: Client, file: Path, options: Mapping[str, object], added: Added, *, is_only: bool
+    client: Client, file: Path, options: Mapping[str, object], added: Added, show: Callable[[int], None]
 ) -> None:
     try:
-        with (
-            _opened(file) as opened,
-            progress(file.name, file.stat().st_size, enabled=is_only, in_bytes=True) as show,
-        ):
+        with _opened(file) as opened:
             suffix = file.suffix.lower()
             added.take(client.upload("/v1/records", _pieces(opened, show), file_suffix=suffix, **options))
     except NotFinal as queued:

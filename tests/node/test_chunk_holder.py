@@ -6,8 +6,11 @@ import trio
 from node.attachments import CHANNEL, Attachments, AttachmentsPut
 from protocol import chunk_exchange as exchange
 from protocol import codec
+from protocol.cid import cid_of
 from protocol.errors import Invalid, RemoteFault, StorageFull
 from protocol.identifiers import Digest, Rid
+from storage.key_value import Batch
+from storage.keyspace import CHUNK_LIST
 from tests.node.ledger_double import LedgerDouble, running
 from tests.node.record_house import houses
 from tests.node.test_replication import Forgery, added
@@ -30,6 +33,46 @@ async def test_an_envelope_that_was_taken_is_not_replaced_by_another_members(aut
         assert before is not None
         assert clinic.member.envelopes.envelope_of(honest.rid) == before
         assert (await honest.offer()).node == clinic.me
+
+
+async def test_an_envelope_that_a_receipt_was_given_for_survives_a_loss_of_power(autojump_clock):
+    async with houses(3) as (hospital, clinic, _):
+        await added(hospital)
+        forgery = Forgery(hospital, clinic)
+
+        receipt = await forgery.offer()
+        # Of what was not synchronised when the receipt was given, nothing is left.
+        clinic.member.rows.crash(keep=0)
+
+        assert receipt.node == clinic.me
+        assert clinic.member.envelopes.envelope_of(forgery.rid) is not None
+        placed = clinic.holder.placed(forgery.rid)
+        assert placed is not None
+        assert placed.cids == (cid_of(forgery.chunk),)
+
+
+async def test_an_envelope_that_the_disk_did_not_take_gets_no_receipt(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+):
+    async with houses(3) as (hospital, clinic, _):
+        await added(hospital)
+        forgery, synchronised = Forgery(hospital, clinic), list[bool]()
+        commit = clinic.disk.commit
+
+        async def full(batch: Batch, *, sync: bool) -> None:
+            if CHUNK_LIST + forgery.rid in batch.writes:
+                synchronised.append(sync)
+                raise StorageFull("no room")
+            await commit(batch, sync=sync)
+
+        with monkeypatch.context() as at_the_last_moment:
+            at_the_last_moment.setattr(clinic.disk, "commit", full)
+            with pytest.raises(StorageFull):
+                await forgery.offer()
+
+        assert synchronised == [True]
+        assert clinic.member.envelopes.envelope_of(forgery.rid) is None
+        assert (await forgery.offer()).node == clinic.me
 
 
 async def test_no_envelope_is_taken_at_the_reserve_of_the_disk(autojump_clock):
