@@ -23,7 +23,7 @@ ROOMS = {
     # determinism.py patches both out of a simulation: fake signatures for speed, no randomness from outside.
     "nacl": {"protocol/signing.py", "protocol/passphrase.py", "simulations/determinism.py"},
     "cryptography": {"protocol/sealing.py", "protocol/hpke.py", "simulations/determinism.py", "node/bench/"},
-    "plyvel": {"storage/leveldb.py"},
+    "plyvel": {"storage/leveldb.py", "storage/engine_errors.py"},
     "libp2p": {
         "node/libp2p_transport.py",
         "node/libp2p_kit.py",
