@@ -266,11 +266,18 @@ class GrantWatcher:
         held = self._held.get(gid) or await self._open_wrap(
             gid, state, state.grant.wrap_hash, state.grant.epoch, None
         )
-        for epoch in range(held.epoch + 1, vault.epoch + 1):
+        epoch = held.epoch
+        # Asked anew each time: an epoch that began while a wrap was fetched met no held grant in `_take`, and asked for none.
+        while epoch < self._epoch(vault.vid):
+            epoch += 1
             listing = await self._attachments.get(Digest(self._epochs.row(vault.vid, epoch).wraps_hash))
             found = [wrap.wrap_hash for wrap in codec.decode(listing, EpochWraps).wraps if wrap.gid == gid]
             if found:
                 held = await self._open_wrap(gid, state, Digest(found[0]), epoch, held)
+
+    def _epoch(self, vid: Vid) -> int:
+        vault = self._store.vault(vid)
+        return vault.epoch if vault is not None else 0
 
     async def _open_wrap(
         self, gid: Txid, state: GrantState, wrap_hash: Digest, epoch: int, former: HeldGrant | None

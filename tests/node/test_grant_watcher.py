@@ -7,7 +7,7 @@ from node.patients import LocalPatient
 from node.vaults import NOT_YOURS
 from protocol.errors import Forbidden
 from protocol.hpke import x25519_public
-from protocol.identifiers import Height, Txid
+from protocol.identifiers import Digest, Height, Txid
 from protocol.ledger_rows import Record
 from tests.node.facility_double import FacilityDouble, facilities
 
@@ -186,6 +186,33 @@ async def test_a_daemon_that_was_away_opens_grants_and_forgets_revoked_ones(auto
         assert await opens(back, general)
         assert not await opens(back, labs)
         nursery.cancel_scope.cancel()
+
+
+async def test_an_epoch_that_begins_while_a_grant_is_opened_is_opened_too(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block of the rotation found no held grant, and the request that was being worked off did not know of it."""
+    async with facilities() as (hospital, clinic, laboratory):
+        patient = await hospital.register("1")
+        await hospital.add_record(patient, "labs")
+        bundle = await granted(hospital, laboratory, patient, "labs")
+        fetch, begun, may_go_on = clinic.attachments.get, trio.Event(), trio.Event()
+
+        async def slow(digest: Digest) -> bytes:
+            begun.set()
+            await may_go_on.wait()
+            return await fetch(digest)
+
+        monkeypatch.setattr(clinic.attachments, "get", slow)
+        await hospital.consent.grant(patient.handle, to="clinic", categories=["labs"])
+        await begun.wait()
+        await hospital.consent.revoke(bundle)
+        height = hospital.store.applied().height
+        await clinic.until("the rotation to be seen", lambda: clinic.watcher.seen.value >= height)
+        assert not list(clinic.held)
+        may_go_on.set()
+
+        await clinic.until("the new key", lambda: [grant.epoch for grant in clinic.held] == [1])
 
 
 async def test_a_wrap_that_nobody_has_yet_is_opened_once_it_comes(autojump_clock: Clock) -> None:
